@@ -21,7 +21,11 @@ class UnknownName(RefsegError):
         self.given = given
         names = sorted(known)
         near = nearest(given, names)
-        hint = f"did you mean {' or '.join(map(repr, near))}?" if near else f"known: {', '.join(names) or 'none'}."
+        hint = (
+            f"did you mean {' or '.join(map(repr, near))}?"
+            if near
+            else f"known: {', '.join(names) or 'none'}."
+        )
         super().__init__(f"there is no {kind} named {given!r}; {hint}")
 
 

@@ -7,8 +7,9 @@ canvas, (h, w) features.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields, replace
-from typing import TYPE_CHECKING, Any, Self
+from copy import copy
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import torch
 from torch import Tensor
@@ -23,14 +24,22 @@ Size = tuple[int, int]
 class _Movable:
     """Dataclass of tensors that can be moved as one value."""
 
+    __slots__ = ()
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Self:
         """The same value on `device`, with floating-point tensors in `dtype`."""
-        return replace(self, **{f.name: _move(getattr(self, f.name), device, dtype) for f in fields(self)})  # type: ignore[type-var]
+        moved = copy(self)
+        for name in self.__dataclass_fields__:
+            setattr(moved, name, _move(getattr(self, name), device, dtype))
+        return moved
 
 
 def _move(value: Any, device: torch.device | str | None, dtype: torch.dtype | None) -> Any:
     if isinstance(value, Tensor):
-        return value.to(device=device, dtype=dtype if dtype is not None and value.is_floating_point() else None)
+        return value.to(
+            device=device, dtype=dtype if dtype is not None and value.is_floating_point() else None
+        )
     if isinstance(value, _Movable):
         return value.to(device, dtype)
     if isinstance(value, tuple):
@@ -61,7 +70,9 @@ class Example:
     things: Things | None = None
 
     def __post_init__(self) -> None:
-        assert self.frames.ndim == 4 and self.frames.shape[1] == 3, f"frames are [T, 3, H, W], not {self.frames.shape}"
+        assert self.frames.ndim == 4 and self.frames.shape[1] == 3, (
+            f"frames are [T, 3, H, W], not {self.frames.shape}"
+        )
         if self.masks is not None:
             times = len(self.frames) if self.target_frames is None else len(self.target_frames)
             wanted = (len(self.phrases), times, *self.frames.shape[-2:])
@@ -106,7 +117,9 @@ class VisualFeatures(_Movable):
 
     def rows(self, index: Tensor) -> VisualFeatures:
         """The features of the clips `index` [P] names, so that row p belongs to phrase p."""
-        if len(index) == len(self.valid) and bool((index == torch.arange(len(index), device=index.device)).all()):
+        if len(index) == len(self.valid) and bool(
+            (index == torch.arange(len(index), device=index.device)).all()
+        ):
             return self
         maps = tuple(level[index] for level in self.maps)
         return VisualFeatures(maps, self.valid[index], self.content[index])

@@ -1,0 +1,189 @@
+"""Frames onto the canvas a network sees, and masks back off it.
+
+`place_frames` alone decides where a frame lies; `masks_to_source` alone undoes it. No other code multiplies by a scale.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from refseg.errors import InvalidInput
+from refseg.structures import Placement, Size
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+Fit = Literal["stretch", "shortest", "letterbox"]
+Filter = Literal["bilinear", "antialias", "bicubic"]
+
+
+@dataclass(frozen=True)
+class FrameSpec:
+    """How a family places frames: the rule of the content's size, the resampling filter, the normalisation.
+
+    stretch: the content is `size` x `size`, whatever the source's shape.
+    shortest: the short side becomes `size`; the long side follows, at most `longest` where that is set; padding on the
+        right and at the bottom up to a multiple of `divisor`.
+    letterbox: the content fits inside `size` x `size` and is centred.
+    """
+
+    fit: Fit
+    size: int
+    longest: int | None = None
+    divisor: int = 1
+    filter: Filter = "antialias"
+    mean: tuple[float, float, float] = IMAGENET_MEAN  # of values in [0, 1]
+    std: tuple[float, float, float] = IMAGENET_STD
+    fill: float = 0.0  # value of padding, after normalisation
+
+
+def place(source: Size, spec: FrameSpec) -> Placement:
+    """Where a frame of size `source` lies under `spec`."""
+    if min(source) < 1:
+        raise InvalidInput(
+            f"a frame of {source[0]}x{source[1]} pixels has no area; give a picture with at least one pixel"
+        )
+    height, width = source
+    if spec.fit == "stretch":
+        square = (spec.size, spec.size)
+        return Placement(source, square, (0, 0), square)
+    if spec.fit == "letterbox":
+        scale = min(spec.size / height, spec.size / width)
+        content = (max(1, int(height * scale)), max(1, int(width * scale)))
+        offset = ((spec.size - content[0]) // 2, (spec.size - content[1]) // 2)
+        return Placement(source, content, offset, (spec.size, spec.size))
+    content = shortest_side(source, spec.size, spec.longest)
+    canvas = tuple(-(-side // spec.divisor) * spec.divisor for side in content)
+    return Placement(source, content, (0, 0), (canvas[0], canvas[1]))
+
+
+def shortest_side(source: Size, size: int, longest: int | None) -> Size:
+    """The size of `source` when its short side becomes `size`, its long side at most `longest`.
+
+    Source: the resize rule of DETR-like training code; the long side is truncated, not rounded.
+    """
+    short, long = min(source), max(source)
+    if longest is not None and long / short * size > longest:
+        size = round(longest * short / long)
+    size = max(size, 1)
+    if short == size:
+        return source
+    grown = max(1, int(size * long / short))
+    return (size, grown) if source[0] <= source[1] else (grown, size)
+
+
+def place_frames(frames: Tensor, spec: FrameSpec) -> tuple[Tensor, Placement]:
+    """Frames resized, normalised and padded onto the canvas of `spec`, and where they lie there.
+
+    Shapes:
+        frames: [T, 3, H, W] uint8 RGB.
+        returns: [T, 3, h, w] float32, with (h, w) = `placement.canvas`.
+    """
+    placement = place((frames.shape[-2], frames.shape[-1]), spec)
+    resized = _resize_frames(frames, placement.content, spec.filter)
+    mean, std = (resized.new_tensor(values).view(3, 1, 1) for values in (spec.mean, spec.std))
+    normalised = resized.div_(255).sub_(mean).div_(std)
+    return _pad(normalised, placement, spec.fill), placement
+
+
+def masks_to_canvas(masks: Tensor, placement: Placement) -> Tensor:
+    """Masks of source frames, placed like the frames: nearest (pixel centres), padding is background.
+
+    Shapes:
+        masks: [..., H, W] bool at `placement.source`.
+        returns: [..., h, w] bool at `placement.canvas`.
+    """
+    assert tuple(masks.shape[-2:]) == placement.source, (
+        f"masks of {masks.shape}, placed from {placement.source}"
+    )
+    flat = masks.flatten(0, -3)[:, None].float()
+    resized = functional.interpolate(flat, placement.content, mode="nearest-exact")
+    return _pad(resized[:, 0] > 0.5, placement, False).unflatten(0, masks.shape[:-2])
+
+
+def upsample_to_canvas(masks: Tensor, canvas: Size) -> Tensor:
+    """Bilinear resize of mask logits or scores [T', h, w] to the canvas [T', H, W]."""
+    if tuple(masks.shape[-2:]) == tuple(canvas):
+        return masks
+    return functional.interpolate(masks[None].float(), canvas, mode="bilinear", align_corners=False)[0]
+
+
+def masks_to_source(masks: Tensor, placement: Placement) -> Tensor:
+    """Masks of one clip, taken off the canvas and back to the size of the stored frame.
+
+    The inverse of `place_frames`: cut out the content, resize to the source. Works on logits and on scores alike; a
+    caller that thresholds does so afterwards.
+
+    Shapes:
+        masks: [T', h, w] float at `placement.canvas`.
+        returns: [T', H, W] float at `placement.source`.
+
+    Raises:
+        InvalidInput: if the content does not fit inside the masks given.
+    """
+    (top, left), (height, width) = placement.offset, placement.content
+    if top + height > masks.shape[-2] or left + width > masks.shape[-1]:
+        raise InvalidInput(
+            f"content {placement.content} at {placement.offset} does not fit in masks of {tuple(masks.shape[-2:])}"
+        )
+    content = masks[..., top : top + height, left : left + width]
+    if placement.content == placement.source:
+        return content
+    return functional.interpolate(
+        content[None].float(), placement.source, mode="bilinear", align_corners=False
+    )[0]
+
+
+def enlarge_canvas(
+    pixels: Tensor, placement: Placement, canvas: Size, fill: float
+) -> tuple[Tensor, Placement]:
+    """Canvas tensor [..., h, w] padded right and at the bottom to `canvas`, with its new placement."""
+    right, bottom = canvas[1] - pixels.shape[-1], canvas[0] - pixels.shape[-2]
+    padded = functional.pad(pixels, (0, right, 0, bottom), value=fill)
+    return padded, Placement(placement.source, placement.content, placement.offset, canvas)
+
+
+def valid_area(placement: Placement) -> Tensor:
+    """Bool [h, w] at `placement.canvas`, True where the content lies."""
+    valid = torch.zeros(placement.canvas, dtype=torch.bool)
+    (top, left), (height, width) = placement.offset, placement.content
+    valid[top : top + height, left : left + width] = True
+    return valid
+
+
+def _pad(content: Tensor, placement: Placement, fill: float | bool) -> Tensor:
+    if placement.content == placement.canvas:
+        return content
+    canvas = content.new_full((*content.shape[:-2], *placement.canvas), fill)
+    (top, left), (height, width) = placement.offset, placement.content
+    canvas[..., top : top + height, left : left + width] = content
+    return canvas
+
+
+def _resize_frames(frames: Tensor, size: Size, rule: Filter) -> Tensor:
+    """Float32 [T, 3, h, w] in 0..255. `antialias` gives the very pixels of Pillow's bilinear filter, which is what the
+    published loaders used; it rounds to whole numbers between its two passes and after them."""
+    if tuple(frames.shape[-2:]) == size:
+        return frames.float()
+    if rule == "antialias":
+        return torch.stack([_pillow_bilinear(frame, size) for frame in frames])
+    mode = cv2.INTER_LINEAR if rule == "bilinear" else cv2.INTER_CUBIC
+    resized = [
+        cv2.resize(f.permute(1, 2, 0).contiguous().numpy(), size[::-1], interpolation=mode) for f in frames
+    ]
+    return torch.from_numpy(np.stack(resized)).permute(0, 3, 1, 2).float()
+
+
+def _pillow_bilinear(frame: Tensor, size: Size) -> Tensor:
+    from PIL import Image
+
+    picture = Image.fromarray(frame.permute(1, 2, 0).contiguous().numpy())
+    resized = picture.resize(size[::-1], Image.Resampling.BILINEAR)
+    return torch.from_numpy(np.array(resized)).permute(2, 0, 1).float()

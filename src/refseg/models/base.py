@@ -1,0 +1,164 @@
+"""The contract of every family: three verbs, one loss, one value that describes it.
+
+A picture is encoded once and asked many phrases: `encode_visual`, `encode_text`, `segment`. The verbs see tensors only;
+placements and strings stay outside, so each verb can be compiled and exported.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, Self
+
+import torch
+from torch import Tensor, nn
+
+from refseg.framing import FrameSpec, masks_to_source, upsample_to_canvas
+
+if TYPE_CHECKING:
+    from refseg.structures import (
+        Batch,
+        Clips,
+        Output,
+        Placement,
+        Targets,
+        TextFeatures,
+        TextTokens,
+        VisualFeatures,
+    )
+
+Ruler = Literal["source", "canvas"]
+"""The size at which masks are given and compared."""
+
+StateDict = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Everything that fixes a computation, as plain data; families extend it."""
+
+    frame: FrameSpec
+    threshold: float = 0.5  # scores above it are mask
+
+    def for_words(self, words: Sequence[str]) -> Self:
+        """The configuration for a world of `words`; families with a tokenizer of their own stay as they are."""
+        return self
+
+
+@dataclass(frozen=True)
+class LossConfig:
+    """The weights and constants of a family's loss; families extend it."""
+
+
+@dataclass(frozen=True)
+class ParamRule:
+    """How the parameters whose name `pattern` finds (re.search) are trained; the first rule that matches decides."""
+
+    pattern: str
+    lr_scale: float = 1.0  # times the recipe's learning rate
+    weight_decay: float | None = None  # None = the recipe's
+    trained: bool = True
+
+
+class ReferringModel(nn.Module, ABC):
+    """A network that answers which pixels phrases refer to."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+
+    @abstractmethod
+    def tokenize(self, phrases: Sequence[str]) -> TextTokens:
+        """Token ids [P, L] on the CPU; the vocabulary is read when first asked for.
+
+        Raises:
+            InvalidInput: if a phrase is empty or holds words that the vocabulary cannot express.
+        """
+
+    @abstractmethod
+    def encode_visual(self, clips: Clips) -> VisualFeatures:
+        """All that B clips tell without words."""
+
+    @abstractmethod
+    def encode_text(self, tokens: TextTokens) -> TextFeatures:
+        """All that P phrases tell without pixels."""
+
+    @abstractmethod
+    def segment(self, visual: VisualFeatures, text: TextFeatures) -> Output:
+        """The answer to phrase p about clip p: both arguments hold P rows already paired."""
+
+    def forward(self, batch: Batch) -> Output:
+        """The three verbs in a row; not overridden."""
+        visual = self.encode_visual(batch.clips)
+        tokens = self.tokenize(batch.phrases).to(batch.clips.pixels.device)
+        return self.segment(visual.rows(batch.clip_of_phrase), self.encode_text(tokens))
+
+    def choose(self, output: Output) -> tuple[Tensor, Tensor | None]:
+        """The candidate query that answers each phrase [P], and its score in [0, 1] [P] or None.
+
+        The default knows one candidate without a confidence.
+        """
+        assert output.mask_logits.shape[1] == 1, "a model with several candidate queries says how to choose"
+        return output.mask_logits.new_zeros(len(output.mask_logits), dtype=torch.int64), None
+
+    def finish(self, output: Output, placements: Sequence[Placement], at: Ruler = "source") -> list[Tensor]:
+        """Bool masks [T', H, W] of each phrase, by its chosen query, on the canvas or at the size of its source.
+
+        Order: upsample to the canvas, cut the content, resize to the source, threshold. A family whose published
+        order differs overrides this and says so; order is behaviour.
+
+        Shapes:
+            placements: P of them, one a phrase.
+        """
+        query, _ = self.choose(output)
+        rows = torch.arange(len(query), device=query.device)
+        chosen = output.mask_logits[rows, query]  # [P, T', h, w]
+        masks = []
+        for logits, placement in zip(chosen, placements, strict=True):
+            scores = upsample_to_canvas(logits, placement.canvas).sigmoid()
+            scores = masks_to_source(scores, placement) if at == "source" else scores
+            masks.append(scores > self.config.threshold)
+        return masks
+
+    def extra_state(self) -> dict[str, str]:
+        """Texts that prediction needs beside the weights (a tokenizer's file, a vocabulary); kept in the checkpoint's header."""
+        return {}
+
+    def load_extra_state(self, extra: Mapping[str, str]) -> None:
+        """Takes back what `extra_state` gave."""
+
+
+class Criterion(nn.Module, ABC):
+    """A family's loss."""
+
+    def __init__(self, config: LossConfig) -> None:
+        super().__init__()
+        self.config = config
+
+    @abstractmethod
+    def forward(self, output: Output, targets: Targets) -> dict[str, Tensor]:
+        """Named, weighted terms; the step's loss is their sum."""
+
+
+Objective = Callable[[ReferringModel, "Batch"], dict[str, Tensor]]
+"""A training objective that needs more than the output: model and batch to named, weighted terms."""
+
+
+@dataclass(frozen=True)
+class Family:
+    """A published system: all that the rest of the toolkit knows of it."""
+
+    name: str
+    title: str  # one line for lists
+    model: type[ReferringModel]
+    criterion: type[Criterion]
+    variants: Mapping[str, ModelConfig]  # includes "debug": toy widths, CPU, seconds
+    loss: LossConfig  # the published weights of the loss terms
+    convert: Callable[[StateDict, ModelConfig], StateDict]  # published names to ours, and nothing left over
+    cards: Path  # checkpoints.toml
+    param_rules: tuple[ParamRule, ...] = ()
+    objectives: Mapping[str, Objective] = field(
+        default_factory=dict
+    )  # named pre-training objectives, beside "phrases"
