@@ -47,7 +47,7 @@ def say(dice: Dice, views: Sequence[View], registers: Registers, count: int) -> 
     said: list[Said] = []
     while len(said) < count:
         first = names[dice.weighted(shares)]
-        others = [name for name in names if name != first and name != "none"]
+        others = [name for name in names if name not in (first, "none")]
         known = {one.text for one in said}
         found = next(filter(None, (_say_one(dice, views, name, known) for name in (first, *others))), None)
         if found is None:

@@ -91,7 +91,7 @@ def _try_clip(dice: Dice, atlas: Atlas, split: Split, side: int, num_frames: int
         for frame in range(num_frames):
             step = frame / max(num_frames - 1, 1)
             now = [at_time(thing, path, step) for thing, path in zip(things, paths, strict=True)]
-            patches = _warp_visible(now, paths, skins, side, frame, shake[frame])
+            patches = _warp_visible(now, paths, skins, side=side, frame=frame, shake=shake[frame])
             ids, areas = id_map(patches, side)
             measure(now, ids, areas)
             warped.append((patches, ids))
@@ -121,7 +121,7 @@ def _shake(dice: Dice, side: int) -> tuple[int, int]:
 
 
 def _warp_visible(
-    now: list[Thing], paths: list[Path], skins: Skins, side: int, frame: int, shake: tuple[int, int]
+    now: list[Thing], paths: list[Path], skins: Skins, *, side: int, frame: int, shake: tuple[int, int]
 ) -> list[Patch]:
     """The patches of one frame; empty for a thing that is away."""
     patches = []

@@ -96,15 +96,16 @@ def _draw_thing(dice: Dice, atlas: Atlas, recipe: Recipe) -> Thing:
     if is_shape or colour >= 0:
         colour = _allowed_colour(dice, noun, colour, recipe.split)
     sprite = _draw_sprite(dice, atlas, noun, recipe.split)
-    if is_shape:
-        texture = 0 if dice.chance(_PLAIN_SHARE) else dice.below(len(TEXTURES))
-    else:
-        texture = -1
+    texture = _draw_texture(dice) if is_shape else -1
     maybe = shades_of(colour) if colour >= 0 else atlas.sprites[sprite].natural
     if texture == 0:
         maybe = frozenset({colour})
     rgb = draw_colour(dice, colour) if colour >= 0 else atlas.sprites[sprite].mean
     return Thing(noun, sprite, colour, texture, maybe, rgb, dice.roll())
+
+
+def _draw_texture(dice: Dice) -> int:
+    return 0 if dice.chance(_PLAIN_SHARE) else dice.below(len(TEXTURES))
 
 
 def _draw_noun(dice: Dice, recipe: Recipe) -> tuple[int, int]:
