@@ -11,7 +11,8 @@ PACKAGE = Path(__file__).parents[1] / "src" / "refseg"
 
 # Rows of the house, top first; rooms of one row do not import each other unless ALSO says so.
 ROWS = [
-    {"cli", "__main__"},
+    {"__main__"},
+    {"cli"},
     {"training"},
     {"evaluation", "service", "export"},
     {"predictor"},
