@@ -85,6 +85,10 @@ def test_no_file_of_the_package_imports_torchvision_or_transformers():
         tops = {
             name.split(".")[0]
             for node in ast.walk(ast.parse(path.read_text()))
-            for name in ([a.name for a in node.names] if isinstance(node, ast.Import) else [getattr(node, "module", None) or ""])
+            for name in (
+                [a.name for a in node.names]
+                if isinstance(node, ast.Import)
+                else [getattr(node, "module", None) or ""]
+            )
         }
         assert not tops & {"torchvision", "transformers", "timm"}, path
