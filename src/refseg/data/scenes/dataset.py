@@ -59,28 +59,29 @@ class ScenesSpec:
             )
         if self.split not in SPLIT_NUMBERS:
             raise UnknownName("split of scenes", self.split, SPLIT_NUMBERS)
-        for name, share in self.shares():
+        for name, share in self._asked().items():
             if name not in REGISTERS:
                 raise UnknownName("register", name, REGISTERS)
-            if share < 0:
+            if not share >= 0:
                 raise InvalidInput(
                     f"register {name!r} has the share {share}; give a number that is not negative."
                 )
-        if self.frames == 1 and dict(self.shares()).get("mot"):
+        if self.phrases and not self.shares():
+            raise InvalidInput("no register has a share; name at least one, such as {'loc': 1.0}.")
+        if self.frames == 1 and "mot" in dict(self.shares()):
             raise InvalidInput(
                 "register 'mot' speaks of motion, and scenes of 1 frame have none; ask for frames >= 2."
             )
-        if self.phrases and sum(share for _, share in self.shares()) <= 0:
-            raise InvalidInput("no register has a share; name at least one, such as {'loc': 1.0}.")
 
     def shares(self) -> Registers:
-        """The registers with their shares, in a fixed order."""
-        given = dict(self.registers or (IMAGE_REGISTERS if self.frames == 1 else CLIP_REGISTERS))
-        return tuple((name, float(given[name])) for name in sorted(given, key=_place))
+        """The registers that have a share, in the order of REGISTERS."""
+        asked = self._asked()
+        return tuple((name, float(asked[name])) for name in REGISTERS if asked.get(name))
 
-
-def _place(register: str) -> int:
-    return REGISTERS.index(register) if register in REGISTERS else len(REGISTERS)
+    def _asked(self) -> dict[str, float]:
+        if self.registers is None:
+            return dict(IMAGE_REGISTERS if self.frames == 1 else CLIP_REGISTERS)
+        return dict(self.registers)
 
 
 class Scenes(torch.utils.data.Dataset[Example]):
