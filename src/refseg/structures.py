@@ -116,7 +116,16 @@ class VisualFeatures(_Movable):
     content: Tensor  # [B, 2]
 
     def rows(self, index: Tensor) -> VisualFeatures:
-        """The features of the clips `index` [P] names, so that row p belongs to phrase p."""
+        """The features of the clips `index` [P] names, so that row p belongs to phrase p.
+
+        Rows of a single clip are views of one memory: read them, never write to them.
+        """
+        if len(self.valid) == 1:
+            count = len(index)
+            maps = tuple(level.expand(count, *level.shape[1:]) for level in self.maps)
+            return VisualFeatures(
+                maps, self.valid.expand(count, *self.valid.shape[1:]), self.content.expand(count, 2)
+            )
         if len(index) == len(self.valid) and bool(
             (index == torch.arange(len(index), device=index.device)).all()
         ):

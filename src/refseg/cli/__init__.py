@@ -15,6 +15,11 @@ app = typer.Typer(
 )
 
 
+@app.callback()
+def _verbs() -> None:
+    """Keeps verbs in front of their arguments, however many there are."""
+
+
 def main() -> None:
     """Runs the command line; a user's mistake is one sentence on stderr and exit code 2."""
     from refseg.errors import RefsegError
@@ -24,3 +29,6 @@ def main() -> None:
     except RefsegError as error:
         print(f"refseg: {error}", file=sys.stderr)
         sys.exit(2)
+
+
+from refseg.cli import train as train  # noqa: E402 - verbs add themselves to `app`

@@ -155,5 +155,3 @@ def _chance(generator: torch.Generator) -> float:
 def _between(generator: torch.Generator, low: int, high: int) -> int:
     """A whole number from `low` to `high`, both included."""
     return low if high <= low else int(torch.randint(low, high + 1, (), generator=generator))
-
-

@@ -58,7 +58,9 @@ class Log:
         """Writes and prints what an evaluation found."""
         self._write({"step": step, "evaluation": dict(scores)})
         self._file.flush()
-        self.say(f"step {step} evaluation  " + "  ".join(f"{name} {value:.3f}" for name, value in scores.items()))
+        self.say(
+            f"step {step} evaluation  " + "  ".join(f"{name} {value:.3f}" for name, value in scores.items())
+        )
 
     def say(self, line: str) -> None:
         """Prints a line unless the run is quiet."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,14 +16,14 @@ from refseg import distributed
 from refseg.checkpoints import native
 from refseg.errors import InvalidInput, UnknownName
 from refseg.models import catalog
-from refseg.models.base import Family, ReferringModel
+from refseg.models.base import Family, Objective, ReferringModel
 from refseg.structures import Batch
 from refseg.training.config import RunConfig, differences, read_recipe, to_toml
 from refseg.training.ema import AveragedModel
-from refseg.training.feed import batches, count_of, open_evaluation_data, open_training_data
+from refseg.training.feed import batches, open_evaluation_data, open_training_data
 from refseg.training.interruption import Interrupted, Interruption
 from refseg.training.log import Log, cut_log
-from refseg.training.measure import evaluate_during_training
+from refseg.training.measure import measure_objective, measure_phrases
 from refseg.training.optimizer import build_optimizer, schedule_ratio, set_learning_rate
 from refseg.training.resume import load_state, random_states, restore_random_states, save_state, seed_all
 from refseg.training.start import changed, first_model
@@ -84,15 +84,17 @@ def train(run: RunConfig, folder: Path, *, device: torch.device, quiet: bool = F
     """
     family = catalog.family(run.family)
     side = catalog.variant(run.family, run.variant).frame.size
-    examples = open_training_data(run.data, side)
+    examples = open_training_data(run, side)
     seed_all(run.seed)
     model, origin = first_model(run, getattr(examples, "vocabulary", None))
     objective = _objective(family, run)
     training = _begin(model.to(device).train(), family, run, device)
     resumed = _restore(training, folder, run)
     cut_log(folder, training.step)
-    log = Log(folder, interval=run.run.log_every, total=run.run.steps, quiet=quiet or not distributed.is_first())
-    _announce(log, run, training, origin=origin, count=count_of(examples), resumed=resumed, device=device)
+    log = Log(
+        folder, interval=run.run.log_every, total=run.run.steps, quiet=quiet or not distributed.is_first()
+    )
+    _announce(log, run, training, origin=origin, count=len(examples), resumed=resumed, device=device)
     feed = batches(examples, run, model.config.frame, start=training.step * run.optimizer.accumulate)
     with Interruption() as interruption:
         while training.step < run.run.steps:
@@ -106,7 +108,7 @@ def train(run: RunConfig, folder: Path, *, device: torch.device, quiet: bool = F
             seconds = time.perf_counter() - began
             facts = {"lr": rate, "seconds": seconds, "waiting": waited / seconds}
             log.step(training.step, {"loss": sum_of(terms), **terms, "norm": norm}, facts)
-            _keep_and_tell(training, run, folder, log, interruption, device)
+            _keep_and_tell(training, run, folder, log, interruption, objective, device)
     log.close()
     return folder / LAST_NAME
 
@@ -114,7 +116,7 @@ def train(run: RunConfig, folder: Path, *, device: torch.device, quiet: bool = F
 def _one_step(
     training: Training,
     feed: Iterator[Batch],
-    objective: Callable[[ReferringModel, Batch], Terms],
+    objective: Objective,
     run: RunConfig,
     device: torch.device,
 ) -> tuple[Terms, Tensor, float]:
@@ -130,7 +132,8 @@ def _one_step(
         parts.append({name: term.detach() for name, term in terms.items()})
     training.scaler.unscale_(training.optimizer)
     norm = torch.nn.utils.clip_grad_norm_(
-        [p for p in training.model.parameters() if p.grad is not None], run.optimizer.clip_norm or float("inf")
+        [p for p in training.model.parameters() if p.grad is not None],
+        run.optimizer.clip_norm or float("inf"),
     )
     training.scaler.step(training.optimizer)
     training.scaler.update()
@@ -144,7 +147,7 @@ def sum_of(terms: Terms) -> Tensor:
     return torch.stack([term.float() for term in terms.values()]).sum()
 
 
-def _objective(family: Family, run: RunConfig) -> Callable[[ReferringModel, Batch], Terms]:
+def _objective(family: Family, run: RunConfig) -> Objective:
     """What a run minimises: the family's loss of phrases, or one of its named objectives, in the run's precision."""
     if run.objective != "phrases" and run.objective not in family.objectives:
         raise UnknownName(f"objective of {family.name}", run.objective, ["phrases", *family.objectives])
@@ -153,10 +156,14 @@ def _objective(family: Family, run: RunConfig) -> Callable[[ReferringModel, Batc
 
     def phrases(model: ReferringModel, batch: Batch) -> Terms:
         if batch.targets is None:
-            raise InvalidInput(f"the data set {run.data.name}, split {run.data.split}, carries no masks to learn from")
+            raise InvalidInput(
+                f"the data set {run.data.name}, split {run.data.split}, carries no masks to learn from"
+            )
         with _autocast(batch, dtype):
             output = model(batch)
-        return criterion(output.to(dtype=torch.float32), batch.targets)  # losses lose digits in half precision
+        return criterion(
+            output.to(dtype=torch.float32), batch.targets
+        )  # losses lose digits in half precision
 
     def named(model: ReferringModel, batch: Batch) -> Terms:
         with _autocast(batch, dtype):
@@ -199,7 +206,13 @@ def _restore(training: Training, folder: Path, run: RunConfig) -> bool:
 
 
 def _keep_and_tell(
-    training: Training, run: RunConfig, folder: Path, log: Log, interruption: Interruption, device: torch.device
+    training: Training,
+    run: RunConfig,
+    folder: Path,
+    log: Log,
+    interruption: Interruption,
+    objective: Objective,
+    device: torch.device,
 ) -> None:
     """What follows a step now and then: the log, a measurement, the state and the checkpoints."""
     step, ends = training.step, training.step == run.run.steps
@@ -209,7 +222,7 @@ def _keep_and_tell(
     measures = ends or (run.run.evaluate_every and step % run.run.evaluate_every == 0)
     if measures and run.run.evaluate_examples:
         log.flush()
-        _measure(training, run, folder, log, device)
+        _measure(training, run, folder, log, objective, device)
     if step % run.run.save_every == 0 or ends or stops:
         _save_checkpoint(training, run, folder / LAST_NAME)
         save_state(folder, training.state())
@@ -221,14 +234,19 @@ def _keep_and_tell(
         )
 
 
-def _measure(training: Training, run: RunConfig, folder: Path, log: Log, device: torch.device) -> None:
+def _measure(
+    training: Training, run: RunConfig, folder: Path, log: Log, objective: Objective, device: torch.device
+) -> None:
     model = training.result
-    examples = open_evaluation_data(run.data, model.config.frame.size)
-    scores = evaluate_during_training(model, examples, count=run.run.evaluate_examples, device=device)
+    examples = open_evaluation_data(run.data, model.config.frame.size, count=run.run.evaluate_examples)
+    if run.objective == "phrases":
+        found = measure_phrases(model, examples, device=device)
+    else:
+        found = measure_objective(model, examples, objective, batch_size=run.run.batch_size, device=device)
     training.model.train()
-    log.result(training.step, scores)
-    if training.best is None or scores["mIoU"] > training.best:
-        training.best = scores["mIoU"]
+    log.result(training.step, found.scores)
+    if training.best is None or found.quality > training.best:
+        training.best = found.quality
         _save_checkpoint(training, run, folder / BEST_NAME)
 
 
@@ -242,13 +260,25 @@ def _save_checkpoint(training: Training, run: RunConfig, path: Path) -> None:
 
 
 def _announce(
-    log: Log, run: RunConfig, training: Training, *, origin: str, count: int | None, resumed: bool, device: torch.device
+    log: Log,
+    run: RunConfig,
+    training: Training,
+    *,
+    origin: str,
+    count: int,
+    resumed: bool,
+    device: torch.device,
 ) -> None:
     parameters = list(training.model.parameters())
     total = sum(p.numel() for p in parameters)
     trained = sum(p.numel() for p in parameters if p.requires_grad)
-    many = "new ones at every step" if count is None else f"{count} examples"
+    many = "drawn, new ones at every step" if run.data.name == "scenes" else f"{count} examples"
     batch = run.run.batch_size * run.optimizer.accumulate * distributed.world_size()
-    log.say(f"{run.family} {run.variant}: {total / 1e6:.2f} M parameters, {trained / 1e6:.2f} M trained, {origin}")
+    log.say(
+        f"{run.family} {run.variant}: {total / 1e6:.2f} M parameters, {trained / 1e6:.2f} M trained, {origin}"
+    )
     log.say(f"data {run.data.name} {run.data.split}: {many}, {batch} a step, {run.data.workers} workers")
-    log.say(f"{run.run.steps} steps on {device} in {run.run.precision}" + (f", from step {training.step}" if resumed else ""))
+    log.say(
+        f"{run.run.steps} steps on {device} in {run.run.precision}"
+        + (f", from step {training.step}" if resumed else "")
+    )

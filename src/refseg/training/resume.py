@@ -59,11 +59,17 @@ def load_state(folder: Path) -> dict[str, Any] | None:
 
 def random_states() -> dict[str, Any]:
     """The state of every global random generator, as tensors and plain data."""
-    kind, numbers, place, has_gauss, gauss = np.random.get_state(legacy=True)  # noqa: NPY002
+    kind, numbers, place, has_gauss, gauss = np.random.get_state(legacy=True)
     return {
         "torch": torch.get_rng_state(),
         "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else [],
-        "numpy": [str(kind), torch.from_numpy(numbers.astype(np.int64)), int(place), int(has_gauss), float(gauss)],
+        "numpy": [
+            str(kind),
+            torch.from_numpy(numbers.astype(np.int64)),
+            int(place),
+            int(has_gauss),
+            float(gauss),
+        ],
         "python": random.getstate(),
     }
 
@@ -74,7 +80,7 @@ def restore_random_states(states: Mapping[str, Any]) -> None:
     if states["cuda"]:
         torch.cuda.set_rng_state_all(states["cuda"])
     kind, numbers, *rest = states["numpy"]
-    np.random.set_state((kind, numbers.numpy().astype(np.uint32), *rest))  # noqa: NPY002
+    np.random.set_state((kind, numbers.numpy().astype(np.uint32), *rest))
     version, internal, gauss = states["python"]
     random.setstate((version, tuple(internal), gauss))
 
@@ -83,7 +89,7 @@ def seed_all(seed: int) -> None:
     """Seeds every global random generator; models that draw (dropout, first weights) use torch's."""
     torch.manual_seed(seed)
     random.seed(seed)
-    np.random.seed(seed % 2**32)  # noqa: NPY002
+    np.random.seed(seed % 2**32)
 
 
 def _sync_folder(folder: Path) -> None:

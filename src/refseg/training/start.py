@@ -108,13 +108,13 @@ def _like(current: Any, value: Any, where: str) -> Any:
     if isinstance(current, float) and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if current is not None and type(value) is not type(current):
-        raise InvalidInput(f"{where} is {value!r}; a {type(current).__name__} such as {current!r} was expected")
+        raise InvalidInput(
+            f"{where} is {value!r}; a {type(current).__name__} such as {current!r} was expected"
+        )
     return value
 
 
-def _config(
-    run: RunConfig, source: ModelConfig, variant: str, words: Sequence[str] | None
-) -> ModelConfig:
+def _config(run: RunConfig, source: ModelConfig, variant: str, words: Sequence[str] | None) -> ModelConfig:
     if variant == run.variant:
         return changed(source, run.model, "model")
     config = changed(catalog.variant(run.family, run.variant), run.model, "model")
