@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +12,7 @@ import torch
 from torch import Tensor
 
 from refseg.errors import InvalidInput
+from refseg.files import write_whole_text
 
 LOG_NAME = "log.jsonl"
 
@@ -24,11 +23,10 @@ class Log:
     Numbers of a step stay on their device until the interval ends, so that a fast device need not wait for every one.
     """
 
-    def __init__(self, folder: Path, *, interval: int, total: int, quiet: bool = False) -> None:
-        self.interval, self.total, self.quiet = interval, total, quiet
+    def __init__(self, folder: Path, *, total: int, is_quiet: bool = False) -> None:
+        self.total, self.is_quiet = total, is_quiet
         self._file = (folder / LOG_NAME).open("a", encoding="utf-8")
         self._pending: list[tuple[dict[str, Any], list[str], Tensor]] = []
-        self._started = time.perf_counter()
 
     def step(self, step: int, terms: Mapping[str, Tensor], facts: Mapping[str, float]) -> None:
         """Notes one step: its loss terms (tensors without gradient) and plain facts about it."""
@@ -64,7 +62,7 @@ class Log:
 
     def say(self, line: str) -> None:
         """Prints a line unless the run is quiet."""
-        if not self.quiet:
+        if not self.is_quiet:
             print(line, file=sys.stderr, flush=True)
 
     def close(self) -> None:
@@ -81,9 +79,7 @@ def cut_log(folder: Path, step: int) -> None:
     if not path.exists():
         return
     kept = [line for line in path.read_text(encoding="utf-8").splitlines() if _step_of(line) <= step]
-    part = path.with_suffix(".part")
-    part.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
-    os.replace(part, path)
+    write_whole_text(path, "".join(f"{line}\n" for line in kept))
 
 
 def _step_of(line: str) -> float:

@@ -120,7 +120,7 @@ def _warped(source: Bytes, affine: list[tuple[float, float, float]], height: int
     whole = np.empty((height, width, 2), np.int16)
     whole[..., 0], whole[..., 1] = at_x >> 5, at_y >> 5
     fraction = ((at_y & 31) * 32 + (at_x & 31)).astype(np.uint16)
-    return cv2.remap(source, whole, fraction, cv2.INTER_LINEAR)
+    return np.asarray(cv2.remap(source, whole, fraction, cv2.INTER_LINEAR), np.uint8)
 
 
 def id_map(patches: list[Patch], side: int) -> tuple[Bytes, list[int]]:
@@ -219,9 +219,11 @@ def develop(dice: Dice, canvas: Bytes, finish: Finish) -> Bytes:
     """The finished picture: blur, contrast and brightness, noise."""
     picture = canvas
     if finish.blur:
-        picture = cv2.GaussianBlur(picture, (0, 0), finish.blur * canvas.shape[0] / 128)
+        blurred = cv2.GaussianBlur(picture, (0, 0), finish.blur * canvas.shape[0] / 128)
+        picture = np.asarray(blurred, np.uint8)
     levels = (np.arange(256) - 128) * finish.contrast + 128 + finish.brightness
-    picture = cv2.LUT(picture, np.clip(np.rint(levels), 0, 255).astype(np.uint8))
+    table = np.clip(np.rint(levels), 0, 255).astype(np.uint8)
+    picture = np.asarray(cv2.LUT(picture, table), np.uint8)
     if finish.noise:
         change = np.array([round((v / 255 * 2 - 1) * finish.noise) for v in range(256)], np.int8)
         noisy = picture.astype(np.int16) + change[dice.bytes(*picture.shape)]

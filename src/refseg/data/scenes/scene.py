@@ -102,17 +102,17 @@ def _try_clip(dice: Dice, atlas: Atlas, split: Split, side: int, num_frames: int
     finish = draw_finish(dice)
     frames = []
     for (patches, ids), (right, down) in zip(warped, shake, strict=True):
-        moved = cv2.copyMakeBorder(
-            background, _pad(down), _pad(-down), _pad(right), _pad(-right), cv2.BORDER_REFLECT_101
-        )
-        top, left = _pad(-down), _pad(-right)
-        behind = moved[top : top + side, left : left + side]
-        frames.append(develop(dice, compose(behind, patches, ids, finish), finish))
+        canvas = compose(_shifted(background, right, down), patches, ids, finish)
+        frames.append(develop(dice, canvas, finish))
     return _Drawn(np.stack(frames), np.stack([ids for _, ids in warped]), things, views)
 
 
-def _pad(offset: int) -> int:
-    return max(offset, 0)
+def _shifted(background: Bytes, right: int, down: int) -> Bytes:
+    """The background moved by so many pixels, mirrored at the edges that come into view."""
+    side = background.shape[0]
+    columns, rows = (np.abs(np.arange(side) - offset) for offset in (right, down))
+    columns, rows = (np.minimum(places, 2 * (side - 1) - places) for places in (columns, rows))
+    return background[rows[:, None], columns]
 
 
 def _shake(dice: Dice, side: int) -> tuple[int, int]:
