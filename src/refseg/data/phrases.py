@@ -49,7 +49,7 @@ class PhraseFile(torch.utils.data.Dataset[Example]):
         self.root = Path(root) if root is not None else self.path.parent
         self._stamp = _stamp(self.path)
         survey = _survey(self.path, self.root)
-        self.name = self.path.stem if split is None else f"{self.path.stem} {split}"
+        self.name = self.path.name
         self.categories = tuple(sorted(survey.categories))  # `labels` are indices into these; -1 = none named
         kept = survey.of_split(self.path, split)
         self.vocabulary = tuple(sorted(set().union(*(survey.words[name] for name in kept))))
