@@ -11,7 +11,9 @@ def test_an_unknown_name_without_a_near_one_lists_what_is_known():
 
 
 def test_a_mismatch_tells_both_lists():
-    message = str(CheckpointMismatch("r101 weights for r50", missing=["a.weight"], unexpected=["b.weight", "c.bias"]))
+    message = str(
+        CheckpointMismatch("r101 weights for r50", missing=["a.weight"], unexpected=["b.weight", "c.bias"])
+    )
     assert "1 names: a.weight" in message
     assert "2 names: b.weight, c.bias" in message
 

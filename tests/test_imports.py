@@ -1,6 +1,7 @@
 """Who may import whom: a room imports only from rows below its own."""
 
 import ast
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -76,7 +77,8 @@ def test_a_family_never_imports_another_family(path):
 @pytest.mark.parametrize("library", ["torch", "cv2", "diffusers", "transformers", "torchvision"])
 def test_importing_refseg_and_its_command_loads_no_heavy_library(library):
     code = f"import refseg, refseg.cli, sys; sys.exit('{library}' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+    environment = {**os.environ, "PYTHONPATH": str(PACKAGE.parent)}
+    assert subprocess.run([sys.executable, "-c", code], check=False, env=environment).returncode == 0
 
 
 def test_no_file_of_the_package_imports_torchvision_or_transformers():

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from refseg.framing import FrameSpec, masks_to_source, upsample_to_canvas
+from refseg.models.renaming import Report
 
 if TYPE_CHECKING:
     from refseg.structures import (
@@ -156,7 +157,9 @@ class Family:
     criterion: type[Criterion]
     variants: Mapping[str, ModelConfig]  # includes "debug": toy widths, CPU, seconds
     loss: LossConfig  # the published weights of the loss terms
-    convert: Callable[[StateDict, ModelConfig], StateDict]  # published names to ours, and nothing left over
+    convert: Callable[
+        [StateDict, ModelConfig], tuple[StateDict, Report]
+    ]  # published names to ours, and what was done; `report.left` names what no rule knows
     cards: Path  # checkpoints.toml
     param_rules: tuple[ParamRule, ...] = ()
     objectives: Mapping[str, Objective] = field(

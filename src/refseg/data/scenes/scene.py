@@ -1,0 +1,158 @@
+"""One scene from beginning to end: things, pixels, id maps and phrases, from a few whole numbers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from refseg.data.scenes.describe import View
+from refseg.data.scenes.dice import Dice
+from refseg.data.scenes.motion import Path, at_time, draw_path, is_hidden
+from refseg.data.scenes.phrases import Registers, Said, say
+from refseg.data.scenes.render import (
+    Patch,
+    Skins,
+    compose,
+    develop,
+    draw_finish,
+    fitting_background,
+    id_map,
+    measure,
+    warp_thing,
+)
+from refseg.data.scenes.sprites import Atlas
+from refseg.data.scenes.world import Split, Thing, draw_things
+
+Bytes = NDArray[np.uint8]
+
+SPLIT_NUMBERS: dict[Split, int] = {"train": 0, "val": 1, "new": 2}
+_LEAST_VISIBLE = 0.45
+_LEAST_VISIBLE_MOVING, _LEAST_MEAN_VISIBLE = 0.25, 0.60
+_SHAKE_SHARE, _SHAKE = 0.3, 0.012
+
+
+@dataclass(frozen=True, slots=True)
+class Scene:
+    """A drawn scene with its phrases."""
+
+    frames: Bytes  # [T, side, side, 3]
+    ids: Bytes  # [T, side, side]; 0 = background, n = thing n - 1
+    things: tuple[Thing, ...]
+    said: tuple[Said, ...]
+
+
+def draw_scene(
+    atlas: Atlas,
+    *,
+    seed: int,
+    split: Split,
+    index: int,
+    side: int,
+    num_frames: int,
+    registers: Registers,
+    num_phrases: int,
+) -> Scene:
+    """The scene that these numbers and the atlas make, on every machine and in every process."""
+    cv2.setNumThreads(1)  # one scene is too small to share; data workers are the threads
+    dice = Dice(seed, SPLIT_NUMBERS[split], index, num_frames)
+    while True:
+        if num_frames > 1:
+            drawn = _try_clip(dice, atlas, split, side, num_frames)
+        else:
+            drawn = _try_image(dice, atlas, split, side)
+        said = say(dice, drawn.views, registers, num_phrases)
+        if len(said) == num_phrases:
+            return Scene(drawn.frames, drawn.ids, tuple(drawn.things), tuple(said))
+
+
+@dataclass(frozen=True, slots=True)
+class _Drawn:
+    frames: Bytes
+    ids: Bytes
+    things: list[Thing]
+    views: list[View]
+
+
+def _try_clip(dice: Dice, atlas: Atlas, split: Split, side: int, num_frames: int) -> _Drawn:
+    while True:
+        things = draw_things(dice, atlas, split, count=2 + dice.below(4))
+        paths = [draw_path(dice, thing) for thing in things]
+        skins = Skins(atlas)
+        shake = (
+            [_shake(dice, side) for _ in range(num_frames)]
+            if dice.chance(_SHAKE_SHARE)
+            else [(0, 0)] * num_frames
+        )
+        views: list[View] = []
+        warped = []
+        for frame in range(num_frames):
+            step = frame / max(num_frames - 1, 1)
+            now = [at_time(thing, path, step) for thing, path in zip(things, paths, strict=True)]
+            patches = _warp_visible(now, paths, skins, side=side, frame=frame, shake=shake[frame])
+            ids, areas = id_map(patches, side)
+            measure(now, ids, areas)
+            warped.append((patches, ids))
+            views.append(now)
+        if _is_seen(views, paths):
+            break
+    background = fitting_background(dice, atlas, split, things, side)
+    finish = draw_finish(dice)
+    frames = []
+    for (patches, ids), (right, down) in zip(warped, shake, strict=True):
+        canvas = compose(_shifted(background, right, down), patches, ids, finish)
+        frames.append(develop(dice, canvas, finish))
+    return _Drawn(np.stack(frames), np.stack([ids for _, ids in warped]), things, views)
+
+
+def _shifted(background: Bytes, right: int, down: int) -> Bytes:
+    """The background moved by so many pixels, mirrored at the edges that come into view."""
+    side = background.shape[0]
+    columns, rows = (np.abs(np.arange(side) - offset) for offset in (right, down))
+    columns, rows = (np.minimum(places, 2 * (side - 1) - places) for places in (columns, rows))
+    return background[rows[:, None], columns]
+
+
+def _shake(dice: Dice, side: int) -> tuple[int, int]:
+    """How far the camera is off in one frame, in pixels to the right and down."""
+    return round(dice.between(-_SHAKE, _SHAKE) * side), round(dice.between(-_SHAKE, _SHAKE) * side)
+
+
+def _warp_visible(
+    now: list[Thing], paths: list[Path], skins: Skins, *, side: int, frame: int, shake: tuple[int, int]
+) -> list[Patch]:
+    """The patches of one frame; empty for a thing that is away."""
+    patches = []
+    for number, (thing, path) in enumerate(zip(now, paths, strict=True)):
+        if is_hidden(path, frame):
+            patches.append(Patch(np.zeros((0, 0, 4), np.uint8), 0, 0))
+            continue
+        shaken = replace(thing, x=thing.x + shake[0] / side, y=thing.y + shake[1] / side)
+        patches.append(warp_thing(shaken, skins, number, side))
+    return patches
+
+
+def _is_seen(views: list[View], paths: list[Path]) -> bool:
+    """Whether every thing is visible enough in the frames in which it is there, and on average."""
+    for number, path in enumerate(paths):
+        seen = [view[number].visible for frame, view in enumerate(views) if not is_hidden(path, frame)]
+        if min(seen) < _LEAST_VISIBLE_MOVING or sum(seen) / len(seen) < _LEAST_MEAN_VISIBLE:
+            return False
+    return True
+
+
+def _try_image(dice: Dice, atlas: Atlas, split: Split, side: int) -> _Drawn:
+    while True:
+        things = draw_things(dice, atlas, split)
+        skins = Skins(atlas)
+        patches = [warp_thing(thing, skins, number, side) for number, thing in enumerate(things)]
+        ids, areas = id_map(patches, side)
+        measure(things, ids, areas)
+        if min(thing.visible for thing in things) >= _LEAST_VISIBLE:
+            break
+    background = fitting_background(dice, atlas, split, things, side)
+    finish = draw_finish(dice)
+    picture = develop(dice, compose(background, patches, ids, finish), finish)
+    return _Drawn(picture[None], ids[None], things, [things])

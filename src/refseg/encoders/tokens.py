@@ -1,0 +1,129 @@
+"""Phrases to token ids, through tokenizer files as the Hugging Face hub writes them.
+
+A tokenizer is text (a `tokenizer.json`). It arrives with a checkpoint, or lies in the hub's cache on this machine;
+nothing is downloaded here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from refseg.errors import InvalidInput
+from refseg.structures import TextTokens
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+BYTES = "bytes"  # the tokenizer that needs no file: RoBERTa's form, one id a byte
+SPECIALS = ("<s>", "<pad>", "</s>", "<unk>", "<mask>")  # ids 0 to 4
+BYTES_VOCABULARY = len(SPECIALS) + 256
+ORGANISATIONS = {"roberta-base": "FacebookAI/roberta-base"}  # names of today for names of then
+
+
+class PhraseTokenizer:
+    """Token ids of phrases, read from a `tokenizer.json`; the file is looked for when the first phrase comes."""
+
+    def __init__(self, name: str, *, max_tokens: int, pad_id: int) -> None:
+        self.name = name
+        self.max_tokens = max_tokens
+        self.pad_id = pad_id
+        self._text: str | None = None
+        self._tokenizer: Tokenizer | None = None
+
+    @property
+    def text(self) -> str | None:
+        """The tokenizer's file, where it has been given or found; None otherwise."""
+        if self._text is None:
+            self._text = byte_tokenizer() if self.name == BYTES else cached_tokenizer(self.name)
+        return self._text
+
+    def take(self, text: str) -> None:
+        """Uses `text`, the content of a `tokenizer.json`.
+
+        Raises:
+            InvalidInput: if it is not one.
+        """
+        self._tokenizer = _parsed(text)
+        self._text = text
+
+    def __call__(self, phrases: Sequence[str]) -> TextTokens:
+        """Ids [P, L] padded to the longest phrase, on the CPU.
+
+        Raises:
+            InvalidInput: if a phrase is empty or too long, or no tokenizer file is at hand.
+        """
+        for phrase in phrases:
+            if not phrase.strip():
+                raise InvalidInput("a phrase is empty; say in words what to segment")
+        if not phrases:
+            raise InvalidInput("no phrase was given; give at least one")
+        rows = [encoding.ids for encoding in self._loaded().encode_batch(list(phrases))]
+        for phrase, ids in zip(phrases, rows, strict=True):
+            if len(ids) > self.max_tokens:
+                raise InvalidInput(
+                    f"the phrase {phrase[:40] + '...'!r} has {len(ids)} tokens and the model reads at most "
+                    f"{self.max_tokens}; shorten it"
+                )
+        longest = max(map(len, rows))
+        values = torch.tensor([ids + [self.pad_id] * (longest - len(ids)) for ids in rows])
+        lengths = torch.tensor([[len(ids)] for ids in rows])
+        return TextTokens(values, torch.arange(longest) < lengths)
+
+    def _loaded(self) -> Tokenizer:
+        if self._tokenizer is None:
+            text = self.text
+            if text is None:
+                raise InvalidInput(
+                    f"the tokenizer {self.name!r} is not on this machine: the checkpoint carries none and the Hugging "
+                    f"Face cache has none; run `hf download {_repository(self.name)} tokenizer.json` once, then try again"
+                )
+            self._tokenizer = _parsed(text)
+        return self._tokenizer
+
+
+def cached_tokenizer(name: str) -> str | None:
+    """The `tokenizer.json` of hub repository `name` from the local cache; None where it is not there."""
+    from huggingface_hub import try_to_load_from_cache
+
+    for repository in dict.fromkeys((name, _repository(name))):
+        found = try_to_load_from_cache(repository, "tokenizer.json")
+        if isinstance(found, str):
+            return Path(found).read_text(encoding="utf-8")
+    return None
+
+
+def byte_tokenizer() -> str:
+    """The `tokenizer.json` of a byte-level tokenizer without merges, with RoBERTa's special tokens."""
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = {token: index for index, token in enumerate((*SPECIALS, *alphabet))}
+    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[], unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.post_processor = processors.RobertaProcessing(
+        sep=("</s>", vocabulary["</s>"]), cls=("<s>", vocabulary["<s>"]), add_prefix_space=False
+    )
+    return tokenizer.to_str()
+
+
+def _repository(name: str) -> str:
+    return ORGANISATIONS.get(name, name)
+
+
+def _parsed(text: str) -> Tokenizer:
+    from tokenizers import Tokenizer
+
+    try:
+        tokenizer = Tokenizer.from_str(text)
+    except Exception as cause:  # tokenizers raises bare Exception
+        raise InvalidInput(
+            f"the tokenizer text is not a tokenizer.json ({cause}); give the file of the tokenizer that the weights "
+            "were trained with"
+        ) from cause
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    return tokenizer

@@ -1,0 +1,118 @@
+"""The numbers of ReferFormer.
+
+Source: "Language as Queries for Referring Video Object Segmentation" (Wu et al., CVPR 2022, arXiv 2201.00487) and the
+options of its published code, https://github.com/wjn922/ReferFormer.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from refseg.encoders.text import ROBERTA_BASE, TextSpec
+from refseg.encoders.tokens import BYTES, BYTES_VOCABULARY
+from refseg.framing import FrameSpec
+from refseg.models.base import LossConfig, ModelConfig
+
+VIDEO_FRAMES = FrameSpec(fit="shortest", size=360)  # inference on Ref-YouTube-VOS and Ref-DAVIS17: no padding at all
+DATASET_FRAMES = FrameSpec(fit="shortest", size=360, longest=640, divisor=32)  # RefCOCO, A2D, JHMDB, and training
+
+Protocol = Literal["video", "image"]
+"""In which order masks come back to the source; see finish.py."""
+
+Detail = Literal["chosen", "candidates", "layers"]
+"""How much `segment` says outside training: the chosen candidate, all of the last layer, all of every layer."""
+
+
+@dataclass(frozen=True)
+class ResNetSpec:
+    """The numbers of a ResNet backbone."""
+
+    blocks: tuple[int, int, int, int] = (3, 4, 6, 3)
+    stem_width: int = 64
+    bottleneck_width: int = 64
+    stage_width: int = 256
+
+
+RESNET50 = ResNetSpec()
+RESNET101 = ResNetSpec(blocks=(3, 4, 23, 3))
+
+
+@dataclass(frozen=True)
+class ReferFormerConfig(ModelConfig):
+    """Everything that fixes the computation; defaults are the published ones."""
+
+    frame: FrameSpec = VIDEO_FRAMES
+    backbone: ResNetSpec = RESNET50
+    text: TextSpec = ROBERTA_BASE
+    trains_text: bool = False  # only image pre-training does
+    num_frames: int = 5  # of a training clip; any number works
+    dim: int = 256
+    num_heads: int = 8  # of the deformable transformer; fusion and pixel decoder always have 8
+    num_encoder_layers: int = 4
+    num_decoder_layers: int = 4
+    num_encoder_points: int = 4
+    num_decoder_points: int = 4
+    hidden_dim: int = 2048
+    dropout: float = 0.1
+    num_queries: int = 5
+    num_classes: int = 1  # 1 is "binary"; 65, 78 or 91 are the categories of YouTube-VOS, DAVIS and COCO
+    refines_boxes: bool = True
+    mask_dim: int = 256
+    num_dynamic_layers: int = 3
+    dynamic_channels: int = 8
+    has_relative_coordinates: bool = True
+    protocol: Protocol = "video"
+    detail: Detail = "chosen"
+
+
+@dataclass(frozen=True)
+class ReferFormerLossConfig(LossConfig):
+    """Weights of the loss terms and of the matching costs, which are equal by name."""
+
+    class_weight: float = 2.0
+    box_weight: float = 5.0
+    giou_weight: float = 2.0
+    mask_weight: float = 2.0
+    dice_weight: float = 5.0
+    class_cost: float = 2.0
+    box_cost: float = 5.0
+    giou_cost: float = 2.0
+    mask_cost: float = 2.0
+    dice_cost: float = 5.0
+    focal_alpha: float = 0.25  # of the class term alone; mask term and matching keep 0.25
+
+
+_VIDEO_50 = ReferFormerConfig()
+_VIDEO_101 = replace(_VIDEO_50, backbone=RESNET101)
+
+VARIANTS: dict[str, ReferFormerConfig] = {
+    "resnet50": _VIDEO_50,
+    "resnet101": _VIDEO_101,
+    "resnet50-image": replace(_VIDEO_50, frame=DATASET_FRAMES, protocol="image", num_frames=1, trains_text=True),
+    "resnet101-image": replace(_VIDEO_101, frame=DATASET_FRAMES, protocol="image", num_frames=1, trains_text=True),
+    "debug": ReferFormerConfig(
+        frame=replace(VIDEO_FRAMES, size=64),
+        backbone=ResNetSpec(blocks=(1, 1, 1, 1), stem_width=8, bottleneck_width=4, stage_width=16),
+        text=TextSpec(
+            tokenizer=BYTES,
+            vocabulary=BYTES_VOCABULARY,
+            width=16,
+            num_layers=1,
+            num_heads=2,
+            hidden_dim=32,
+            num_positions=128,
+        ),
+        trains_text=True,
+        num_frames=2,
+        dim=32,
+        num_heads=4,
+        num_encoder_layers=1,
+        num_decoder_layers=2,
+        num_encoder_points=2,
+        num_decoder_points=2,
+        hidden_dim=48,
+        mask_dim=16,
+        dynamic_channels=4,
+    ),
+}

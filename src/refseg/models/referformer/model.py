@@ -1,0 +1,251 @@
+"""ReferFormer: the phrase becomes the content of a few candidate queries, and one of them follows the object.
+
+Source: "Language as Queries for Referring Video Object Segmentation" (Wu et al., CVPR 2022). Inference departs from the
+published code in cost, not in result: masks of the last layer alone, by default of the chosen candidate alone, and all
+that needs no words (backbone, projections, the finest level up to its words) is computed once for any phrases.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+
+from refseg.encoders.resnet import ResNet
+from refseg.encoders.text import TextTower
+from refseg.encoders.tokens import PhraseTokenizer
+from refseg.layers.position import sine_1d
+from refseg.layers.steps import frames_at_once, row_steps
+from refseg.models.base import ReferringModel, Ruler
+from refseg.models.referformer.config import ReferFormerConfig
+from refseg.models.referformer.finish import finish_masks
+from refseg.models.referformer.levels import Levels, place_levels
+from refseg.models.referformer.mask_head import MaskHead
+from refseg.models.referformer.pixel_decoder import PixelDecoder, as_map, cells, place_map
+from refseg.models.referformer.transformer import Candidates, Decoder, Encoder, Fusion, Words
+from refseg.structures import Clips, Output, Placement, TextFeatures, TextTokens, VisualFeatures
+
+NORM_GROUPS = 32  # of the normalisation after each projection
+RESIZER_EPS = 1e-12
+RESIZER_DROPOUT = 0.1
+
+
+class TextResizer(nn.Module):
+    """Word and phrase features of the text tower at the model's width; one for both."""
+
+    def __init__(self, text_dim: int, dim: int) -> None:
+        super().__init__()
+        self.fc = nn.Linear(text_dim, dim)
+        self.norm = nn.LayerNorm(dim, eps=RESIZER_EPS)
+        self.dropout = nn.Dropout(RESIZER_DROPOUT)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., text_dim] to [..., dim]."""
+        return self.dropout(self.norm(self.fc(x)))
+
+
+class ReferFormer(ReferringModel):
+    """Three verbs over a backbone, a text tower, a deformable transformer and a cross-modal pyramid."""
+
+    config: ReferFormerConfig
+
+    def __init__(self, config: ReferFormerConfig) -> None:
+        super().__init__(config)
+        spec = config.backbone
+        self.backbone = ResNet(
+            spec.blocks,
+            stem_width=spec.stem_width,
+            bottleneck_width=spec.bottleneck_width,
+            stage_width=spec.stage_width,
+        )
+        channels = self.backbone.out_channels
+        self.projections = nn.ModuleList(_projection(width, config.dim, size=1) for width in channels[1:])
+        self.projections.append(_projection(channels[-1], config.dim, size=3))
+        self.text_tower = TextTower(config.text).requires_grad_(config.trains_text)
+        self.resizer = TextResizer(config.text.width, config.dim)
+        self.fusion = Fusion(config.dim)
+        self.encoder = Encoder(config)
+        self.decoder = Decoder(config)
+        self.pixel_decoder = PixelDecoder(config, channels[0])
+        self.mask_head = MaskHead(config)
+        self._tokenizer = PhraseTokenizer(
+            config.text.tokenizer, max_tokens=config.text.max_tokens, pad_id=config.text.pad_id
+        )
+
+    def tokenize(self, phrases: Sequence[str]) -> TextTokens:
+        """Token ids [P, L]; see PhraseTokenizer."""
+        return self._tokenizer(phrases)
+
+    def encode_visual(self, clips: Clips) -> VisualFeatures:
+        """Maps of strides 4 (adapted, and looked around), 8, 16, 32 and 64 (projected)."""
+        frames = _frames_to_segment(clips)  # [B, T', 3, H, W]
+        pixels = frames.flatten(0, 1).contiguous(memory_format=torch.channels_last)
+        steps = row_steps(len(pixels), frames_at_once(pixels.device))
+        parts = [self._backbone_and_projections(pixels[rows]) for rows in steps]
+        finest, *coarser = (torch.cat(level) for level in zip(*parts, strict=True))
+        prepared = self.pixel_decoder.prepare_finest(finest, clips.valid)
+        maps = tuple(level.unflatten(0, frames.shape[:2]) for level in (prepared, *coarser))
+        return VisualFeatures(maps, clips.valid, clips.content)
+
+    def encode_text(self, tokens: TextTokens) -> TextFeatures:
+        """Words [P, L, C], and the pooled first token as the phrase [P, C]."""
+        told = self.text_tower(tokens)
+        # Published behaviour: the phrase is the pooler's output, though the paper speaks of pooled words.
+        return TextFeatures(self.resizer(told.tokens), tokens.valid, self.resizer(told.pooled))
+
+    def segment(self, visual: VisualFeatures, text: TextFeatures) -> Output:
+        """The chosen candidate's answer; in training, and where `config.detail` says so, that of all candidates."""
+        finest, *projected = visual.maps
+        words = _words(text)
+        levels = place_levels(visual.valid, [_size(level) for level in projected], self.config.dim)
+        memory, layers = self._look_for(projected, levels, words)
+        coarser = self.pixel_decoder.coarse(_memory_maps(memory, levels), visual.valid, words)
+        position, _ = place_map(finest.flatten(0, 1), visual.valid)
+        frames = _Frames(finest, coarser, position, words, visual.content)
+        if self.training or self.config.detail == "layers":
+            return self._every_layer(layers, frames)
+        return self._last_layer(layers[-1], frames)
+
+    def choose(self, output: Output) -> tuple[Tensor, Tensor]:
+        """The candidate whose score, averaged over frames, is highest in any class; one for the whole clip."""
+        assert output.class_logits is not None
+        return _best(output.class_logits)
+
+    def finish(self, output: Output, placements: Sequence[Placement], at: Ruler = "source") -> list[Tensor]:
+        """Masks of the chosen candidate in the published order of `config.protocol`; see finish.py."""
+        query, _ = self.choose(output)
+        chosen = output.mask_logits[torch.arange(len(query), device=query.device), query]
+        return [
+            finish_masks(logits, placement, self.config.threshold, protocol=self.config.protocol, at=at)
+            for logits, placement in zip(chosen, placements, strict=True)
+        ]
+
+    def extra_state(self) -> dict[str, str]:
+        """The tokenizer's file, where it is known."""
+        text = self._tokenizer.text
+        return {} if text is None else {"tokenizer.json": text}
+
+    def load_extra_state(self, extra: Mapping[str, str]) -> None:
+        """Takes back the tokenizer's file."""
+        if "tokenizer.json" in extra:
+            self._tokenizer.take(extra["tokenizer.json"])
+
+    def _backbone_and_projections(self, pixels: Tensor) -> tuple[Tensor, ...]:
+        finest, *maps = self.backbone(pixels)
+        projected = (project(level) for project, level in zip(self.projections, [*maps, maps[-1]], strict=True))
+        return finest, *projected
+
+    def _look_for(self, projected: list[Tensor], levels: Levels, words: Words) -> tuple[Tensor, list[Candidates]]:
+        """Fusion, encoder and decoder for N = P * T' frames: the memory [N, S, C], and each layer's candidates."""
+        owners = _owners(projected[0])
+        flat = [level.flatten(0, 1) for level in projected]
+        memories, told = [], []
+        for rows in row_steps(len(owners), frames_at_once(owners.device)):
+            placed, spoken = levels.rows(owners[rows]), words.rows(owners[rows])
+            tokens = torch.cat([cells(level[rows]) for level in flat], dim=1)
+            memory = self.encoder(self.fusion(tokens, spoken), placed)
+            memories.append(memory)
+            told.append(self.decoder(memory, placed, spoken.sentence))
+        return torch.cat(memories), [Candidates.join(layer) for layer in zip(*told, strict=True)]
+
+    def _every_layer(self, layers: list[Candidates], frames: _Frames) -> Output:
+        """All candidates of all decoder layers, from explicit mask features."""
+        maps = frames.finest_maps(self.pixel_decoder, slice(0, frames.count))
+        features = self.pixel_decoder.mask_features(maps)
+        answers = []
+        for layer in layers:
+            logits = self.mask_head(features, self.mask_head.weights(layer.states), frames.centres(layer))
+            answers.append(frames.output(layer, logits))
+        *earlier, last = answers
+        return replace(last, earlier=tuple(earlier))
+
+    def _last_layer(self, layer: Candidates, frames: _Frames) -> Output:
+        """The last decoder layer's candidates, or among them the one that answers the phrase."""
+        if self.config.detail == "chosen":
+            query, _ = _best(frames.by_clip(layer.class_logits))
+            layer = layer.only(query[frames.owners])
+        centres = frames.centres(layer)
+        masks = []
+        for rows in row_steps(frames.count, frames_at_once(centres.device)):
+            maps = frames.finest_maps(self.pixel_decoder, rows)
+            weights = self.mask_head.weights(layer.states[rows])
+            masks.append(self.mask_head.folded(maps, weights, centres[rows], self.pixel_decoder.mask_features))
+        return frames.output(layer, torch.cat(masks))
+
+
+class _Frames:
+    """All N = P * T' frames, ready for the finest level of the pyramid, and the way back to clips."""
+
+    def __init__(self, finest: Tensor, coarser: Tensor, position: Tensor, words: Words, content: Tensor) -> None:
+        self.per_clip = finest.shape[1]
+        self.owners = _owners(finest)
+        self.count = len(self.owners)
+        self._prepared = finest.flatten(0, 1)
+        self._coarser, self._position, self._words, self._content = coarser, position, words, content
+
+    def finest_maps(self, decoder: PixelDecoder, rows: slice) -> Tensor:
+        """The pyramid's finest maps [n, C, h, w] of some frames."""
+        owners = self.owners[rows]
+        return decoder.finest(
+            self._prepared[rows], self._position[owners], self._words.rows(owners), self._coarser[rows]
+        )
+
+    def centres(self, layer: Candidates) -> Tensor:
+        """Where the queries look [N, Q, 2], (x, y) in canvas pixels."""
+        width_height = self._content.flip(-1)[self.owners, None]
+        return layer.reference[..., :2] * width_height
+
+    def by_clip(self, values: Tensor) -> Tensor:
+        """[N, Q, ...] to [P, Q, T', ...]."""
+        return values.unflatten(0, (-1, self.per_clip)).transpose(1, 2)
+
+    def output(self, layer: Candidates, logits: Tensor) -> Output:
+        """A layer's answers and mask logits [N, Q, h, w] as the network's output."""
+        return Output(self.by_clip(logits), self.by_clip(layer.class_logits), self.by_clip(layer.boxes))
+
+
+def _frames_to_segment(clips: Clips) -> Tensor:
+    """[B, T', 3, H, W]: with a backbone that sees frames alone, the others tell nothing."""
+    if clips.target_frames is None:
+        return clips.pixels
+    rows = torch.arange(len(clips.pixels), device=clips.pixels.device)
+    return clips.pixels[rows[:, None], clips.target_frames]
+
+
+def _projection(channels: int, dim: int, *, size: int) -> nn.Sequential:
+    """A level's projection; that of size 3 makes one more level, of half the resolution."""
+    conv = nn.Conv2d(channels, dim, size, stride=1 if size == 1 else 2, padding=size // 2)
+    nn.init.xavier_uniform_(conv.weight)
+    nn.init.zeros_(conv.bias)
+    return nn.Sequential(conv, nn.GroupNorm(NORM_GROUPS, dim))
+
+
+def _words(text: TextFeatures) -> Words:
+    assert text.sentence is not None
+    position = sine_1d(text.valid, text.tokens.shape[-1]).to(text.tokens.dtype)
+    return Words(text.tokens + position, text.tokens, text.valid, text.sentence)
+
+
+def _memory_maps(memory: Tensor, levels: Levels) -> list[Tensor]:
+    """The levels of the memory [N, S, C] that the pyramid reads (all but the coarsest), finest first."""
+    parts = memory.split(levels.areas, dim=1)[:-1]
+    return [as_map(part, size) for part, size in zip(parts, levels.sizes[:-1], strict=True)]
+
+
+def _best(class_logits: Tensor) -> tuple[Tensor, Tensor]:
+    """Query [P] and score [P] of logits [P, Q, T', K]."""
+    scores = class_logits.float().sigmoid().mean(2).amax(-1)  # [P, Q]
+    best = scores.max(dim=1)
+    return best.indices, best.values
+
+
+def _owners(maps: Tensor) -> Tensor:
+    """The clip of each frame of maps [P, T', ...]: [P * T']."""
+    clips, frames = maps.shape[:2]
+    return torch.arange(clips, device=maps.device).repeat_interleave(frames)
+
+
+def _size(maps: Tensor) -> tuple[int, int]:
+    return maps.shape[-2], maps.shape[-1]

@@ -1,0 +1,127 @@
+"""What a run tells: one JSON line per step in a file, one readable line per interval on the terminal."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from refseg.errors import InvalidInput
+
+LOG_NAME = "log.jsonl"
+
+
+class Log:
+    """The log of one run.
+
+    Numbers of a step stay on their device until the interval ends, so that a fast device need not wait for every one.
+    """
+
+    def __init__(self, folder: Path, *, interval: int, total: int, quiet: bool = False) -> None:
+        self.interval, self.total, self.quiet = interval, total, quiet
+        self._file = (folder / LOG_NAME).open("a", encoding="utf-8")
+        self._pending: list[tuple[dict[str, Any], list[str], Tensor]] = []
+        self._started = time.perf_counter()
+
+    def step(self, step: int, terms: Mapping[str, Tensor], facts: Mapping[str, float]) -> None:
+        """Notes one step: its loss terms (tensors without gradient) and plain facts about it."""
+        values = torch.stack([term.float() for term in terms.values()])
+        self._pending.append(({"step": step, **facts}, list(terms), values))
+
+    def flush(self) -> None:
+        """Writes what was noted, and prints one line about it.
+
+        Raises:
+            InvalidInput: if a loss was not a finite number; the steps up to it are written.
+        """
+        if not self._pending:
+            return
+        numbers = torch.stack([values for _, _, values in self._pending]).tolist()
+        lines = []
+        for (facts, names, _), row in zip(self._pending, numbers, strict=True):
+            lines.append({**facts, **dict(zip(names, row, strict=True))})
+        self._pending = []
+        for line in lines:
+            _must_be_finite(line)
+            self._write(line)
+        self._file.flush()
+        self.say(_summary(lines, self.total))
+
+    def result(self, step: int, scores: Mapping[str, float]) -> None:
+        """Writes and prints what an evaluation found."""
+        self._write({"step": step, "evaluation": dict(scores)})
+        self._file.flush()
+        self.say(
+            f"step {step} evaluation  " + "  ".join(f"{name} {value:.3f}" for name, value in scores.items())
+        )
+
+    def say(self, line: str) -> None:
+        """Prints a line unless the run is quiet."""
+        if not self.quiet:
+            print(line, file=sys.stderr, flush=True)
+
+    def close(self) -> None:
+        """Ends the file."""
+        self._file.close()
+
+    def _write(self, line: Mapping[str, Any]) -> None:
+        self._file.write(json.dumps({name: _short(value) for name, value in line.items()}) + "\n")
+
+
+def cut_log(folder: Path, step: int) -> None:
+    """Drops the lines of steps after `step`: a resumed run writes them anew."""
+    path = folder / LOG_NAME
+    if not path.exists():
+        return
+    kept = [line for line in path.read_text(encoding="utf-8").splitlines() if _step_of(line) <= step]
+    part = path.with_suffix(".part")
+    part.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+    os.replace(part, path)
+
+
+def _step_of(line: str) -> float:
+    try:
+        return json.loads(line)["step"]
+    except (json.JSONDecodeError, KeyError):
+        return float("inf")  # the last line of a killed run may be cut in the middle
+
+
+def _must_be_finite(line: Mapping[str, Any]) -> None:
+    broken = [name for name, value in line.items() if isinstance(value, float) and value - value != 0]
+    if broken:
+        raise InvalidInput(
+            f"{broken[0]} became {line[broken[0]]} at step {line['step']}; the last saved state is sound: lower "
+            "optimizer.lr, set optimizer.clip_norm, or train in float32"
+        )
+
+
+def _summary(lines: list[dict[str, Any]], total: int) -> str:
+    last = lines[-1]
+    fixed = ("step", "lr", "seconds", "waiting", "norm")
+    seconds = sum(line["seconds"] for line in lines) / len(lines)
+    waiting = sum(line["waiting"] * line["seconds"] for line in lines) / len(lines) / max(seconds, 1e-9)
+    losses = "  ".join(
+        f"{name} {sum(line[name] for line in lines) / len(lines):.4f}" for name in last if name not in fixed
+    )
+    left = seconds * (total - last["step"])
+    return (
+        f"step {last['step']}/{total}  {losses}  norm {last['norm']:.2f}  lr {last['lr']:.2e}  "
+        f"{seconds:.3f} s/step  data {waiting:.0%}  left {_duration(left)}"
+    )
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}h{minutes:02d}m" if hours else f"{minutes}m{rest:02d}s"
+
+
+def _short(value: Any) -> Any:
+    return float(f"{value:.6g}") if isinstance(value, float) else value

@@ -1,0 +1,90 @@
+"""Which weights learn how fast: a family's parameter rules become groups, a schedule becomes one number a step."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from refseg.errors import InvalidInput
+from refseg.models.base import ParamRule
+from refseg.training.config import OptimizerConfig, ScheduleConfig
+
+_PLAIN = ParamRule("")
+
+
+def parameter_groups(
+    model: nn.Module, rules: Sequence[ParamRule], settings: OptimizerConfig
+) -> list[dict[str, Any]]:
+    """Parameter groups of equal learning rate and weight decay; parameters that a rule freezes lose their gradient.
+
+    The first rule whose pattern is found in a parameter's name decides. A group carries `lr_scale`, by which the
+    schedule's rate is multiplied.
+
+    Raises:
+        InvalidInput: if a rule matches no parameter, or nothing is left to train.
+    """
+    _every_rule_matches(model, rules)
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        rule = _rule_of(name, rules)
+        parameter.requires_grad_(rule.trained)
+        if rule.trained:
+            key = (rule.lr_scale, _decay(parameter, rule, settings))
+            groups.setdefault(key, []).append(parameter)
+    if not groups:
+        raise InvalidInput("no parameter is left to train: the rules freeze all of them")
+    return [
+        {"params": parameters, "lr": settings.lr * scale, "lr_scale": scale, "weight_decay": decay}
+        for (scale, decay), parameters in groups.items()
+    ]
+
+
+def build_optimizer(
+    model: nn.Module, rules: Sequence[ParamRule], settings: OptimizerConfig
+) -> torch.optim.Optimizer:
+    """AdamW over the parameter groups of the model, in one fused kernel per step."""
+    groups = parameter_groups(model, rules, settings)
+    return torch.optim.AdamW(groups, lr=settings.lr, betas=settings.betas, fused=True)
+
+
+def schedule_ratio(step: int, total: int, settings: ScheduleConfig) -> float:
+    """The learning rate of step `step` (from 0) of `total`, as a share of the recipe's rate."""
+    if step < settings.warmup_steps:
+        return (step + 1) / settings.warmup_steps
+    passed = (step - settings.warmup_steps) / max(1, total - settings.warmup_steps)
+    rest = 1 - settings.final_ratio
+    if settings.kind == "cosine":
+        return settings.final_ratio + rest * (1 + math.cos(math.pi * passed)) / 2
+    if settings.kind == "poly":
+        return float(settings.final_ratio + rest * (1 - passed) ** settings.power)
+    if settings.kind == "step":
+        return float(settings.drop_ratio ** sum(step >= drop * total for drop in settings.drops))
+    return 1.0
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    """Gives every group `rate` times its scale."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate * group["lr_scale"]
+
+
+def _rule_of(name: str, rules: Sequence[ParamRule]) -> ParamRule:
+    return next((rule for rule in rules if re.search(rule.pattern, name)), _PLAIN)
+
+
+def _decay(parameter: nn.Parameter, rule: ParamRule, settings: OptimizerConfig) -> float:
+    if rule.weight_decay is not None:
+        return rule.weight_decay
+    return settings.weight_decay if settings.decay_vectors or parameter.ndim > 1 else 0.0
+
+
+def _every_rule_matches(model: nn.Module, rules: Sequence[ParamRule]) -> None:
+    names = [name for name, _ in model.named_parameters()]
+    for rule in rules:
+        if not any(re.search(rule.pattern, name) for name in names):
+            raise InvalidInput(f"the parameter rule {rule.pattern!r} matches no parameter of the model")

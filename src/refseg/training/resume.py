@@ -1,0 +1,102 @@
+"""The full state of a run in one file, so that a run that was stopped ends exactly as one that was not."""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from refseg.errors import InvalidInput
+
+STATE_NAME = "state.pt"
+LAYOUT = 1
+
+
+def save_state(folder: Path, values: Mapping[str, Any]) -> None:
+    """Writes plain data and tensors as the state of the run in `folder`, whole or not at all.
+
+    The file replaces the old one only after its bytes have reached the disk, so that a machine that stops at any
+    moment leaves one whole state.
+
+    Raises:
+        InvalidInput: if the file cannot be written (no room, no permission).
+    """
+    path, part = folder / STATE_NAME, folder / f"{STATE_NAME}.part"
+    try:
+        with part.open("wb") as file:
+            torch.save({"layout": LAYOUT, **values}, file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(part, path)
+        _sync_folder(folder)
+    except (OSError, RuntimeError) as error:
+        part.unlink(missing_ok=True)
+        raise InvalidInput(f"the state of the run cannot be written to {path}: {error}") from error
+
+
+def load_state(folder: Path) -> dict[str, Any] | None:
+    """The state last saved in `folder`, on the CPU; None if the run was stopped before it saved one.
+
+    Raises:
+        InvalidInput: if the file is damaged or of another layout.
+    """
+    path = folder / STATE_NAME
+    if not path.exists():
+        return None
+    try:
+        values: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises many kinds for a damaged file
+        raise InvalidInput(f"the state {path} cannot be read: {error}") from error
+    if values.get("layout") != LAYOUT:
+        raise InvalidInput(f"the state {path} has layout {values.get('layout')}; this refseg reads {LAYOUT}")
+    return values
+
+
+def random_states() -> dict[str, Any]:
+    """The state of every global random generator, as tensors and plain data."""
+    kind, numbers, place, has_gauss, gauss = np.random.get_state(legacy=True)
+    return {
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else [],
+        "numpy": [
+            str(kind),
+            torch.from_numpy(numbers.astype(np.int64)),
+            int(place),
+            int(has_gauss),
+            float(gauss),
+        ],
+        "python": random.getstate(),
+    }
+
+
+def restore_random_states(states: Mapping[str, Any]) -> None:
+    """Gives every global random generator the state it had."""
+    torch.set_rng_state(states["torch"])
+    if states["cuda"]:
+        torch.cuda.set_rng_state_all(states["cuda"])
+    kind, numbers, *rest = states["numpy"]
+    np.random.set_state((kind, numbers.numpy().astype(np.uint32), *rest))
+    version, internal, gauss = states["python"]
+    random.setstate((version, tuple(internal), gauss))
+
+
+def seed_all(seed: int) -> None:
+    """Seeds every global random generator; models that draw (dropout, first weights) use torch's."""
+    torch.manual_seed(seed)
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+
+
+def _sync_folder(folder: Path) -> None:
+    if os.name != "posix":
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,141 @@
+"""The model a run begins with: from scratch, from a checkpoint, or from a part of one where the recipe says which."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from torch import Tensor
+
+from refseg.errors import CheckpointMismatch, InvalidInput, UnknownName
+from refseg.models import catalog
+from refseg.models.base import LossConfig, ModelConfig, ReferringModel
+from refseg.training.config import RunConfig
+
+Settings = TypeVar("Settings", ModelConfig, LossConfig)
+
+
+@dataclass(frozen=True)
+class Taken:
+    """What a model took from a checkpoint."""
+
+    taken: tuple[str, ...]
+    fresh: tuple[str, ...]  # weights of the model that keep their first values
+    unused: tuple[str, ...]  # weights of the file that the model has no place for
+
+    def __str__(self) -> str:
+        parts = [f"{len(self.taken)} tensors taken"]
+        if self.fresh:
+            parts.append(f"{len(self.fresh)} start fresh: {_some(self.fresh)}")
+        if self.unused:
+            parts.append(f"{len(self.unused)} of the file unused: {_some(self.unused)}")
+        return "; ".join(parts)
+
+
+def first_model(run: RunConfig, words: Sequence[str] | None) -> tuple[ReferringModel, str]:
+    """The model at step 0 and a sentence on where its weights come from.
+
+    `words` is the vocabulary of the data, where it has one; a model from scratch learns these words, a model from a
+    checkpoint keeps its own.
+
+    Raises:
+        InvalidInput: if the checkpoint is of another family, or knows other words than the data.
+        CheckpointMismatch: if weights are left on either side that `init_allow` does not name.
+    """
+    if run.init is None:
+        config = changed(catalog.variant(run.family, run.variant), run.model, "model")
+        config = config if words is None else config.for_words(words)
+        return catalog.build(run.family, config), "from scratch"
+    source, header = _load(run.init)
+    if header.family != run.family:
+        raise InvalidInput(f"init {run.init} is of family {header.family}; the recipe trains {run.family}")
+    config = _config(run, source.config, header.variant, words)
+    if config == source.config:
+        return source.train(), f"from {run.init}"
+    model = catalog.build(run.family, config)
+    model.load_extra_state(source.extra_state())
+    report = take_weights(model, source.state_dict(), run.init_allow)
+    return model, f"from {run.init}: {report}"
+
+
+def take_weights(model: ReferringModel, weights: Mapping[str, Tensor], allow: Sequence[str]) -> Taken:
+    """Copies weights of equal name and shape into the model; what does not fit must match a pattern of `allow`.
+
+    Raises:
+        CheckpointMismatch: naming the weights left on either side that no pattern allows.
+    """
+    own = model.state_dict()
+    taken = [name for name in own if name in weights and own[name].shape == weights[name].shape]
+    fresh = [name for name in own if name not in taken]
+    unused = [name for name in weights if name not in taken]
+    missing = [name for name in fresh if not _allowed(name, allow)]
+    unexpected = [name for name in unused if not _allowed(name, allow)]
+    if missing or unexpected:
+        raise CheckpointMismatch(
+            "the initial checkpoint does not fit the model, and init_allow names no pattern for what is left",
+            missing=missing,
+            unexpected=unexpected,
+        )
+    model.load_state_dict({name: weights[name] for name in taken}, strict=False)
+    return Taken(tuple(taken), tuple(fresh), tuple(unused))
+
+
+def changed(settings: Settings, changes: Mapping[str, Any], section: str) -> Settings:
+    """Frozen settings with some fields replaced; a table changes fields of a nested part.
+
+    Raises:
+        UnknownName: if a field does not exist.
+        InvalidInput: if a value is of another kind than the field's.
+    """
+    values: dict[str, Any] = {}
+    names = [field.name for field in dataclasses.fields(settings)]
+    for name, value in changes.items():
+        if name not in names:
+            raise UnknownName(f"key of [{section}]", name, names)
+        values[name] = _like(getattr(settings, name), value, f"{section}.{name}")
+    return dataclasses.replace(settings, **values)
+
+
+def _like(current: Any, value: Any, where: str) -> Any:
+    if isinstance(value, dict) and dataclasses.is_dataclass(current):
+        return changed(current, value, where)  # type: ignore[type-var]
+    if isinstance(current, tuple) and isinstance(value, list):
+        return tuple(value)
+    if isinstance(current, float) and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if current is not None and type(value) is not type(current):
+        raise InvalidInput(
+            f"{where} is {value!r}; a {type(current).__name__} such as {current!r} was expected"
+        )
+    return value
+
+
+def _config(run: RunConfig, source: ModelConfig, variant: str, words: Sequence[str] | None) -> ModelConfig:
+    if variant == run.variant:
+        return changed(source, run.model, "model")
+    config = changed(catalog.variant(run.family, run.variant), run.model, "model")
+    if words is None:
+        return config
+    if source.for_words(words) != source:
+        raise InvalidInput(
+            f"init {run.init} knows other words than the data; start from scratch, or from variant {variant}"
+        )
+    return config.for_words(words)
+
+
+def _load(name: str) -> tuple[ReferringModel, Any]:
+    from refseg.checkpoints import native
+
+    return native.load(Path(name))
+
+
+def _allowed(name: str, allow: Sequence[str]) -> bool:
+    return any(re.search(pattern, name) for pattern in allow)
+
+
+def _some(names: Sequence[str], most: int = 6) -> str:
+    return ", ".join(names[:most]) + (", ..." if len(names) > most else "")
