@@ -11,13 +11,26 @@ TENSOR = torch.from_numpy(PIXELS).permute(2, 0, 1)
 
 
 def test_every_form_of_a_picture_is_one_tensor():
-    for form in (PIXELS, Image.fromarray(PIXELS), TENSOR, PIXELS / 255, TENSOR.half() / 255, PIXELS[:, ::-1][:, ::-1]):
+    for form in (
+        PIXELS,
+        Image.fromarray(PIXELS),
+        TENSOR,
+        PIXELS / 255,
+        TENSOR.half() / 255,
+        PIXELS[:, ::-1][:, ::-1],
+    ):
         assert torch.equal(as_frames(form), TENSOR[None])
 
 
 def test_every_form_of_a_clip_is_one_tensor():
     wanted = torch.stack([TENSOR, TENSOR])
-    for form in ([PIXELS, PIXELS], (TENSOR, Image.fromarray(PIXELS)), np.stack([PIXELS] * 2), wanted, wanted.double() / 255):
+    for form in (
+        [PIXELS, PIXELS],
+        (TENSOR, Image.fromarray(PIXELS)),
+        np.stack([PIXELS] * 2),
+        wanted,
+        wanted.double() / 255,
+    ):
         assert torch.equal(as_frames(form), wanted)
 
 

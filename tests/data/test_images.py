@@ -147,7 +147,11 @@ def test_a_float_picture_of_one_value_is_read(tmp_path):
     assert (pixels_of(path) == 0).all()
 
 
-CMYK = {"cyan": ((255, 0, 0, 0), (0, 255, 255)), "yellow": ((0, 0, 255, 0), (255, 255, 0)), "black": ((0, 0, 0, 255), (0, 0, 0))}
+CMYK = {
+    "cyan": ((255, 0, 0, 0), (0, 255, 255)),
+    "yellow": ((0, 0, 255, 0), (255, 255, 0)),
+    "black": ((0, 0, 0, 255), (0, 0, 0)),
+}
 
 
 @pytest.mark.parametrize("name", CMYK)
@@ -179,7 +183,14 @@ def test_a_profile_for_other_channels_is_passed_over(tmp_path):
 
 def animated(path, colours):
     frames = [Image.new("RGB", (8, 6), colour) for colour in colours]
-    frames[0].save(path, save_all=True, append_images=frames[1:], duration=100, loop=0, **({"lossless": True} if path.suffix == ".webp" else {}))
+    frames[0].save(
+        path,
+        save_all=True,
+        append_images=frames[1:],
+        duration=100,
+        loop=0,
+        **({"lossless": True} if path.suffix == ".webp" else {}),
+    )
     return path
 
 
@@ -217,7 +228,12 @@ def png(width, height, *, bits=8, kind=0, data=b"\0\0"):
         return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
 
     head = struct.pack(">IIBBBBB", width, height, bits, kind, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(data)) + chunk(b"IEND", b"")
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", head)
+        + chunk(b"IDAT", zlib.compress(data))
+        + chunk(b"IEND", b"")
+    )
 
 
 def told(path, **options):

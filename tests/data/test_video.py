@@ -52,7 +52,11 @@ def test_a_video_of_odd_size_keeps_it(tmp_path):
     with av.open(str(tmp_path / "odd.mkv"), "w") as container:
         stream = container.add_stream("ffv1", rate=5)
         stream.width, stream.height, stream.pix_fmt = 45, 31, "bgr0"
-        container.mux(stream.encode(av.VideoFrame.from_ndarray(halves(31, 45, 7), format="rgb24").reformat(format="bgr0")))
+        container.mux(
+            stream.encode(
+                av.VideoFrame.from_ndarray(halves(31, 45, 7), format="rgb24").reformat(format="bgr0")
+            )
+        )
         container.mux(stream.encode(None))
     clip = read_clip(tmp_path / "odd.mkv")
     assert np.array_equal(clip.frames[0].permute(1, 2, 0), halves(31, 45, 7))
@@ -73,7 +77,9 @@ def test_every_third_frame_is_taken_from_the_first(tmp_path):
 def turn(path, a, b, c, d):
     """Writes the matrix of a track's header (ISO/IEC 14496-12, 8.3.2): x' = a x + c y, y' = b x + d y, with y downward."""
     content = bytearray(path.read_bytes())
-    start = content.index(b"tkhd") + 4 + 4 + 20 + 8 + 8  # version and flags, times and ids, reserved, layer to volume
+    start = (
+        content.index(b"tkhd") + 4 + 4 + 20 + 8 + 8
+    )  # version and flags, times and ids, reserved, layer to volume
     assert struct.unpack_from(">9i", content, start) == (0x10000, 0, 0, 0, 0x10000, 0, 0, 0, 0x40000000)
     one = 0x10000
     struct.pack_into(">9i", content, start, a * one, b * one, 0, c * one, d * one, 0, 0, 0, 0x40000000)
@@ -176,6 +182,16 @@ def test_a_video_that_cannot_be_read_is_told_in_one_sentence(tmp_path, message):
     with pytest.raises(InvalidInput, match=message) as error:
         read_clip(path)
     assert str(path) in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_video_cut_in_the_middle_is_told(tmp_path):
+    noise = np.random.default_rng(0).integers(0, 256, (30, 64, 64, 3), dtype=np.uint8)
+    path = tmp_path / "v.mp4"
+    write_video(path, noise, [Fraction(n, 10) for n in range(30)], Fraction(10))
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(InvalidInput, match=r"is cut short: 30 frames are promised"):
+        read_clip(path)
 
 
 def test_a_file_with_sound_alone_is_told(tmp_path):
