@@ -69,7 +69,7 @@ def draw_overlays(frames: Sequence[np.ndarray], masks: np.ndarray, phrase: str) 
         masks: [T, H, W] bool.
     """
     text = phrase if masks.any() else f"{phrase}: nothing found"
-    label = lay_label(text, (masks.shape[1], masks.shape[2]), masks.any(axis=0))
+    label = lay_label(text, (masks.shape[1], masks.shape[2]), np.any(masks, axis=0))
     for frame, mask in zip(frames, masks, strict=True):
         picture = Image.fromarray(tint_mask(frame, mask))
         draw_label(picture, label)

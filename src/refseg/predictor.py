@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -91,6 +91,16 @@ class Predictor:
         found, kind = find_device(device), find_dtype(dtype)  # mistakes are told before a file is read
         model, _, _ = zoo.load(checkpoint, device=str(found))
         return cls(model, device=found, dtype=kind, label=str(checkpoint))
+
+    def set_threshold(self, threshold: float) -> None:
+        """From now on, scores above `threshold` are mask; a checkpoint comes with its own.
+
+        Raises:
+            InvalidInput: if it lies outside 0 to 1.
+        """
+        if not 0 <= threshold <= 1:
+            raise InvalidInput(f"a threshold of scores lies between 0 and 1, and {threshold} does not")
+        self.model.config = replace(self.model.config, threshold=threshold)
 
     def __call__(self, frames: Frames, phrases: Sequence[str]) -> list[Prediction]:
         """The answers to `phrases` about a picture or clip, in their order."""

@@ -65,7 +65,7 @@ def as_frames(
 def _stacked(pictures: Sequence[Any], max_pixels: int) -> Tensor:
     if not pictures:
         raise InvalidInput("the list of frames is empty; give at least one picture")
-    frames = []
+    frames: list[Tensor] = []
     for number, picture in enumerate(pictures):
         frame = as_frames(picture, max_pixels=max_pixels)
         if len(frame) != 1:

@@ -228,8 +228,8 @@ def _decoded(
     for number, frame in enumerate(container.decode(stream)):
         if number % every:
             continue
-        known = frame.pts is not None and frame.time_base is not None
-        times.append(frame.pts * frame.time_base if known else None)
+        unit = frame.time_base
+        times.append(None if frame.pts is None or unit is None else frame.pts * unit)
         yield f"frame {number}", upright(frame)
 
 
