@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -103,9 +104,10 @@ def _summary(lines: list[dict[str, Any]], total: int) -> str:
     fixed = ("step", "lr", "seconds", "waiting", "norm")
     seconds = sum(line["seconds"] for line in lines) / len(lines)
     waiting = sum(line["waiting"] * line["seconds"] for line in lines) / len(lines) / max(seconds, 1e-9)
-    losses = "  ".join(
-        f"{name} {sum(line[name] for line in lines) / len(lines):.4f}" for name in last if name not in fixed
-    )
+    shown = [
+        name for name in last if name not in fixed and not re.search(r"_\d+$", name)
+    ]  # layers are in the file
+    losses = "  ".join(f"{name} {sum(line[name] for line in lines) / len(lines):.4f}" for name in shown)
     left = seconds * (total - last["step"])
     return (
         f"step {last['step']}/{total}  {losses}  norm {last['norm']:.2f}  lr {last['lr']:.2e}  "

@@ -170,7 +170,7 @@ def sum_of(terms: Terms) -> Tensor:
 
 def _begin(model: ReferringModel, family: Family, run: RunConfig, device: torch.device) -> Training:
     if run.run.channels_last:
-        model = model.to(memory_format=torch.channels_last)
+        model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return Training(
         model=model,
         optimizer=build_optimizer(model, family.param_rules, run.optimizer),
