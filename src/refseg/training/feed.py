@@ -78,9 +78,15 @@ def order_of(examples: ExampleSet, run: RunConfig) -> Order:
 
 
 def augmentation_of(data: DataConfig) -> Augmentation:
-    """The variation that a recipe asks for; scenes are drawn with the number of phrases asked for."""
-    phrases = None if data.name == "scenes" else data.phrases
-    return Augmentation(flip=data.flip, scale=data.scale, crop=data.crop, phrases=phrases)
+    """The variation that a recipe asks for; scenes are drawn with the phrases and frames asked for."""
+    drawn = data.name == "scenes"
+    return Augmentation(
+        flip=data.flip,
+        scale=data.scale,
+        crop=data.crop,
+        phrases=None if drawn else data.phrases,
+        frames=None if drawn else data.frames,
+    )
 
 
 def open_training_data(run: RunConfig, side: int) -> Any:
