@@ -13,8 +13,6 @@ from refseg.cli import app
 if TYPE_CHECKING:
     from refseg.training.config import RunConfig
 
-_OWN_FILES = ("run.toml", "log.jsonl", "state.pt", "state.pt.part", "last.safetensors", "best.safetensors")
-
 
 @app.command()
 def train(
@@ -66,7 +64,7 @@ def _train(run: RunConfig, folder: Path, device: str, *, quiet: bool) -> None:
     from refseg.training.loop import train as train_run
 
     try:
-        last = train_run(run, folder, device=find_device(device), quiet=quiet)
+        last = train_run(run, folder, device=find_device(device), is_quiet=quiet)
     except Interrupted as stopped:
         print(f"refseg: {stopped}", file=sys.stderr)
         raise typer.Exit(stopped.exit_code) from stopped
@@ -76,8 +74,9 @@ def _train(run: RunConfig, folder: Path, device: str, *, quiet: bool) -> None:
 def _prepare(folder: Path, *, resume: bool, force: bool) -> None:
     """The output folder, empty of another run unless it is to be resumed."""
     from refseg.errors import InvalidInput
+    from refseg.training.resume import OWN_FILES
 
-    present = [folder / name for name in _OWN_FILES if (folder / name).exists()]
+    present = [folder / name for name in OWN_FILES if (folder / name).exists()]
     if resume and not present:
         raise InvalidInput(f"there is no run in {folder} to resume; leave out --resume to start one")
     if present and not resume and not force:

@@ -92,12 +92,18 @@ def _gather_maps(values: Tensor, locations: Tensor, weights: Tensor, sizes: Size
     """Weighted sum of bilinear samples, level by level through `grid_sample`; shapes as in `_gather_rows`."""
     batch, queries, heads = locations.shape[:3]
     grids = (2 * locations - 1).transpose(1, 2).flatten(0, 1)  # [N*heads, Q, levels, points, 2]
-    shares = weights.transpose(1, 2).flatten(0, 1).to(values.dtype)[:, None]  # [N*heads, 1, Q, levels, points]
+    shares = (
+        weights.transpose(1, 2).flatten(0, 1).to(values.dtype)[:, None]
+    )  # [N*heads, 1, Q, levels, points]
     total: Tensor | float = 0.0
-    for level, (part, (h, w)) in enumerate(zip(values.split([h * w for h, w in sizes], dim=1), sizes, strict=True)):
+    for level, (part, (h, w)) in enumerate(
+        zip(values.split([h * w for h, w in sizes], dim=1), sizes, strict=True)
+    ):
         maps = part.permute(0, 2, 3, 1).reshape(batch * heads, -1, h, w)
         grid = grids[:, :, level].to(maps.dtype)
-        samples = functional.grid_sample(maps, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+        samples = functional.grid_sample(
+            maps, grid, mode="bilinear", padding_mode="zeros", align_corners=False
+        )
         total = total + (samples * shares[:, :, :, level]).sum(-1)  # [N*heads, D, Q]
     return total.view(batch, -1, queries).transpose(1, 2)
 
@@ -135,7 +141,9 @@ def _gather_rows(values: Tensor, locations: Tensor, weights: Tensor, sizes: Size
     place = locations * extent.view(-1, 1, 2) - 0.5
     columns = _sides(place[..., 0], extent[:, :1])
     rows = _sides(place[..., 1], extent[:, 1:])
-    tokens = torch.stack([y.cell * extent[:, :1] + (x.cell + first_cell) for y in rows for x in columns], dim=-1)
+    tokens = torch.stack(
+        [y.cell * extent[:, :1] + (x.cell + first_cell) for y in rows for x in columns], dim=-1
+    )
     shares = torch.stack([y.share * weights * x.share for y in rows for x in columns], dim=-1)
     owners = torch.arange(batch, device=values.device)[:, None, None, None] * (cells * heads)
     owners = owners + torch.arange(heads, device=values.device)[:, None]  # [N, 1, heads, 1]

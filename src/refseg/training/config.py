@@ -90,6 +90,7 @@ class RunConfig(_Section):
     init_allow: tuple[
         str, ...
     ] = ()  # regular expressions of weights that may be left out of `init` or fit nothing
+    init_new_words: bool = False  # whether words of the data that `init` does not know are learnt
     seed: Count = 0
     model: dict[str, Change] = {}  # fields of the variant's configuration that differ
     loss: dict[str, Change] = {}  # fields of the family's loss configuration that differ
@@ -102,6 +103,8 @@ class RunConfig(_Section):
     def _fits_together(self) -> RunConfig:
         if self.init_allow and self.init is None:
             raise ValueError("init_allow says which weights of init may be left out, and there is no init")
+        if self.init_new_words and self.init is None:
+            raise ValueError("init_new_words adds words to those that init knows, and there is no init")
         if self.schedule.warmup_steps > self.run.steps:
             raise ValueError(
                 f"schedule.warmup_steps {self.schedule.warmup_steps} is longer than run.steps {self.run.steps}"
@@ -215,7 +218,7 @@ def _lay_over(values: dict[str, Any], override: str) -> None:
     try:
         value = tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
-        value = text  # a bare word is a text, so that the shell's quotes need no second pair
+        value = text.strip()  # a bare word is a text, so that the shell's quotes need no second pair
     for part in parts[:-1]:
         values = values.setdefault(part, {})
         if not isinstance(values, dict):

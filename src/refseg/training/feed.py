@@ -78,9 +78,15 @@ def order_of(examples: ExampleSet, run: RunConfig) -> Order:
 
 
 def augmentation_of(data: DataConfig) -> Augmentation:
-    """The variation that a recipe asks for; scenes are drawn with the number of phrases asked for."""
-    phrases = None if data.name == "scenes" else data.phrases
-    return Augmentation(flip=data.flip, scale=data.scale, crop=data.crop, phrases=phrases)
+    """The variation that a recipe asks for; scenes are drawn with the phrases and frames asked for."""
+    drawn = data.name == "scenes"
+    return Augmentation(
+        flip=data.flip,
+        scale=data.scale,
+        crop=data.crop,
+        phrases=None if drawn else data.phrases,
+        frames=None if drawn else data.frames,
+    )
 
 
 def open_training_data(run: RunConfig, side: int) -> Any:
@@ -92,12 +98,18 @@ def open_training_data(run: RunConfig, side: int) -> Any:
     return _open_other(data, data.name, data.split)
 
 
-def open_evaluation_data(data: DataConfig, side: int, *, count: int) -> Any:
-    """The set that a run is measured on: at most `count` examples."""
+def open_evaluation_data(data: DataConfig, side: int, *, num_examples: int) -> Any:
+    """The set that a run is measured on: at most `num_examples` examples."""
     name = data.evaluate_name or data.name
     if name == "scenes":
-        return _open_scenes(data, split=data.evaluate_split, count=count, seed=0, side=side)
-    return _open_other(data, name, data.evaluate_split, count=count)
+        return _open_scenes(data, split=data.evaluate_split, count=num_examples, seed=0, side=side)
+    return _open_other(data, name, data.evaluate_split, count=num_examples)
+
+
+def words_of(examples: Any) -> tuple[str, ...] | None:
+    """The words that the phrases of a set are made of, where it knows them."""
+    known: tuple[str, ...] | None = getattr(examples, "vocabulary", None)
+    return known
 
 
 def _open_scenes(data: DataConfig, *, split: str, count: int, seed: int, side: int) -> Any:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 
+from refseg.data.catalog import PhraseDataset
 from refseg.data.collate import collate
-from refseg.models.base import ReferringModel
-from refseg.structures import Batch
-from refseg.training.feed import ExampleSet
+from refseg.evaluation.run import evaluate
+from refseg.metrics.overlap import THRESHOLDS
+from refseg.models.base import Objective, ReferringModel
+from refseg.predictor import Predictor
 
 
 @dataclass(frozen=True)
@@ -23,33 +25,26 @@ class Measurement:
     quality: float  # higher is better
 
 
-@torch.no_grad()
-def measure_phrases(model: ReferringModel, examples: ExampleSet, *, device: torch.device) -> Measurement:
-    """Mean IoU at source size, over all phrases and per register."""
-    model.eval()
-    found: dict[str, list[float]] = defaultdict(list)
-    for index in range(len(examples)):
-        example = examples[index]
-        if not example.phrases:
-            continue
-        batch = collate([example], model.config.frame).to(device)
-        assert example.masks is not None
-        answers = model.finish(model(batch), batch.placements * len(batch.phrases))
-        registers = example.registers or ("all",) * len(answers)
-        for register, answer, mask in zip(registers, answers, example.masks, strict=True):
-            both, either = (answer.cpu() & mask).sum(), (answer.cpu() | mask).sum()
-            overlap = float(both / either) if either else 1.0
-            found["mIoU"].append(overlap)
-            found[f"mIoU {register}"].append(overlap)
-    scores = {name: sum(values) / len(values) for name, values in found.items()}
-    return Measurement(scores, quality=scores["mIoU"])
+def measure_phrases(model: ReferringModel, examples: PhraseDataset, *, device: torch.device) -> Measurement:
+    """What a user would get: overlaps at source size over all phrases, and mIoU of every register.
+
+    The quality is the mIoU of phrases that have a target.
+    """
+    result = evaluate(Predictor(model, device=device), examples)
+    overall = result.score()
+    scores = {"mIoU": overall.miou, "oIoU": overall.oiou, f"P@{THRESHOLDS[0]}": overall.precision[0]}
+    for register in sorted(filter(None, result.overlaps.registers)):
+        scores[f"mIoU {register}"] = result.score(register).miou
+    scores |= {"kept": overall.kept, "refused": overall.refused}
+    told = {name: score for name, score in scores.items() if not math.isnan(score)}
+    return Measurement(told, quality=told.get("mIoU", 0.0))
 
 
 @torch.no_grad()
 def measure_objective(
     model: ReferringModel,
-    examples: ExampleSet,
-    objective: Callable[[ReferringModel, Batch], dict[str, Tensor]],
+    examples: PhraseDataset,
+    objective: Objective,
     *,
     batch_size: int,
     device: torch.device,

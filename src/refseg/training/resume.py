@@ -12,8 +12,14 @@ import numpy as np
 import torch
 
 from refseg.errors import InvalidInput
+from refseg.training.config import RunConfig, differences, read_recipe
+from refseg.training.log import LOG_NAME
 
-STATE_NAME = "state.pt"
+RUN_NAME, STATE_NAME = "run.toml", "state.pt"
+LAST_NAME, BEST_NAME = "last.safetensors", "best.safetensors"
+OWN_FILES = (RUN_NAME, STATE_NAME, LAST_NAME, BEST_NAME, LOG_NAME)
+"""All that a run leaves in its folder."""
+
 LAYOUT = 1
 
 
@@ -26,25 +32,27 @@ def save_state(folder: Path, values: Mapping[str, Any]) -> None:
     Raises:
         InvalidInput: if the file cannot be written (no room, no permission).
     """
-    path, part = folder / STATE_NAME, folder / f"{STATE_NAME}.part"
+    path, part = folder / STATE_NAME, folder / f".{STATE_NAME}.part"
     try:
         with part.open("wb") as file:
             torch.save({"layout": LAYOUT, **values}, file)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(part, path)
+        part.replace(path)
         _sync_folder(folder)
     except (OSError, RuntimeError) as error:
         part.unlink(missing_ok=True)
         raise InvalidInput(f"the state of the run cannot be written to {path}: {error}") from error
 
 
-def load_state(folder: Path) -> dict[str, Any] | None:
-    """The state last saved in `folder`, on the CPU; None if the run was stopped before it saved one.
+def tidy_and_load_state(folder: Path) -> dict[str, Any] | None:
+    """The state last saved in `folder`, on the CPU; None if there is none. Files that a kill left half written go.
 
     Raises:
         InvalidInput: if the file is damaged or of another layout.
     """
+    for half in folder.glob(".*.part"):
+        half.unlink()
     path = folder / STATE_NAME
     if not path.exists():
         return None
@@ -55,6 +63,20 @@ def load_state(folder: Path) -> dict[str, Any] | None:
     if values.get("layout") != LAYOUT:
         raise InvalidInput(f"the state {path} has layout {values.get('layout')}; this refseg reads {LAYOUT}")
     return values
+
+
+def must_be_same_run(folder: Path, run: RunConfig) -> None:
+    """Refuses to go on with a run whose recipe differs in what it computes.
+
+    Raises:
+        InvalidInput: naming the keys that differ.
+    """
+    differing = differences(read_recipe(folder / RUN_NAME), run)
+    if differing:
+        raise InvalidInput(
+            f"the run in {folder} was started with another value of {', '.join(differing)}; resume it with its own "
+            f"{folder / RUN_NAME}, or start anew in another folder with --out"
+        )
 
 
 def random_states() -> dict[str, Any]:

@@ -12,6 +12,7 @@ from torch import Tensor
 from refseg.data.scenes.phrases import REGISTERS, Registers
 from refseg.data.scenes.scene import SPLIT_NUMBERS, Scene, draw_scene
 from refseg.data.scenes.sprites import AUTO, load_atlas
+from refseg.data.scenes.words import WORDS
 from refseg.data.scenes.world import Split
 from refseg.errors import InvalidInput, UnknownName
 from refseg.structures import Example, Things
@@ -86,6 +87,9 @@ class ScenesSpec:
 
 class Scenes(torch.utils.data.Dataset[Example]):
     """A map-style data set of scenes; cheap to construct and to send to another process."""
+
+    name = "scenes"
+    vocabulary: tuple[str, ...] = WORDS
 
     def __init__(self, spec: ScenesSpec) -> None:
         self.spec = spec
