@@ -72,7 +72,11 @@ def environment():
 def start(folder, *arguments, code=None):
     head = [sys.executable, "-c", code] if code else [sys.executable, "-m", "refseg"]
     return subprocess.Popen(
-        [*head, *command(folder, *arguments)], env=environment(), stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        [*head, *command(folder, *arguments)],
+        env=environment(),
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
     )
 
 

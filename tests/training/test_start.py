@@ -60,7 +60,9 @@ def test_a_model_from_a_checkpoint_has_its_weights_and_words(trained):
 
 
 def test_words_that_the_checkpoint_does_not_know_are_named(trained):
-    with pytest.raises(InvalidInput, match=r"uses 2 words that init .* does not know: cat, mouse; set init_new_words"):
+    with pytest.raises(
+        InvalidInput, match=r"uses 2 words that init .* does not know: cat, mouse; set init_new_words"
+    ):
         first_model(run_of(init=str(trained)), ("dog", "cat", "cat-mouse"))
 
 
@@ -71,7 +73,9 @@ def test_new_words_get_rows_of_their_own_behind_the_known_ones(trained):
     table = model.state_dict()["text.words.weight"]
     assert torch.equal(table[:-1], weights["text.words.weight"])
     assert "1 with new rows: text.words.weight" in origin
-    assert all(torch.equal(t, weights[name]) for name, t in model.state_dict().items() if name != "text.words.weight")
+    assert all(
+        torch.equal(t, weights[name]) for name, t in model.state_dict().items() if name != "text.words.weight"
+    )
 
 
 def test_fillers_are_no_new_words(trained):
@@ -92,12 +96,14 @@ def test_a_part_that_is_named_starts_fresh_and_is_reported(trained):
 
 
 def test_a_checkpoint_of_another_family_is_refused(trained):
-    with pytest.raises(InvalidInput, match="is of family scout; the recipe trains referformer"):
+    with pytest.raises(InvalidInput, match=r"is of family scout; the recipe trains referformer"):
         first_model(run_of(family="referformer", init=str(trained)), None)
 
 
 def test_what_is_left_on_either_side_is_listed():
-    model = torch.nn.ModuleDict({"a": torch.nn.Linear(2, 2, bias=False), "b": torch.nn.Linear(2, 2, bias=False)})
+    model = torch.nn.ModuleDict(
+        {"a": torch.nn.Linear(2, 2, bias=False), "b": torch.nn.Linear(2, 2, bias=False)}
+    )
     weights = {"a.weight": torch.ones(2, 2), "c.weight": torch.ones(2, 2)}
     with pytest.raises(CheckpointMismatch) as caught:
         take_weights(model, weights, ())

@@ -15,7 +15,13 @@ from refseg.errors import InvalidInput, UnknownName
 from refseg.training import feed, loop
 from refseg.training.config import packaged_recipes, read_recipe
 
-SHORT = ["run.steps=2", "run.batch_size=2", "run.evaluate_examples=2", "schedule.warmup_steps=0", "variant=debug"]
+SHORT = [
+    "run.steps=2",
+    "run.batch_size=2",
+    "run.evaluate_examples=2",
+    "schedule.warmup_steps=0",
+    "variant=debug",
+]
 SMALL = [*SHORT, "run.log_every=1", "run.precision=float32"]
 NAMING = ["scout/naming", *SMALL, "model.num_nouns=192", "model.num_colours=16"]
 
@@ -86,7 +92,9 @@ def test_quiet_prints_the_checkpoint_and_nothing_else(tmp_path):
 
 def test_a_folder_with_a_run_is_not_overwritten(named):
     before = (named / "last.safetensors").read_bytes()
-    with pytest.raises(InvalidInput, match=r"holds a run; go on with it by --resume, or throw it away by --force"):
+    with pytest.raises(
+        InvalidInput, match=r"holds a run; go on with it by --resume, or throw it away by --force"
+    ):
         refseg(*NAMING, "--out", named)
     assert (named / "last.safetensors").read_bytes() == before
 
@@ -102,12 +110,12 @@ def test_force_throws_away_the_run_and_nothing_else(tmp_path):
 
 
 def test_resuming_nothing_is_refused(tmp_path):
-    with pytest.raises(InvalidInput, match="there is no run in .* to resume"):
+    with pytest.raises(InvalidInput, match=r"there is no run in .* to resume"):
         refseg(*NAMING, "--resume", "--out", tmp_path / "run")
 
 
 def test_resuming_with_another_recipe_names_the_keys(named):
-    with pytest.raises(InvalidInput, match="another value of optimizer.lr, run.steps"):
+    with pytest.raises(InvalidInput, match=r"another value of optimizer.lr, run.steps"):
         refseg(*NAMING, "optimizer.lr=0.5", "run.steps=9", "--resume", "--out", named)
 
 
@@ -178,7 +186,12 @@ def test_a_packaged_recipe_trains(name, precision, named, tmp_path):
 
 
 def test_float16_trains_with_a_scaled_loss(named, tmp_path):
-    arguments = [*SMALL, "run.precision=float16", "run.evaluate_examples=0", f"init={named / 'last.safetensors'}"]
+    arguments = [
+        *SMALL,
+        "run.precision=float16",
+        "run.evaluate_examples=0",
+        f"init={named / 'last.safetensors'}",
+    ]
     assert refseg("scout/scenes", *arguments, "--out", tmp_path / "run").exit_code == 0
     assert torch.load(tmp_path / "run/state.pt", weights_only=True)["scaler"]["scale"] > 1
 
@@ -198,9 +211,20 @@ def test_the_loss_of_one_picture_falls_when_it_is_shown_again_and_again(tmp_path
 
     opened = feed.open_training_data
     monkeypatch.setattr(loop, "open_training_data", lambda run, side: Same(opened(run, side)))
-    arguments = ["run.steps=40", "optimizer.lr=5e-3", "run.ema=0.0", "run.evaluate_examples=0", "data.phrases=1", 'init_allow=[]']
+    arguments = [
+        "run.steps=40",
+        "optimizer.lr=5e-3",
+        "run.ema=0.0",
+        "run.evaluate_examples=0",
+        "data.phrases=1",
+        "init_allow=[]",
+    ]
     recipe = tmp_path / "same.toml"
-    recipe.write_text("\n".join(line for line in packaged_recipes()["scout/scenes"].read_text().splitlines() if "init" not in line))
+    recipe.write_text(
+        "\n".join(
+            line for line in packaged_recipes()["scout/scenes"].read_text().splitlines() if "init" not in line
+        )
+    )
     refseg(recipe, *SMALL, *arguments, "--out", tmp_path / "run")
     losses = [json.loads(line)["loss"] for line in (tmp_path / "run/log.jsonl").read_text().splitlines()]
     assert losses[-1] < 0.6 * losses[0]
