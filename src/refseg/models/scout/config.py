@@ -32,8 +32,8 @@ class ScoutConfig(ModelConfig):
     existence_threshold: float = 0.5  # below it the answer is "nothing here answers to the phrase"
 
     def for_words(self, words: Sequence[str]) -> Self:
-        """The configuration for a world of `words`."""
-        return replace(self, vocabulary=tuple(words))
+        """The configuration for a world of `words`; marks such as <pad> are no words."""
+        return replace(self, vocabulary=tuple(word for word in words if word.isalnum()))
 
 
 @dataclass(frozen=True)
