@@ -19,6 +19,7 @@ from torch import Tensor
 import refseg
 from refseg.checkpoints.configs import from_plain, to_plain
 from refseg.errors import CheckpointMismatch, InvalidInput
+from refseg.files import whole_file
 from refseg.models import catalog
 from refseg.models.base import ReferringModel
 
@@ -171,24 +172,23 @@ def tensors_sha256(tensors: Mapping[str, Tensor]) -> str:
 
 @contextmanager
 def written_whole(path: Path) -> Iterator[Path]:
-    """A temporary name in the folder of `path` to write to; the file appears as `path` when all of it is on the disk.
+    """A temporary name to write to; the file appears as `path` when all of it is on the disk.
 
     Raises:
-        InvalidInput: if the system refuses to write (no such folder, no room, no permission).
+        InvalidInput: if the system refuses to write (no room, no permission).
     """
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        part.touch()
-        mode = part.stat().st_mode  # what the person's umask gives; a library may write with a stricter one
-        yield part
-        part.chmod(mode)
-        with part.open("rb+") as file:
-            os.fsync(file.fileno())
-        part.replace(path)
+        with whole_file(path) as part:
+            part.touch()
+            mode = (
+                part.stat().st_mode
+            )  # what the person's umask gives; a library may write with a stricter one
+            yield part
+            part.chmod(mode)
+            with part.open("rb+") as file:
+                os.fsync(file.fileno())
     except (OSError, SafetensorError) as error:
         raise InvalidInput(f"cannot write {path}: {error}") from error
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def _storable(state: Mapping[str, Tensor], dtype: torch.dtype | None) -> dict[str, Tensor]:

@@ -90,7 +90,7 @@ def mask_from_polygons(polygons: Sequence[Sequence[float]], size: Size) -> Tenso
                 f"polygon {number} has the point ({x:g}, {y:g}), far outside the picture of {width}x{height} pixels"
             )
     codes = coco.frPyObjects([list(map(float, polygon)) for polygon in polygons], height, width)
-    return torch.from_numpy(coco.decode(coco.merge(codes)).astype(bool))
+    return mask_from_rle(coco.merge(codes), size)
 
 
 def check_polygons(polygons: Sequence[Any]) -> None:

@@ -12,6 +12,7 @@ What is done to each kind:
 from __future__ import annotations
 
 import io
+import stat
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -100,15 +101,15 @@ def image_size(path: str | Path, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> tup
 def to_frame(picture: Image.Image) -> Tensor:
     """A PIL picture as [1, 3, H, W] uint8, upright (EXIF orientation applied) and in RGB."""
     upright = ImageOps.exif_transpose(picture)
-    pixels = np.asarray(_to_rgb(upright))
+    pixels = np.asarray(_to_rgb(upright, picture.format))
     return torch.from_numpy(pixels.copy()).permute(2, 0, 1)[None]
 
 
 @contextmanager
 def _opened(path: Path, max_pixels: int) -> Iterator[Image.Image]:
     """The picture of a file; whatever its decoder trips over, also later, becomes one sentence."""
-    _check_file(path)
     try:
+        _check_file(path)
         with _open_unguarded(path) as picture:
             _check_size(path, picture.size, max_pixels)
             yield picture
@@ -137,11 +138,15 @@ def _opened(path: Path, max_pixels: int) -> Iterator[Image.Image]:
 
 
 def _check_file(path: Path) -> None:
-    if path.is_dir():
+    try:
+        status = path.stat()
+    except PermissionError:
+        raise
+    except (OSError, ValueError) as error:  # not there, or a name that no file can have
+        raise InvalidInput(f"there is no file {path}") from error
+    if stat.S_ISDIR(status.st_mode):
         raise InvalidInput(f"{path} is a folder, and a picture file was expected")
-    if not path.exists():
-        raise InvalidInput(f"there is no file {path}")
-    if path.stat().st_size == 0:
+    if status.st_size == 0:
         raise InvalidInput(f"{path} is an empty file; get a whole copy of it")
 
 
@@ -170,13 +175,13 @@ def _check_size(path: Path, size: tuple[int, int], max_pixels: int) -> None:
         )
 
 
-def _to_rgb(picture: Image.Image) -> Image.Image:
+def _to_rgb(picture: Image.Image, stored_as: str | None) -> Image.Image:
     if picture.mode == "RGB" and not picture.has_transparency_data:
         return picture
     if picture.mode.startswith("I;16"):
         return _grey_of(_whole_values(picture), 0.0, 65535.0)
     if picture.mode in ("I", "F"):
-        return _wide_to_rgb(picture)
+        return _wide_to_rgb(picture, stored_as)
     if picture.mode == "CMYK":
         return _cmyk_to_rgb(picture)
     if picture.has_transparency_data:
@@ -189,12 +194,12 @@ def _whole_values(picture: Image.Image) -> np.ndarray:
     return np.asarray(picture).astype(np.float64)
 
 
-def _wide_to_rgb(picture: Image.Image) -> Image.Image:
+def _wide_to_rgb(picture: Image.Image, stored_as: str | None) -> Image.Image:
     values = _whole_values(picture)
     finite = values[np.isfinite(values)]
     low, high = (float(finite.min()), float(finite.max())) if len(finite) else (0.0, 1.0)
-    if picture.mode == "I" and picture.format == "PNG":
-        low, high = 0.0, 65535.0  # older Pillow opens 16-bit PNG so
+    if picture.mode == "I" and stored_as in ("PNG", "PPM"):
+        low, high = 0.0, 65535.0  # these formats hold at most 16 bits, whatever Pillow opens them as
     elif picture.mode == "F" and low >= 0 and high <= 255:
         low, high = 0.0, 1.0 if high <= 1 else 255.0
     return _grey_of(values, low, high)

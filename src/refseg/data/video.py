@@ -174,7 +174,7 @@ def _read_video(path: Path, every: int, max_frames: int, max_pixels: int) -> Sto
             expected = _expected_frames(stream)
             _check_length(str(path), -(-expected // every), every, max_frames)
             times: list[Fraction | None] = []
-            pictures = _decoded(container, stream, every, times)
+            pictures = _decoded(container, stream, path, every, times)
             frames = _gather(_bounded(pictures, path, every, max_frames), str(path), max_frames)
             rate = stream.average_rate or FOLDER_RATE
     except av.FFmpegError as error:
@@ -222,15 +222,26 @@ def _check_length(title: str, count: int, every: int, max_frames: int) -> None:
 
 
 def _decoded(
-    container: av.container.InputContainer, stream: VideoStream, every: int, times: list[Fraction | None]
+    container: av.container.InputContainer,
+    stream: VideoStream,
+    path: Path,
+    every: int,
+    times: list[Fraction | None],
 ) -> Iterator[tuple[str, np.ndarray]]:
     """The frames taken, upright; the time of each is put into `times`."""
-    for number, frame in enumerate(container.decode(stream)):
-        if number % every:
-            continue
-        unit = frame.time_base
-        times.append(None if frame.pts is None or unit is None else frame.pts * unit)
-        yield f"frame {number}", upright(frame)
+    number, is_cut = 0, False
+    for packet in container.demux(stream):
+        is_cut = is_cut or packet.is_corrupt
+        for frame in packet.decode():
+            if number % every == 0:
+                unit = frame.time_base
+                times.append(None if frame.pts is None or unit is None else frame.pts * unit)
+                yield f"frame {number}", upright(frame)
+            number += 1
+    if is_cut and number < stream.frames:
+        raise InvalidInput(
+            f"{path} is cut short: {stream.frames} frames are promised, {number} can be read; get a whole copy"
+        )
 
 
 def upright(frame: VideoFrame) -> np.ndarray:

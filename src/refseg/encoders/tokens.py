@@ -105,7 +105,7 @@ def byte_tokenizer() -> str:
     tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[], unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.post_processor = processors.RobertaProcessing(
-        sep=("</s>", vocabulary["</s>"]), cls=("<s>", vocabulary["<s>"]), add_prefix_space=False
+        ("</s>", vocabulary["</s>"]), ("<s>", vocabulary["<s>"]), add_prefix_space=False
     )
     return tokenizer.to_str()
 

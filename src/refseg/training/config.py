@@ -218,7 +218,7 @@ def _lay_over(values: dict[str, Any], override: str) -> None:
     try:
         value = tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
-        value = text  # a bare word is a text, so that the shell's quotes need no second pair
+        value = text.strip()  # a bare word is a text, so that the shell's quotes need no second pair
     for part in parts[:-1]:
         values = values.setdefault(part, {})
         if not isinstance(values, dict):

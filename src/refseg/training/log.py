@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +23,16 @@ class Log:
     """The log of one run.
 
     Numbers of a step stay on their device until the interval ends, so that a fast device need not wait for every one.
+
+    Arguments:
+        may_overflow: in float16 a gradient too large for its type is met by skipping the step, and is no mistake.
     """
 
-    def __init__(self, folder: Path, *, total: int, is_quiet: bool = False) -> None:
+    def __init__(
+        self, folder: Path, *, total: int, is_quiet: bool = False, may_overflow: bool = False
+    ) -> None:
         self.total, self.is_quiet = total, is_quiet
+        self._unchecked = {"norm"} if may_overflow else set()
         self._file = (folder / LOG_NAME).open("a", encoding="utf-8")
         self._pending: list[tuple[dict[str, Any], list[str], Tensor]] = []
 
@@ -48,7 +55,7 @@ class Log:
             lines.append({**facts, **dict(zip(names, row, strict=True))})
         self._pending = []
         for line in lines:
-            _must_be_finite(line)
+            _must_be_finite(line, self._unchecked)
             self._write(line)
         self._file.flush()
         self.say(_summary(lines, self.total))
@@ -90,8 +97,8 @@ def _step_of(line: str) -> float:
         return float("inf")  # the last line of a killed run may be cut in the middle
 
 
-def _must_be_finite(line: Mapping[str, Any]) -> None:
-    broken = [name for name, value in line.items() if isinstance(value, float) and value - value != 0]
+def _must_be_finite(line: Mapping[str, Any], unchecked: Collection[str]) -> None:
+    broken = [name for name, value in line.items() if not math.isfinite(value) and name not in unchecked]
     if broken:
         raise InvalidInput(
             f"{broken[0]} became {line[broken[0]]} at step {line['step']}; the last saved state is sound: lower "
@@ -122,4 +129,6 @@ def _duration(seconds: float) -> str:
 
 
 def _short(value: Any) -> Any:
-    return float(f"{value:.6g}") if isinstance(value, float) else value
+    if not isinstance(value, float):
+        return value
+    return float(f"{value:.6g}") if math.isfinite(value) else None  # JSON knows no infinity

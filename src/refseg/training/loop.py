@@ -116,7 +116,12 @@ def train(run: RunConfig, folder: Path, *, device: torch.device, is_quiet: bool 
     if state is not None:
         training.restore(state)
     cut_log(folder, training.step)
-    log = Log(folder, total=run.run.steps, is_quiet=is_quiet or not distributed.is_first())
+    log = Log(
+        folder,
+        total=run.run.steps,
+        is_quiet=is_quiet or not distributed.is_first(),
+        may_overflow=run.run.precision == "float16",
+    )
     _announce(log, run, training, origin=origin, num_examples=len(examples), device=device)
     feed = batches(examples, run, model.config.frame, start=training.step * run.optimizer.accumulate)
     place = Workplace(run, folder, device, objective, log)

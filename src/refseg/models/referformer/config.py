@@ -66,6 +66,7 @@ class ReferFormerConfig(ModelConfig):
     num_dynamic_layers: int = 3
     dynamic_channels: int = 8
     has_relative_coordinates: bool = True
+    supervises_every_layer: bool = True  # in training; the last decoder layer alone otherwise
     protocol: Protocol = "video"
     detail: Detail = "chosen"
 

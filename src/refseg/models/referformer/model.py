@@ -105,7 +105,7 @@ class ReferFormer(ReferringModel):
         position, _ = place_map(finest.flatten(0, 1), visual.valid)
         frames = _Frames(finest, coarser, position, words, visual.content)
         if self.training or self.config.detail == "layers":
-            return self._every_layer(layers, frames)
+            return self._every_layer(layers if self.config.supervises_every_layer else layers[-1:], frames)
         return self._last_layer(layers[-1], frames)
 
     def choose(self, output: Output) -> tuple[Tensor, Tensor]:

@@ -5,6 +5,7 @@ Source: sections 3.2 and 3.3 of the paper. Departure: the published decoder also
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -154,7 +155,7 @@ class Decoder(nn.Module):
         initialise_matrices(self.reference_points)
         nn.init.zeros_(self.reference_points.bias)
         for head in self.class_heads:
-            nn.init.constant_(head.bias, -torch.tensor(1 / UNLIKELY - 1).log().item())
+            nn.init.constant_(head.bias, -math.log(1 / UNLIKELY - 1))
         for head in self.box_heads:
             head.load_state_dict(self.box_heads[0].state_dict())
             nn.init.zeros_(head.layers[-1].weight)

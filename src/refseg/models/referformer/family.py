@@ -1,0 +1,29 @@
+"""ReferFormer as one value."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from refseg.models.base import Family, ParamRule
+from refseg.models.referformer.config import VARIANTS, ReferFormerLossConfig
+from refseg.models.referformer.convert import convert
+from refseg.models.referformer.loss import ReferFormerCriterion
+from refseg.models.referformer.model import ReferFormer
+
+FAMILY = Family(
+    name="referformer",
+    title="ReferFormer (CVPR 2022): clips and images, language as queries",
+    model=ReferFormer,
+    criterion=ReferFormerCriterion,
+    variants=VARIANTS,
+    loss=ReferFormerLossConfig(),
+    convert=convert,
+    cards=Path(__file__).parent / "checkpoints.toml",
+    # Scales of the published learning rate of 1e-4.
+    param_rules=(
+        ParamRule(r"^backbone\.(stem|stages\.0)\.", trained=False),
+        ParamRule(r"^backbone\.", lr_scale=0.5),
+        ParamRule(r"^text_tower\.", lr_scale=0.1),
+        ParamRule(r"reference_points|sampling_offsets", lr_scale=1.0),
+    ),
+)

@@ -1,0 +1,23 @@
+"""Options and fixtures of every test."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+REPOSITORY = Path(__file__).parents[1]
+
+
+def pytest_addoption(parser):
+    parser.addoption(
+        "--parity-root",
+        action="append",
+        metavar="DIR",
+        help="a folder of parity cases, family/case/manifest.json; may be given several times "
+        "(default: ../shared/parity beside the repository)",
+    )
+
+
+@pytest.fixture(autouse=True)
+def _same_random_numbers():
+    torch.manual_seed(0)
