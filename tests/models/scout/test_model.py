@@ -10,6 +10,7 @@ from refseg.errors import InvalidInput
 from refseg.framing import place
 from refseg.models import catalog
 from refseg.models.scout.config import VARIANTS
+from refseg.models.scout.family import FAMILY
 from refseg.models.scout.places import places
 from refseg.structures import Example, Output
 
@@ -128,3 +129,10 @@ def test_the_shipped_variant_fits_in_twelve_megabytes_of_half_precision():
     with torch.device("meta"):
         state = catalog.build("scout", config).state_dict()
     assert 2 * sum(tensor.numel() for tensor in state.values()) < 12e6
+
+
+def test_conversion_keeps_every_weight_and_leaves_strange_names_over(model):
+    state = model.state_dict()
+    kept, report = FAMILY.convert({**state, "backbone.conv1.weight": torch.zeros(1)}, model.config)
+    assert kept.keys() == state.keys()
+    assert report.left == ["backbone.conv1.weight"]

@@ -99,6 +99,7 @@ class Scout(ReferringModel):
         """One candidate query per phrase; masks at stride 2, existence and box per frame."""
         num_frames = visual.maps[0].shape[1]
         detail, stage1 = (level.flatten(0, 1) for level in visual.maps)
+        assert text.sentence is not None
         where = places(visual.valid.repeat_interleave(num_frames, 0))
         tokens, valid, sentence = (
             part.repeat_interleave(num_frames, 0) if num_frames > 1 else part
