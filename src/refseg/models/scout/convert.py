@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-from refseg.errors import CheckpointMismatch
 from refseg.models.base import ModelConfig, StateDict
+from refseg.models.renaming import Rename, Report, apply
 
 from .config import ScoutConfig
 
+PARTS = ("stem", "detail", "stages", "fusions", "text", "cells", "pyramid", "decoder", "naming", "rows", "columns")
 
-def convert(state: StateDict, config: ModelConfig) -> StateDict:
-    """`state` as it is.
 
-    Raises:
-        CheckpointMismatch: if a name belongs to none of scout's parts.
-    """
+def convert(state: StateDict, config: ModelConfig) -> tuple[StateDict, Report]:
+    """`state` as it is; names that belong to none of scout's parts are left over."""
     assert isinstance(config, ScoutConfig)
-    parts = ("stem.", "detail.", "stages.", "fusions.", "text.", "cells.", "pyramid.", "decoder.", "naming.")
-    strange = [name for name in state if not name.startswith(parts)]
-    if strange:
-        raise CheckpointMismatch("these are not weights of scout", unexpected=strange)
-    return dict(state)
+    return apply(state, [Rename(rf"({'|'.join(PARTS)})\.(.*)", r"\1.\2")])
