@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from refseg.cli import app
-
-if TYPE_CHECKING:
-    from refseg.predictor import Predictor
 
 
 @app.command()
@@ -54,7 +51,7 @@ def evaluate(
 
     refseg evaluate scout scenes --count 200
     """
-    from refseg.data.catalog import open_dataset
+    from refseg.data.catalog import describe, open_dataset
     from refseg.errors import InvalidInput
     from refseg.evaluation.machine import this_machine
     from refseg.evaluation.run import evaluate as run_evaluation
@@ -71,20 +68,17 @@ def evaluate(
     dataset = open_dataset(data, split=split, count=count, root=root, scenes=given)
     predictor = load(checkpoint, device=device, dtype=dtype)
     result = run_evaluation(predictor, dataset, shuffle_phrases=shuffle_phrases, shows_progress=True)
-    asked = {"data": str(data), "split": split, "count": count, "dtype": dtype, **given}
-    facts = {"checkpoint": _checkpoint_facts(checkpoint, predictor), "asked": asked}
+    facts = {"checkpoint": _checkpoint_facts(checkpoint), "source": describe(dataset), "dtype": dtype}
     record = json.dumps(result_record(result, this_machine(predictor.device), **facts), indent=2)
     if out is not None:
         write_whole_text(out, record + "\n")
     print(record if as_json else result_table(result))
 
 
-def _checkpoint_facts(name: str, predictor: Predictor) -> dict[str, Any]:
+def _checkpoint_facts(name: str) -> dict[str, Any]:
     """What identifies the weights."""
-    from refseg.checkpoints import native
+    from refseg.checkpoints import native, zoo
 
-    path = Path(name)
-    if not path.is_file():
-        return {"name": predictor.label}
-    header = native.read_header(path)
-    return {"name": path.name, "family": header.family, "variant": header.variant, "sha256": header.sha256}
+    header = native.read_header(zoo.resolve(name))
+    label = Path(name).name  # of a file its name alone: folders are nobody else's business
+    return {"name": label, "family": header.family, "variant": header.variant, "sha256": header.sha256}
