@@ -1,22 +1,13 @@
-"""Scout's weights are born under our names; conversion checks that and changes nothing."""
+"""Scout's weights are born under our names: conversion keeps every name and leaves strange ones over."""
 
 from __future__ import annotations
 
-from refseg.errors import CheckpointMismatch
 from refseg.models.base import ModelConfig, StateDict
+from refseg.models.renaming import Rename, Report, apply
 
-from .config import ScoutConfig
+PARTS = r"(?:stem|detail|stages|rows|columns|fusions|text|cells|pyramid|decoder|naming)\..+"
 
 
-def convert(state: StateDict, config: ModelConfig) -> StateDict:
-    """`state` as it is.
-
-    Raises:
-        CheckpointMismatch: if a name belongs to none of scout's parts.
-    """
-    assert isinstance(config, ScoutConfig)
-    parts = ("stem.", "detail.", "stages.", "fusions.", "text.", "cells.", "pyramid.", "decoder.", "naming.")
-    strange = [name for name in state if not name.startswith(parts)]
-    if strange:
-        raise CheckpointMismatch("these are not weights of scout", unexpected=strange)
-    return dict(state)
+def convert(state: StateDict, config: ModelConfig) -> tuple[StateDict, Report]:
+    """`state` as it is, and what was kept; names of other models are left over in the report."""
+    return apply(state, (Rename(f"({PARTS})", r"\1"),))
