@@ -75,6 +75,12 @@ def held_out_pairs() -> frozenset[tuple[int, int]]:
     return frozenset(pairs[:NUM_HELD_OUT_PAIRS])
 
 
+@functools.cache
+def people() -> frozenset[int]:
+    """The nouns that have no colour and of which no colour is said: people are not named by colours."""
+    return frozenset(number for number, noun in enumerate(ALL_NOUNS) if noun.category == "person")
+
+
 def draw_things(dice: Dice, atlas: Atlas, split: Split, count: int | None = None) -> list[Thing]:
     """The things of a new scene, placed; later ones stand before earlier ones."""
     kinds = ("shapes", "sprites", "both")[dice.weighted((22, 40, 38))] if atlas.has_sprites else "shapes"
@@ -93,6 +99,8 @@ def _draw_thing(dice: Dice, atlas: Atlas, recipe: Recipe) -> Thing:
     is_shape = noun >= _FIRST_SHAPE
     if not is_shape and colour < 0 and dice.chance(_TINTED_SHARE):
         colour = dice.below(len(COLOURS))
+    if noun in people():
+        colour = -1
     if is_shape or colour >= 0:
         colour = _allowed_colour(dice, noun, colour, recipe.split)
     sprite = _draw_sprite(dice, atlas, noun, recipe.split)
