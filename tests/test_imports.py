@@ -17,14 +17,13 @@ ROWS = [
     {"training"},
     {"evaluation", "service", "export"},
     {"predictor"},
-    {"checkpoints"},
+    {"checkpoints", "prediction"},
     {"models", "data"},
     {"encoders", "framing"},
-    {"layers", "losses", "metrics", "structures", "prediction", "distributed", "errors"},
+    {"layers", "losses", "metrics", "structures", "drawing", "files", "distributed", "errors"},
 ]
 ALSO = {
-    ("prediction", "structures"),
-    ("prediction", "errors"),
+    ("drawing", "files"),
     ("structures", "errors"),
     ("metrics", "structures"),
     ("metrics", "errors"),

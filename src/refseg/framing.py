@@ -72,7 +72,9 @@ def shortest_side(source: Size, size: int, longest: int | None) -> Size:
     short, long = min(source), max(source)
     if longest is not None and long / short * size > longest:
         size = round(longest * short / long)
-    size = max(size, 1)
+    if size < 1 and longest is not None:
+        # A line so thin that its short side rounds to nothing; the published rule would end here with an error.
+        return (1, longest) if source[0] <= source[1] else (longest, 1)
     if short == size:
         return source
     grown = max(1, int(size * long / short))
@@ -86,6 +88,7 @@ def place_frames(frames: Tensor, spec: FrameSpec) -> tuple[Tensor, Placement]:
         frames: [T, 3, H, W] uint8 RGB.
         returns: [T, 3, h, w] float32, with (h, w) = `placement.canvas`.
     """
+    assert frames.dtype == torch.uint8, f"frames are uint8, not {frames.dtype}"
     placement = place((frames.shape[-2], frames.shape[-1]), spec)
     resized = _resize_frames(frames, placement.content, spec.filter)
     mean, std = (resized.new_tensor(values).view(3, 1, 1) for values in (spec.mean, spec.std))
@@ -103,9 +106,9 @@ def masks_to_canvas(masks: Tensor, placement: Placement) -> Tensor:
     assert tuple(masks.shape[-2:]) == placement.source, (
         f"masks of {masks.shape}, placed from {placement.source}"
     )
-    flat = masks.flatten(0, -3)[:, None].float()
-    resized = functional.interpolate(flat, placement.content, mode="nearest-exact")
-    return _pad(resized[:, 0] > 0.5, placement, False).unflatten(0, masks.shape[:-2])
+    flat = masks.reshape(-1, 1, *placement.source).float()
+    resized = functional.interpolate(flat, placement.content, mode="nearest-exact") > 0.5
+    return _pad(resized, placement, False).reshape(*masks.shape[:-2], *placement.canvas)
 
 
 def upsample_to_canvas(masks: Tensor, canvas: Size) -> Tensor:
@@ -146,6 +149,7 @@ def enlarge_canvas(
 ) -> tuple[Tensor, Placement]:
     """Canvas tensor [..., h, w] padded right and at the bottom to `canvas`, with its new placement."""
     right, bottom = canvas[1] - pixels.shape[-1], canvas[0] - pixels.shape[-2]
+    assert right >= 0 and bottom >= 0, f"a canvas of {tuple(pixels.shape[-2:])} is not made smaller, to {canvas}"
     padded = functional.pad(pixels, (0, right, 0, bottom), value=fill)
     return padded, Placement(placement.source, placement.content, placement.offset, canvas)
 

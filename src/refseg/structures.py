@@ -116,13 +116,24 @@ class VisualFeatures(_Movable):
     content: Tensor  # [B, 2]
 
     def rows(self, index: Tensor) -> VisualFeatures:
-        """The features of the clips `index` [P] names, so that row p belongs to phrase p."""
-        if len(index) == len(self.valid) and bool(
-            (index == torch.arange(len(index), device=index.device)).all()
-        ):
-            return self
+        """The features of the clips `index` [P] names, so that row p belongs to phrase p.
+
+        Rows of a single clip are views of one memory: read them, never write to them.
+        """
+        count, each = len(self.valid), len(index) // len(self.valid)
+        evenly = torch.arange(count, device=index.device).repeat_interleave(each)
+        if len(index) == count * each and bool((index == evenly).all()):
+            return self._repeated(each)
         maps = tuple(level[index] for level in self.maps)
         return VisualFeatures(maps, self.valid[index], self.content[index])
+
+    def _repeated(self, each: int) -> VisualFeatures:
+        """Every row `each` times in a row; summing gradients is much faster here than after indexing."""
+        if each == 1:
+            return self
+        maps = tuple(level[:, None].expand(-1, each, *level.shape[1:]).flatten(0, 1) for level in self.maps)
+        valid, content = (part.repeat_interleave(each, 0) for part in (self.valid, self.content))
+        return VisualFeatures(maps, valid, content)
 
 
 @dataclass(slots=True)

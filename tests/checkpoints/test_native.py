@@ -240,9 +240,10 @@ def test_a_failed_save_leaves_the_older_file_and_nothing_else(tmp_path, monkeypa
     assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]
 
 
-def test_saving_into_an_absent_folder_is_one_sentence(tmp_path):
+def test_saving_below_what_is_a_file_is_one_sentence(tmp_path):
+    (tmp_path / "file").write_text("")
     with pytest.raises(InvalidInput, match="cannot write"):
-        saved(tmp_path / "none" / "m.safetensors")
+        saved(tmp_path / "file" / "m.safetensors")
 
 
 def test_a_process_killed_while_saving_leaves_no_half_file(tmp_path):

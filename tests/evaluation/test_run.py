@@ -23,8 +23,8 @@ class ColumnPredictor:
     def __init__(self):
         self.asked = []
 
-    def encode(self, frames):
-        return frames
+    def encode(self, frames, *, target_frames=None):
+        return frames if target_frames is None else frames[target_frames]
 
     def segment(self, clip, phrases):
         self.asked.append(tuple(phrases))

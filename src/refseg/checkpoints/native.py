@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -19,6 +19,7 @@ from torch import Tensor
 import refseg
 from refseg.checkpoints.configs import from_plain, to_plain
 from refseg.errors import CheckpointMismatch, InvalidInput
+from refseg.files import whole_file
 from refseg.models import catalog
 from refseg.models.base import ReferringModel
 
@@ -137,25 +138,36 @@ def blank(family: str, config: Any) -> ReferringModel:
         return catalog.build(family, config)
 
 
-def load_strictly(model: ReferringModel, state: Mapping[str, Tensor], *, source: str) -> None:
-    """Puts `state` into `model`: every name and every shape, or nothing.
+def load_strictly(
+    model: ReferringModel, state: Mapping[str, Tensor], *, source: str, left: Sequence[str] = ()
+) -> None:
+    """Puts `state` into `model`: every name and every shape, or nothing; `left` are names of the source not in `state`.
 
     Raises:
         CheckpointMismatch: with the names left on either side, or the first shapes that differ.
     """
-    wanted = model.state_dict()
-    missing, unexpected = sorted(set(wanted) - set(state)), sorted(set(state) - set(wanted))
+    wrong = difference(model.state_dict(), state, source=source, left=left)
+    if wrong is not None:
+        raise wrong
+    model.load_state_dict(dict(state), strict=True)
+
+
+def difference(
+    wanted: Mapping[str, Tensor], state: Mapping[str, Tensor], *, source: str, left: Sequence[str] = ()
+) -> CheckpointMismatch | None:
+    """Why `state` (and the names `left` over) are not the tensors `wanted`; None if they are."""
+    missing, unexpected = sorted(set(wanted) - set(state)), [*left, *sorted(set(state) - set(wanted))]
     if missing or unexpected:
-        raise CheckpointMismatch(f"{source} does not fit the model", missing=missing, unexpected=unexpected)
+        return CheckpointMismatch(f"{source} does not fit the model", missing=missing, unexpected=unexpected)
     wrong = [
         f"{name} is {list(state[name].shape)} in the file and {list(tensor.shape)} in the model"
         for name, tensor in wanted.items()
         if tensor.shape != state[name].shape
     ]
-    if wrong:
-        more = f" (and {len(wrong) - 3} more)" if len(wrong) > 3 else ""
-        raise CheckpointMismatch(f"{source} does not fit the model: {', '.join(wrong[:3])}{more}")
-    model.load_state_dict(dict(state), strict=True)
+    if not wrong:
+        return None
+    more = f" (and {len(wrong) - 3} more)" if len(wrong) > 3 else ""
+    return CheckpointMismatch(f"{source} does not fit the model: {', '.join(wrong[:3])}{more}")
 
 
 def tensors_sha256(tensors: Mapping[str, Tensor]) -> str:
@@ -171,24 +183,23 @@ def tensors_sha256(tensors: Mapping[str, Tensor]) -> str:
 
 @contextmanager
 def written_whole(path: Path) -> Iterator[Path]:
-    """A temporary name in the folder of `path` to write to; the file appears as `path` when all of it is on the disk.
+    """A temporary name to write to; the file appears as `path` when all of it is on the disk.
 
     Raises:
-        InvalidInput: if the system refuses to write (no such folder, no room, no permission).
+        InvalidInput: if the system refuses to write (no room, no permission).
     """
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        part.touch()
-        mode = part.stat().st_mode  # what the person's umask gives; a library may write with a stricter one
-        yield part
-        part.chmod(mode)
-        with part.open("rb+") as file:
-            os.fsync(file.fileno())
-        part.replace(path)
+        with whole_file(path) as part:
+            part.touch()
+            mode = (
+                part.stat().st_mode
+            )  # what the person's umask gives; a library may write with a stricter one
+            yield part
+            part.chmod(mode)
+            with part.open("rb+") as file:
+                os.fsync(file.fileno())
     except (OSError, SafetensorError) as error:
         raise InvalidInput(f"cannot write {path}: {error}") from error
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def _storable(state: Mapping[str, Tensor], dtype: torch.dtype | None) -> dict[str, Tensor]:

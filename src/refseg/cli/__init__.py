@@ -1,10 +1,24 @@
-"""The command line: `refseg VERB ...`. Each verb's module imports what it needs when it runs, so that help is instant."""
+"""The command line: `refseg VERB ...`. Each verb's module imports what it needs when it runs, so that help is instant.
+
+Exit codes: 0 everything worked; 1 some inputs failed, the others are whole; 2 nothing worked, or the command was wrong;
+130 interrupted. With `--json`, a failure is also a JSON object `{"error": ...}` on stdout.
+"""
 
 from __future__ import annotations
 
+import errno
+import importlib
+import json
+import pkgutil
 import sys
+from typing import Annotated, NoReturn
 
 import typer
+
+from refseg import __version__
+from refseg.errors import RefsegError
+
+_ORDER = ("demo", "predict", "train", "evaluate", "data", "models", "convert", "bench")
 
 app = typer.Typer(
     name="refseg",
@@ -17,10 +31,62 @@ app = typer.Typer(
 
 def main() -> None:
     """Runs the command line; a user's mistake is one sentence on stderr and exit code 2."""
-    from refseg.errors import RefsegError
-
     try:
+        load_verbs()
         app()
     except RefsegError as error:
-        print(f"refseg: {error}", file=sys.stderr)
-        sys.exit(2)
+        _stop(str(error))
+    except OSError as error:
+        _stop(_told(error))
+    except (MemoryError, RuntimeError) as error:
+        if not _is_full_memory(error):
+            raise
+        _stop("memory ran out; give smaller or fewer frames (--every), fewer phrases, or another --device")
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def load_verbs() -> None:
+    """Imports the modules of this package, each of which adds its verb to `app`; names with an underscore are helpers."""
+    names = [module.name for module in pkgutil.iter_modules(__path__) if not module.name.startswith("_")]
+    for name in sorted(names, key=lambda n: (_ORDER.index(n) if n in _ORDER else len(_ORDER), n)):
+        importlib.import_module(f"{__name__}.{name}")
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"refseg {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+def _is_full_memory(error: Exception) -> bool:
+    # Torch tells of a full GPU by a class of its own, known here by name so that torch is not loaded, and of full main
+    # memory by words.
+    is_torch = type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error)
+    return isinstance(error, MemoryError) or is_torch
+
+
+def _told(error: OSError) -> str:
+    """One sentence about what the system refused."""
+    where = f" {error.filename}" if error.filename else ""
+    if error.errno == errno.ENOSPC:
+        return f"the disk is full, writing{where or ' a file'}; free some space, or write to another folder"
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return f"the system does not allow access to{where or ' a file'} ({error.strerror}); change its permissions, or choose another"
+    return f"the system refused{where or ' an operation on a file'}: {error.strerror or error}"
+
+
+def _stop(sentence: str) -> NoReturn:
+    print(f"refseg: {sentence}", file=sys.stderr)
+    if "--json" in sys.argv:
+        print(json.dumps({"error": sentence}, ensure_ascii=False))
+    sys.exit(2)

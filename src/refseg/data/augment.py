@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from refseg.errors import InvalidInput
 from refseg.structures import Example, Size
 
 # Words that hold a side, as whole words or before a hyphen or an ending: left, leftmost, left-hand, lefthand.
@@ -29,11 +30,14 @@ class Augmentation:
     scale: tuple[float, float] | None = None  # range of the factor by which the frames are resized
     crop: float = 0.0  # probability of cropping
     phrases: int | None = None  # phrases kept, drawn without repeats
+    frames: int | None = None  # frames kept, neighbours in time
 
     def __call__(self, example: Example, generator: torch.Generator) -> Example:
         """A variation of `example`; the example itself is not changed."""
         if self.phrases is not None:
             example = choose_phrases(example, self.phrases, generator)
+        if self.frames is not None:
+            example = choose_frames(example, self.frames, generator)
         if self.flip and _chance(generator) < self.flip:
             example = mirror(example)
         if self.scale is not None:
@@ -133,6 +137,31 @@ def choose_phrases(example: Example, count: int, generator: torch.Generator) -> 
     )
 
 
+def choose_frames(example: Example, count: int, generator: torch.Generator) -> Example:
+    """The example with `count` of its frames that have masks, neighbours in time from a drawn first one.
+
+    Raises:
+        InvalidInput: if it has fewer.
+    """
+    annotated = example.target_frames
+    if annotated is None:
+        annotated = torch.arange(len(example.frames))
+    if len(annotated) < count:
+        raise InvalidInput(
+            f"{example.name} has {len(annotated)} frames with masks, and {count} were asked for; lower data.frames"
+        )
+    first = _between(generator, 0, len(annotated) - count)
+    chosen = annotated[first : first + count]
+    things = example.things
+    return replace(
+        example,
+        frames=example.frames[chosen],
+        masks=None if example.masks is None else example.masks[:, first : first + count],
+        target_frames=None,
+        things=None if things is None else replace(things, ids=things.ids[chosen]),
+    )
+
+
 def _occupied(masks: Tensor | None, size: Size) -> tuple[int, int, int, int]:
     """(top, bottom, left, right) of all that is on some mask; the middle pixel where nothing is."""
     if masks is None or not bool(masks.any()):
@@ -155,5 +184,3 @@ def _chance(generator: torch.Generator) -> float:
 def _between(generator: torch.Generator, low: int, high: int) -> int:
     """A whole number from `low` to `high`, both included."""
     return low if high <= low else int(torch.randint(low, high + 1, (), generator=generator))
-
-

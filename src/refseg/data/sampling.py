@@ -8,6 +8,7 @@ import torch
 
 _MIX = 0x9E3779B97F4A7C15  # 2^64 over the golden ratio: spreads neighbouring numbers
 _MASK = (1 << 63) - 1
+_DEALING = 1  # what the numbers are for, so that no two uses draw the same
 
 
 def generator_at(*key: int) -> torch.Generator:
@@ -38,7 +39,9 @@ class Order:
             return position
         epoch, place = divmod(position, self.count)
         if epoch != self._epoch:
-            self._dealt = torch.randperm(self.count, generator=generator_at(self.seed, epoch)).tolist()
+            self._dealt = torch.randperm(
+                self.count, generator=generator_at(self.seed, _DEALING, epoch)
+            ).tolist()
             self._epoch = epoch
         return self._dealt[place]
 

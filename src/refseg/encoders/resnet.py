@@ -23,7 +23,9 @@ class Bottleneck(nn.Module):
         self.conv2 = ConvFrozenNorm(width, width, 3, stride=stride)
         self.conv3 = ConvFrozenNorm(width, out_channels, 1)
         needs_shortcut = stride != 1 or channels != out_channels
-        self.shortcut = ConvFrozenNorm(channels, out_channels, 1, stride=stride) if needs_shortcut else nn.Identity()
+        self.shortcut = (
+            ConvFrozenNorm(channels, out_channels, 1, stride=stride) if needs_shortcut else nn.Identity()
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         """[N, C, h, w] to [N, C', ceil(h / stride), ceil(w / stride)]."""
@@ -48,7 +50,9 @@ class ResNet(nn.Module):
         self.out_channels = tuple(stage_width * 2**k for k in range(len(blocks)))
         incoming = (stem_width, *self.out_channels[:-1])
         self.stages = nn.ModuleList(
-            _stage(count, incoming[k], bottleneck_width * 2**k, self.out_channels[k], stride=1 if k == 0 else 2)
+            _stage(
+                count, incoming[k], bottleneck_width * 2**k, self.out_channels[k], stride=1 if k == 0 else 2
+            )
             for k, count in enumerate(blocks)
         )
         for module in self.modules():

@@ -101,7 +101,9 @@ class Layer(nn.Module):
     def __init__(self, spec: TextSpec) -> None:
         super().__init__()
         self.num_heads = spec.num_heads
-        self.attention = nn.ModuleDict({"self": _named_linears(spec.width), "output": AddAndNorm(spec.width, spec)})
+        self.attention = nn.ModuleDict(
+            {"self": _named_linears(spec.width), "output": AddAndNorm(spec.width, spec)}
+        )
         self.intermediate = nn.ModuleDict({"dense": nn.Linear(spec.width, spec.hidden_dim)})
         self.output = AddAndNorm(spec.hidden_dim, spec)
         self.attention_dropout = spec.dropout

@@ -125,14 +125,18 @@ def _ask(predictor: Predictor, questions: _Questions, result: Result) -> None:
         return
     start = time.perf_counter()
     try:
-        answers = predictor.segment(predictor.encode(example.frames), questions.phrases)
+        clip = predictor.encode(example.frames, target_frames=_targets(example))
+        answers = predictor.segment(clip, questions.phrases)
     except InvalidInput as error:
         raise InvalidInput(f"{example.name}: {error}") from error
     result.predicting_seconds += time.perf_counter() - start
     result.phrases += len(answers)
     for row, answer in zip(questions.rows, answers, strict=True):
-        masks = answer.masks if example.target_frames is None else answer.masks[example.target_frames]
-        result.overlaps.add(masks, example.masks[row], register=_register(example, row))
+        result.overlaps.add(answer.masks, example.masks[row], register=_register(example, row))
+
+
+def _targets(example: Example) -> list[int] | None:
+    return None if example.target_frames is None else example.target_frames.tolist()
 
 
 def _timed(items: Iterator[_Questions]) -> Iterator[tuple[_Questions, float]]:

@@ -46,6 +46,8 @@ class Attention(nn.Module):
         """Queries [N, Q, C] mixed from values [N, S, C]; see `attend`."""
         weights = self.in_proj_weight.chunk(3)
         biases = self.in_proj_bias.chunk(3)
-        projected = [functional.linear(*parts) for parts in zip((query, key, value), weights, biases, strict=True)]
+        projected = [
+            functional.linear(*parts) for parts in zip((query, key, value), weights, biases, strict=True)
+        ]
         dropout = self.dropout if self.training else 0.0
         return self.out_proj(attend(*projected, num_heads=self.num_heads, valid=valid, dropout=dropout))

@@ -28,7 +28,7 @@ class DataConfig(_Section):
 
     name: str  # "scenes", or the path of a JSONL file in the open form
     split: str = "train"
-    phrases: Positive | None = None  # phrases of one example, drawn anew each time; absent: all it has
+    phrases: Count | None = None  # phrases of one example, drawn anew each time; absent: all it has, scenes 3
     registers: dict[str, Annotated[float, Field(ge=0)]] = {}  # scenes: share of each kind of phrase
     size: Positive | None = None  # scenes: side of the picture in pixels; absent: the family's canvas
     frames: Positive = 1  # frames of an example; 1 = an image
@@ -58,7 +58,9 @@ class ScheduleConfig(_Section):
     warmup_steps: Count = 0  # linear rise from near zero
     final_ratio: Share = 0.0  # poly and cosine: the share that is left at the end
     power: Annotated[float, Field(gt=0)] = 0.9  # poly
-    drops: tuple[Share, ...] = ()  # step: the parts of the run after which the rate is multiplied by drop_ratio
+    drops: tuple[
+        Share, ...
+    ] = ()  # step: the parts of the run after which the rate is multiplied by drop_ratio
     drop_ratio: Share = 0.1  # step
 
 
@@ -85,7 +87,10 @@ class RunConfig(_Section):
     variant: str
     objective: str = "phrases"
     init: str | None = None  # checkpoint that gives the first weights; absent: from scratch
-    init_allow: tuple[str, ...] = ()  # regular expressions of weights that may be left out of `init` or fit nothing
+    init_allow: tuple[
+        str, ...
+    ] = ()  # regular expressions of weights that may be left out of `init` or fit nothing
+    init_new_words: bool = False  # whether words of the data that `init` does not know are learnt
     seed: Count = 0
     model: dict[str, Change] = {}  # fields of the variant's configuration that differ
     loss: dict[str, Change] = {}  # fields of the family's loss configuration that differ
@@ -98,6 +103,8 @@ class RunConfig(_Section):
     def _fits_together(self) -> RunConfig:
         if self.init_allow and self.init is None:
             raise ValueError("init_allow says which weights of init may be left out, and there is no init")
+        if self.init_new_words and self.init is None:
+            raise ValueError("init_new_words adds words to those that init knows, and there is no init")
         if self.schedule.warmup_steps > self.run.steps:
             raise ValueError(
                 f"schedule.warmup_steps {self.schedule.warmup_steps} is longer than run.steps {self.run.steps}"
@@ -112,8 +119,10 @@ FREE_KEYS = frozenset(
 )
 
 
-def read_recipe(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
+def read_recipe(path: Path, overrides: Sequence[str] = (), *, name: str | None = None) -> RunConfig:
     """The run that the TOML file at `path` describes, with dotted overrides such as `run.steps=100` laid over it.
+
+    A recipe that does not say its name is called `name`, or like its file.
 
     Raises:
         InvalidInput: if the file is absent or no TOML, or a key is unknown, missing or of the wrong kind.
@@ -126,7 +135,7 @@ def read_recipe(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
         raise InvalidInput(f"the recipe {path} is not TOML: {error}") from error
     for override in overrides:
         _lay_over(values, override)
-    values.setdefault("name", path.stem)
+    values.setdefault("name", name or path.stem)
     return run_from_values(values, source=str(path))
 
 
@@ -160,7 +169,9 @@ def find_recipe(name: str) -> Path:
     if Path(name).is_file():
         return Path(name)
     if name.endswith(".toml"):
-        raise InvalidInput(f"the recipe file {name} does not exist; `refseg train --list` names the packaged recipes")
+        raise InvalidInput(
+            f"the recipe file {name} does not exist; `refseg train --list` names the packaged recipes"
+        )
     raise UnknownName("recipe", name, packaged)
 
 
@@ -207,7 +218,7 @@ def _lay_over(values: dict[str, Any], override: str) -> None:
     try:
         value = tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
-        value = text  # a bare word is a text, so that the shell's quotes need no second pair
+        value = text.strip()  # a bare word is a text, so that the shell's quotes need no second pair
     for part in parts[:-1]:
         values = values.setdefault(part, {})
         if not isinstance(values, dict):

@@ -19,11 +19,14 @@ from refseg.framing import FrameSpec
 from refseg.structures import Batch, Example
 from refseg.training.config import DataConfig, RunConfig
 
-_ORDER, _VARIATION = 1, 2  # what a generator is for, so that no two uses draw the same numbers
+_VARIATION = 2  # what a generator is for, so that no two uses draw the same numbers
 
 
 class ExampleSet(Protocol):
     """What training needs of a data set."""
+
+    def __len__(self) -> int:
+        """The number of examples."""
 
     def __getitem__(self, index: int) -> Example:
         """The example of an index; it depends on the index alone."""
@@ -32,20 +35,14 @@ class ExampleSet(Protocol):
 class Varied(Dataset[Example]):
     """The examples of a set in the order of a run, each varied by a generator of its own."""
 
-    def __init__(self, examples: ExampleSet, augmentation: Augmentation, seed: int) -> None:
+    def __init__(self, examples: ExampleSet, order: Order, augmentation: Augmentation, seed: int) -> None:
         self.examples, self.augmentation, self.seed = examples, augmentation, seed
-        self.order = Order(count_of(examples), seed=_ORDER + seed * 16)
+        self.order = order
 
     def __getitem__(self, position: int) -> Example:
         """The example that stands at `position` of the run."""
         example = self.examples[self.order[position]]
         return self.augmentation(example, generator_at(self.seed, _VARIATION, position))
-
-
-def count_of(examples: ExampleSet) -> int | None:
-    """How many examples a set holds; None for a set without end."""
-    count = getattr(examples, "__len__", None)
-    return None if count is None else int(count())
 
 
 def batches(examples: ExampleSet, run: RunConfig, spec: FrameSpec, *, start: int) -> Iterator[Batch]:
@@ -54,7 +51,7 @@ def batches(examples: ExampleSet, run: RunConfig, spec: FrameSpec, *, start: int
     Raises:
         InvalidInput: if the set is empty.
     """
-    if count_of(examples) == 0:
+    if len(examples) == 0:
         raise InvalidInput(f"the data set {run.data.name}, split {run.data.split}, holds no example")
     positions = Positions(
         start,
@@ -64,7 +61,7 @@ def batches(examples: ExampleSet, run: RunConfig, spec: FrameSpec, *, start: int
         world_size=distributed.world_size(),
     )
     loader = DataLoader(
-        Varied(examples, augmentation_of(run.data), run.seed),
+        Varied(examples, order_of(examples, run), augmentation_of(run.data), run.seed),
         batch_sampler=positions,
         collate_fn=partial(collate, spec=spec),
         num_workers=run.data.workers,
@@ -75,31 +72,63 @@ def batches(examples: ExampleSet, run: RunConfig, spec: FrameSpec, *, start: int
     return iter(loader)
 
 
+def order_of(examples: ExampleSet, run: RunConfig) -> Order:
+    """Scenes are drawn for the run and read one after the other; a stored set is dealt out anew in every epoch."""
+    return Order(None if run.data.name == "scenes" else len(examples), seed=run.seed)
+
+
 def augmentation_of(data: DataConfig) -> Augmentation:
-    """The variation that a recipe asks for."""
-    return Augmentation(flip=data.flip, scale=data.scale, crop=data.crop, phrases=data.phrases)
+    """The variation that a recipe asks for; scenes are drawn with the phrases and frames asked for."""
+    drawn = data.name == "scenes"
+    return Augmentation(
+        flip=data.flip,
+        scale=data.scale,
+        crop=data.crop,
+        phrases=None if drawn else data.phrases,
+        frames=None if drawn else data.frames,
+    )
 
 
-def open_training_data(data: DataConfig, side: int) -> Any:
+def open_training_data(run: RunConfig, side: int) -> Any:
     """The set of examples that the recipe's [data] section names; `side` is the canvas of the family."""
-    return _open(data, data.name, data.split, side)
+    data = run.data
+    if data.name == "scenes":
+        needed = run.run.steps * run.optimizer.accumulate * run.run.batch_size * distributed.world_size()
+        return _open_scenes(data, split=data.split, count=needed, seed=run.seed, side=side)
+    return _open_other(data, data.name, data.split)
 
 
-def open_evaluation_data(data: DataConfig, side: int) -> Any:
-    """The set that a run is measured on."""
-    return _open(data, data.evaluate_name or data.name, data.evaluate_split, side)
-
-
-def _open(data: DataConfig, name: str, split: str, side: int) -> Any:
+def open_evaluation_data(data: DataConfig, side: int, *, num_examples: int) -> Any:
+    """The set that a run is measured on: at most `num_examples` examples."""
+    name = data.evaluate_name or data.name
     if name == "scenes":
-        return _open_scenes(data, split, side)
-    raise InvalidInput(f"there is no data set {name!r}; known: scenes")
+        return _open_scenes(data, split=data.evaluate_split, count=num_examples, seed=0, side=side)
+    return _open_other(data, name, data.evaluate_split, count=num_examples)
 
 
-def _open_scenes(data: DataConfig, split: str, side: int) -> Any:
+def words_of(examples: Any) -> tuple[str, ...] | None:
+    """The words that the phrases of a set are made of, where it knows them."""
+    known: tuple[str, ...] | None = getattr(examples, "vocabulary", None)
+    return known
+
+
+def _open_scenes(data: DataConfig, *, split: str, count: int, seed: int, side: int) -> Any:
     from refseg.data.scenes.dataset import Scenes, ScenesSpec
 
-    return Scenes(ScenesSpec(split=split, size=data.size or side, frames=data.frames))
+    given: dict[str, Any] = {"registers": tuple(data.registers.items())} if data.registers else {}
+    if data.phrases is not None:
+        given["phrases"] = data.phrases
+    size = data.size or side
+    return Scenes(ScenesSpec(split=split, size=size, frames=data.frames, count=count, seed=seed, **given))  # type: ignore[arg-type]
+
+
+def _open_other(data: DataConfig, name: str, split: str, *, count: int | None = None) -> Any:
+    from refseg.data.catalog import open_dataset
+
+    for key, value in (("registers", data.registers), ("size", data.size)):
+        if value:
+            raise InvalidInput(f"data.{key} is for scenes; the data set {name} takes none")
+    return open_dataset(name, split=split, count=count)
 
 
 def _quiet_worker(_: int) -> None:

@@ -7,7 +7,7 @@ from types import FrameType, TracebackType
 from typing import Any, Self
 
 
-class Interrupted(Exception):  # noqa: N818 - the run did nothing wrong
+class Interrupted(Exception):
     """A run was asked to stop, and its state is saved."""
 
     def __init__(self, number: int, sentence: str) -> None:

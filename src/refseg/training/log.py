@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
+import math
+import re
 import sys
-import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from refseg.errors import InvalidInput
+from refseg.files import write_whole_text
 
 LOG_NAME = "log.jsonl"
 
@@ -22,13 +23,18 @@ class Log:
     """The log of one run.
 
     Numbers of a step stay on their device until the interval ends, so that a fast device need not wait for every one.
+
+    Arguments:
+        may_overflow: in float16 a gradient too large for its type is met by skipping the step, and is no mistake.
     """
 
-    def __init__(self, folder: Path, *, interval: int, total: int, quiet: bool = False) -> None:
-        self.interval, self.total, self.quiet = interval, total, quiet
+    def __init__(
+        self, folder: Path, *, total: int, is_quiet: bool = False, may_overflow: bool = False
+    ) -> None:
+        self.total, self.is_quiet = total, is_quiet
+        self._unchecked = {"norm"} if may_overflow else set()
         self._file = (folder / LOG_NAME).open("a", encoding="utf-8")
         self._pending: list[tuple[dict[str, Any], list[str], Tensor]] = []
-        self._started = time.perf_counter()
 
     def step(self, step: int, terms: Mapping[str, Tensor], facts: Mapping[str, float]) -> None:
         """Notes one step: its loss terms (tensors without gradient) and plain facts about it."""
@@ -49,7 +55,7 @@ class Log:
             lines.append({**facts, **dict(zip(names, row, strict=True))})
         self._pending = []
         for line in lines:
-            _must_be_finite(line)
+            _must_be_finite(line, self._unchecked)
             self._write(line)
         self._file.flush()
         self.say(_summary(lines, self.total))
@@ -58,11 +64,13 @@ class Log:
         """Writes and prints what an evaluation found."""
         self._write({"step": step, "evaluation": dict(scores)})
         self._file.flush()
-        self.say(f"step {step} evaluation  " + "  ".join(f"{name} {value:.3f}" for name, value in scores.items()))
+        self.say(
+            f"step {step} evaluation  " + "  ".join(f"{name} {value:.3f}" for name, value in scores.items())
+        )
 
     def say(self, line: str) -> None:
         """Prints a line unless the run is quiet."""
-        if not self.quiet:
+        if not self.is_quiet:
             print(line, file=sys.stderr, flush=True)
 
     def close(self) -> None:
@@ -79,9 +87,7 @@ def cut_log(folder: Path, step: int) -> None:
     if not path.exists():
         return
     kept = [line for line in path.read_text(encoding="utf-8").splitlines() if _step_of(line) <= step]
-    part = path.with_suffix(".part")
-    part.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
-    os.replace(part, path)
+    write_whole_text(path, "".join(f"{line}\n" for line in kept))
 
 
 def _step_of(line: str) -> float:
@@ -91,8 +97,8 @@ def _step_of(line: str) -> float:
         return float("inf")  # the last line of a killed run may be cut in the middle
 
 
-def _must_be_finite(line: Mapping[str, Any]) -> None:
-    broken = [name for name, value in line.items() if isinstance(value, float) and value - value != 0]
+def _must_be_finite(line: Mapping[str, Any], unchecked: Collection[str]) -> None:
+    broken = [name for name, value in line.items() if not math.isfinite(value) and name not in unchecked]
     if broken:
         raise InvalidInput(
             f"{broken[0]} became {line[broken[0]]} at step {line['step']}; the last saved state is sound: lower "
@@ -105,9 +111,10 @@ def _summary(lines: list[dict[str, Any]], total: int) -> str:
     fixed = ("step", "lr", "seconds", "waiting", "norm")
     seconds = sum(line["seconds"] for line in lines) / len(lines)
     waiting = sum(line["waiting"] * line["seconds"] for line in lines) / len(lines) / max(seconds, 1e-9)
-    losses = "  ".join(
-        f"{name} {sum(line[name] for line in lines) / len(lines):.4f}" for name in last if name not in fixed
-    )
+    shown = [
+        name for name in last if name not in fixed and not re.search(r"_\d+$", name)
+    ]  # layers are in the file
+    losses = "  ".join(f"{name} {sum(line[name] for line in lines) / len(lines):.4f}" for name in shown)
     left = seconds * (total - last["step"])
     return (
         f"step {last['step']}/{total}  {losses}  norm {last['norm']:.2f}  lr {last['lr']:.2e}  "
@@ -122,4 +129,6 @@ def _duration(seconds: float) -> str:
 
 
 def _short(value: Any) -> Any:
-    return float(f"{value:.6g}") if isinstance(value, float) else value
+    if not isinstance(value, float):
+        return value
+    return float(f"{value:.6g}") if math.isfinite(value) else None  # JSON knows no infinity

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
-from contextlib import nullcontext
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,22 +13,30 @@ from torch import Tensor
 
 from refseg import distributed
 from refseg.checkpoints import native
-from refseg.errors import InvalidInput, UnknownName
+from refseg.files import write_whole_text
 from refseg.models import catalog
-from refseg.models.base import Family, ReferringModel
+from refseg.models.base import Family, Objective, ReferringModel
 from refseg.structures import Batch
-from refseg.training.config import RunConfig, differences, read_recipe, to_toml
+from refseg.training.config import RunConfig, to_toml
 from refseg.training.ema import AveragedModel
-from refseg.training.feed import batches, count_of, open_evaluation_data, open_training_data
+from refseg.training.feed import batches, open_evaluation_data, open_training_data, words_of
 from refseg.training.interruption import Interrupted, Interruption
 from refseg.training.log import Log, cut_log
-from refseg.training.measure import evaluate_during_training
+from refseg.training.measure import measure_objective, measure_phrases
+from refseg.training.objective import PRECISIONS, build_objective
 from refseg.training.optimizer import build_optimizer, schedule_ratio, set_learning_rate
-from refseg.training.resume import load_state, random_states, restore_random_states, save_state, seed_all
-from refseg.training.start import changed, first_model
-
-RUN_NAME, LAST_NAME, BEST_NAME = "run.toml", "last.safetensors", "best.safetensors"
-_PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+from refseg.training.resume import (
+    BEST_NAME,
+    LAST_NAME,
+    RUN_NAME,
+    must_be_same_run,
+    random_states,
+    restore_random_states,
+    save_state,
+    seed_all,
+    tidy_and_load_state,
+)
+from refseg.training.start import first_model
 
 Terms = dict[str, Tensor]
 
@@ -53,7 +60,7 @@ class Training:
     def state(self) -> dict[str, Any]:
         """Everything that a run needs to go on as if it had never stopped."""
         return {
-            "step": self.step,
+            "step": self.step,  # also the position in the data: a batch depends on its number alone
             "best": self.best,
             "model": self.model.state_dict(),
             "average": None if self.average is None else self.average.model.state_dict(),
@@ -73,7 +80,18 @@ class Training:
         restore_random_states(state["random"])
 
 
-def train(run: RunConfig, folder: Path, *, device: torch.device, quiet: bool = False) -> Path:
+@dataclass(frozen=True)
+class Workplace:
+    """All that stays while a run goes on."""
+
+    run: RunConfig
+    folder: Path
+    device: torch.device
+    objective: Objective
+    log: Log
+
+
+def train(run: RunConfig, folder: Path, *, device: torch.device, is_quiet: bool = False) -> Path:
     """Trains what `run` describes and returns the last checkpoint; goes on from the state in `folder`, if there is one.
 
     `folder` receives run.toml, log.jsonl, state.pt, last.safetensors and best.safetensors.
@@ -83,60 +101,71 @@ def train(run: RunConfig, folder: Path, *, device: torch.device, quiet: bool = F
         Interrupted: on Ctrl-C or SIGTERM, after the state is saved.
     """
     family = catalog.family(run.family)
-    side = catalog.variant(run.family, run.variant).frame.size
-    examples = open_training_data(run.data, side)
+    examples = open_training_data(run, catalog.variant(run.family, run.variant).frame.size)
+    objective = build_objective(family, run)
+    state = tidy_and_load_state(folder)
     seed_all(run.seed)
-    model, origin = first_model(run, getattr(examples, "vocabulary", None))
-    objective = _objective(family, run)
+    if state is None:
+        write_whole_text(folder / RUN_NAME, to_toml(run))
+        model, origin = first_model(run, words_of(examples))
+    else:
+        must_be_same_run(folder, run)
+        # The last checkpoint was saved with the state; it alone is sure to know its own configuration.
+        model, origin = native.load(folder / LAST_NAME)[0], f"resumed after step {state['step']}"
     training = _begin(model.to(device).train(), family, run, device)
-    resumed = _restore(training, folder, run)
+    if state is not None:
+        training.restore(state)
     cut_log(folder, training.step)
-    log = Log(folder, interval=run.run.log_every, total=run.run.steps, quiet=quiet or not distributed.is_first())
-    _announce(log, run, training, origin=origin, count=count_of(examples), resumed=resumed, device=device)
+    log = Log(
+        folder,
+        total=run.run.steps,
+        is_quiet=is_quiet or not distributed.is_first(),
+        may_overflow=run.run.precision == "float16",
+    )
+    _announce(log, run, training, origin=origin, num_examples=len(examples), device=device)
     feed = batches(examples, run, model.config.frame, start=training.step * run.optimizer.accumulate)
+    place = Workplace(run, folder, device, objective, log)
     with Interruption() as interruption:
         while training.step < run.run.steps:
-            began = time.perf_counter()
-            rate = run.optimizer.lr * schedule_ratio(training.step, run.run.steps, run.schedule)
-            set_learning_rate(training.optimizer, rate)
-            terms, norm, waited = _one_step(training, feed, objective, run, device)
-            if training.average is not None:
-                training.average.update(training.model, training.step)
-            training.step += 1
-            seconds = time.perf_counter() - began
-            facts = {"lr": rate, "seconds": seconds, "waiting": waited / seconds}
-            log.step(training.step, {"loss": sum_of(terms), **terms, "norm": norm}, facts)
-            _keep_and_tell(training, run, folder, log, interruption, device)
+            _one_step(training, feed, place)
+            _tell_and_keep(training, place, interruption)
     log.close()
     return folder / LAST_NAME
 
 
-def _one_step(
-    training: Training,
-    feed: Iterator[Batch],
-    objective: Callable[[ReferringModel, Batch], Terms],
-    run: RunConfig,
-    device: torch.device,
-) -> tuple[Terms, Tensor, float]:
-    """One update of the weights; its mean loss terms, the gradient's norm, and the seconds spent waiting for data."""
-    parts, waited = [], 0.0
-    for _ in range(run.optimizer.accumulate):
-        asked = time.perf_counter()
-        batch = next(feed)
-        waited += time.perf_counter() - asked
-        terms = objective(training.model, batch.to(device))
-        loss = sum_of(terms) / run.optimizer.accumulate
-        training.scaler.scale(loss).backward()
-        parts.append({name: term.detach() for name, term in terms.items()})
+def _one_step(training: Training, feed: Iterator[Batch], place: Workplace) -> None:
+    """One update of the weights, noted in the log."""
+    run, began = place.run, time.perf_counter()
+    rate = run.optimizer.lr * schedule_ratio(training.step, run.run.steps, run.schedule)
+    set_learning_rate(training.optimizer, rate)
+    terms, waited = _gradients(training, feed, place)
     training.scaler.unscale_(training.optimizer)
-    norm = torch.nn.utils.clip_grad_norm_(
-        [p for p in training.model.parameters() if p.grad is not None], run.optimizer.clip_norm or float("inf")
-    )
+    moved = [p for p in training.model.parameters() if p.grad is not None]
+    norm = torch.nn.utils.clip_grad_norm_(moved, run.optimizer.clip_norm or float("inf"))
     training.scaler.step(training.optimizer)
     training.scaler.update()
     training.optimizer.zero_grad(set_to_none=True)
-    means = {name: sum(part[name] for part in parts) / len(parts) for name in parts[0]}
-    return means, norm, waited
+    if training.average is not None:
+        training.average.update(training.model, training.step)
+    training.step += 1
+    seconds = time.perf_counter() - began
+    facts = {"lr": rate, "seconds": seconds, "waiting": waited / seconds}
+    place.log.step(training.step, {"loss": sum_of(terms), **terms, "norm": norm}, facts)
+
+
+def _gradients(training: Training, feed: Iterator[Batch], place: Workplace) -> tuple[Terms, float]:
+    """Gradients of one step's batches; the mean of their loss terms, and the seconds spent waiting for data."""
+    count, waited = place.run.optimizer.accumulate, 0.0
+    means: Terms = {}
+    for _ in range(count):
+        asked = time.perf_counter()
+        batch = next(feed)
+        waited += time.perf_counter() - asked
+        terms = place.objective(training.model, batch.to(place.device))
+        training.scaler.scale(sum_of(terms) / count).backward()
+        for name, term in terms.items():
+            means[name] = means.get(name, 0.0) + term.detach() / count
+    return means, waited
 
 
 def sum_of(terms: Terms) -> Tensor:
@@ -144,36 +173,9 @@ def sum_of(terms: Terms) -> Tensor:
     return torch.stack([term.float() for term in terms.values()]).sum()
 
 
-def _objective(family: Family, run: RunConfig) -> Callable[[ReferringModel, Batch], Terms]:
-    """What a run minimises: the family's loss of phrases, or one of its named objectives, in the run's precision."""
-    if run.objective != "phrases" and run.objective not in family.objectives:
-        raise UnknownName(f"objective of {family.name}", run.objective, ["phrases", *family.objectives])
-    dtype = _PRECISIONS[run.run.precision]
-    criterion = family.criterion(changed(family.loss, run.loss, "loss"))
-
-    def phrases(model: ReferringModel, batch: Batch) -> Terms:
-        if batch.targets is None:
-            raise InvalidInput(f"the data set {run.data.name}, split {run.data.split}, carries no masks to learn from")
-        with _autocast(batch, dtype):
-            output = model(batch)
-        return criterion(output.to(dtype=torch.float32), batch.targets)  # losses lose digits in half precision
-
-    def named(model: ReferringModel, batch: Batch) -> Terms:
-        with _autocast(batch, dtype):
-            return family.objectives[run.objective](model, batch)
-
-    return phrases if run.objective == "phrases" else named
-
-
-def _autocast(batch: Batch, dtype: torch.dtype) -> Any:
-    if dtype == torch.float32:
-        return nullcontext()
-    return torch.autocast(batch.clips.pixels.device.type, dtype)
-
-
 def _begin(model: ReferringModel, family: Family, run: RunConfig, device: torch.device) -> Training:
     if run.run.channels_last:
-        model = model.to(memory_format=torch.channels_last)
+        model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return Training(
         model=model,
         optimizer=build_optimizer(model, family.param_rules, run.optimizer),
@@ -182,73 +184,65 @@ def _begin(model: ReferringModel, family: Family, run: RunConfig, device: torch.
     )
 
 
-def _restore(training: Training, folder: Path, run: RunConfig) -> bool:
-    """Whether the run goes on from a state in `folder`; writes the resolved run where it begins."""
-    state = load_state(folder)
-    if state is None:
-        (folder / RUN_NAME).write_text(to_toml(run), encoding="utf-8")
-        return False
-    differing = differences(read_recipe(folder / RUN_NAME), run)
-    if differing:
-        raise InvalidInput(
-            f"the run in {folder} was started with other values of {', '.join(differing)}; resume it with its own "
-            f"{folder / RUN_NAME}, or start anew in another folder with --out"
-        )
-    training.restore(state)
-    return True
-
-
-def _keep_and_tell(
-    training: Training, run: RunConfig, folder: Path, log: Log, interruption: Interruption, device: torch.device
-) -> None:
-    """What follows a step now and then: the log, a measurement, the state and the checkpoints."""
-    step, ends = training.step, training.step == run.run.steps
-    stops = interruption.number != 0
-    if step % run.run.log_every == 0 or ends or stops or step % run.run.save_every == 0:
-        log.flush()
-    measures = ends or (run.run.evaluate_every and step % run.run.evaluate_every == 0)
-    if measures and run.run.evaluate_examples:
-        log.flush()
-        _measure(training, run, folder, log, device)
-    if step % run.run.save_every == 0 or ends or stops:
-        _save_checkpoint(training, run, folder / LAST_NAME)
-        save_state(folder, training.state())
+def _tell_and_keep(training: Training, place: Workplace, interruption: Interruption) -> None:
+    """What follows a step now and then: the log, a measurement, the checkpoint and the state."""
+    settings, step = place.run.run, training.step
+    stops, ends = interruption.number != 0, step == settings.steps
+    measures = ends or (settings.evaluate_every and step % settings.evaluate_every == 0)
+    saves = ends or stops or step % settings.save_every == 0
+    if measures or saves or step % settings.log_every == 0:
+        place.log.flush()
+    if measures and settings.evaluate_examples:
+        _measure(training, place)
+    if saves and distributed.is_first():
+        _save_checkpoint(training, place, LAST_NAME)
+        save_state(place.folder, training.state())
     if stops and not ends:
-        log.close()
+        place.log.close()
         raise Interrupted(
             interruption.number,
-            f"stopped after step {step} of {run.run.steps}, state saved in {folder}; go on with --resume",
+            f"stopped after step {step} of {settings.steps}; the state is saved in {place.folder}, go on with --resume",
         )
 
 
-def _measure(training: Training, run: RunConfig, folder: Path, log: Log, device: torch.device) -> None:
-    model = training.result
-    examples = open_evaluation_data(run.data, model.config.frame.size)
-    scores = evaluate_during_training(model, examples, count=run.run.evaluate_examples, device=device)
+def _measure(training: Training, place: Workplace) -> None:
+    run, model = place.run, training.result
+    examples = open_evaluation_data(run.data, model.config.frame.size, num_examples=run.run.evaluate_examples)
+    if run.objective == "phrases":
+        found = measure_phrases(model, examples, device=place.device)
+    else:
+        found = measure_objective(
+            model, examples, place.objective, batch_size=run.run.batch_size, device=place.device
+        )
     training.model.train()
-    log.result(training.step, scores)
-    if training.best is None or scores["mIoU"] > training.best:
-        training.best = scores["mIoU"]
-        _save_checkpoint(training, run, folder / BEST_NAME)
+    place.log.result(training.step, found.scores)
+    if training.best is None or found.quality > training.best:
+        training.best = found.quality
+        _save_checkpoint(training, place, BEST_NAME)
 
 
-def _save_checkpoint(training: Training, run: RunConfig, path: Path) -> None:
-    if not distributed.is_first():
-        return
+def _save_checkpoint(training: Training, place: Workplace, name: str) -> None:
+    run = place.run
     origin = {"recipe": run.name, "data": f"{run.data.name}, {run.data.split}", "step": str(training.step)}
     origin |= {"objective": run.objective} | ({"init": run.init} if run.init else {})
-    dtype = _PRECISIONS[run.run.weights]
-    native.save(path, training.result, family=run.family, variant=run.variant, origin=origin, dtype=dtype)
+    native.save(
+        place.folder / name,
+        training.result,
+        family=run.family,
+        variant=run.variant,
+        origin=origin,
+        dtype=PRECISIONS[run.run.weights],
+    )
 
 
 def _announce(
-    log: Log, run: RunConfig, training: Training, *, origin: str, count: int | None, resumed: bool, device: torch.device
+    log: Log, run: RunConfig, training: Training, *, origin: str, num_examples: int, device: torch.device
 ) -> None:
     parameters = list(training.model.parameters())
-    total = sum(p.numel() for p in parameters)
-    trained = sum(p.numel() for p in parameters if p.requires_grad)
-    many = "new ones at every step" if count is None else f"{count} examples"
+    total = sum(p.numel() for p in parameters) / 1e6
+    trained = sum(p.numel() for p in parameters if p.requires_grad) / 1e6
+    many = "drawn, new ones at every step" if run.data.name == "scenes" else f"{num_examples} examples"
     batch = run.run.batch_size * run.optimizer.accumulate * distributed.world_size()
-    log.say(f"{run.family} {run.variant}: {total / 1e6:.2f} M parameters, {trained / 1e6:.2f} M trained, {origin}")
+    log.say(f"{run.family} {run.variant}: {total:.2f} M parameters, {trained:.2f} M trained, {origin}")
     log.say(f"data {run.data.name} {run.data.split}: {many}, {batch} a step, {run.data.workers} workers")
-    log.say(f"{run.run.steps} steps on {device} in {run.run.precision}" + (f", from step {training.step}" if resumed else ""))
+    log.say(f"{run.run.steps} steps on {device} in {run.run.precision}")

@@ -1,33 +1,60 @@
-"""A measurement in the middle of a run."""
+"""A measurement in the middle of a run: what the weights so far are worth on examples that training does not see."""
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass
 
 import torch
 
+from refseg.data.catalog import PhraseDataset
 from refseg.data.collate import collate
-from refseg.models.base import ReferringModel
-from refseg.training.feed import ExampleSet, count_of
+from refseg.evaluation.run import evaluate
+from refseg.metrics.overlap import THRESHOLDS
+from refseg.models.base import Objective, ReferringModel
+from refseg.predictor import Predictor
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """Named numbers, and the one by which the best checkpoint is chosen."""
+
+    scores: Mapping[str, float]
+    quality: float  # higher is better
+
+
+def measure_phrases(model: ReferringModel, examples: PhraseDataset, *, device: torch.device) -> Measurement:
+    """What a user would get: overlaps at source size over all phrases, and mIoU of every register.
+
+    The quality is the mIoU of phrases that have a target.
+    """
+    result = evaluate(Predictor(model, device=device), examples)
+    overall = result.score()
+    scores = {"mIoU": overall.miou, "oIoU": overall.oiou, f"P@{THRESHOLDS[0]}": overall.precision[0]}
+    for register in sorted(filter(None, result.overlaps.registers)):
+        scores[f"mIoU {register}"] = result.score(register).miou
+    scores |= {"kept": overall.kept, "refused": overall.refused}
+    told = {name: score for name, score in scores.items() if not math.isnan(score)}
+    return Measurement(told, quality=told.get("mIoU", 0.0))
 
 
 @torch.no_grad()
-def evaluate_during_training(
-    model: ReferringModel, examples: ExampleSet, *, count: int, device: torch.device
-) -> dict[str, float]:
-    """Mean IoU of the first `count` examples at source size, over all phrases and per register."""
+def measure_objective(
+    model: ReferringModel,
+    examples: PhraseDataset,
+    objective: Objective,
+    *,
+    batch_size: int,
+    device: torch.device,
+) -> Measurement:
+    """The mean terms of a named objective; the smaller their sum, the better."""
     model.eval()
-    found: dict[str, list[float]] = defaultdict(list)
-    limit = count_of(examples)
-    for index in range(count if limit is None else min(count, limit)):
-        example = examples[index]
-        batch = collate([example], model.config.frame).to(device)
-        assert example.masks is not None
-        answers = model.finish(model(batch), batch.placements * len(batch.phrases))
-        registers = example.registers or ("all",) * len(answers)
-        for register, answer, mask in zip(registers, answers, example.masks, strict=True):
-            both, either = (answer.cpu() & mask).sum(), (answer.cpu() | mask).sum()
-            overlap = float(both / either) if either else 1.0
-            found["mIoU"].append(overlap)
-            found[f"mIoU {register}"].append(overlap)
-    return {name: sum(values) / len(values) for name, values in found.items()}
+    totals: dict[str, float] = defaultdict(float)
+    for start in range(0, len(examples), batch_size):
+        numbers = range(start, min(start + batch_size, len(examples)))
+        batch = collate([examples[index] for index in numbers], model.config.frame)
+        for name, term in objective(model, batch.to(device)).items():
+            totals[name] += float(term) * len(numbers) / len(examples)
+    return Measurement(dict(totals), quality=-sum(totals.values()))

@@ -12,8 +12,14 @@ import numpy as np
 import torch
 
 from refseg.errors import InvalidInput
+from refseg.training.config import RunConfig, differences, read_recipe
+from refseg.training.log import LOG_NAME
 
-STATE_NAME = "state.pt"
+RUN_NAME, STATE_NAME = "run.toml", "state.pt"
+LAST_NAME, BEST_NAME = "last.safetensors", "best.safetensors"
+OWN_FILES = (RUN_NAME, STATE_NAME, LAST_NAME, BEST_NAME, LOG_NAME)
+"""All that a run leaves in its folder."""
+
 LAYOUT = 1
 
 
@@ -26,25 +32,27 @@ def save_state(folder: Path, values: Mapping[str, Any]) -> None:
     Raises:
         InvalidInput: if the file cannot be written (no room, no permission).
     """
-    path, part = folder / STATE_NAME, folder / f"{STATE_NAME}.part"
+    path, part = folder / STATE_NAME, folder / f".{STATE_NAME}.part"
     try:
         with part.open("wb") as file:
             torch.save({"layout": LAYOUT, **values}, file)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(part, path)
+        part.replace(path)
         _sync_folder(folder)
     except (OSError, RuntimeError) as error:
         part.unlink(missing_ok=True)
         raise InvalidInput(f"the state of the run cannot be written to {path}: {error}") from error
 
 
-def load_state(folder: Path) -> dict[str, Any] | None:
-    """The state last saved in `folder`, on the CPU; None if the run was stopped before it saved one.
+def tidy_and_load_state(folder: Path) -> dict[str, Any] | None:
+    """The state last saved in `folder`, on the CPU; None if there is none. Files that a kill left half written go.
 
     Raises:
         InvalidInput: if the file is damaged or of another layout.
     """
+    for half in folder.glob(".*.part"):
+        half.unlink()
     path = folder / STATE_NAME
     if not path.exists():
         return None
@@ -57,13 +65,33 @@ def load_state(folder: Path) -> dict[str, Any] | None:
     return values
 
 
+def must_be_same_run(folder: Path, run: RunConfig) -> None:
+    """Refuses to go on with a run whose recipe differs in what it computes.
+
+    Raises:
+        InvalidInput: naming the keys that differ.
+    """
+    differing = differences(read_recipe(folder / RUN_NAME), run)
+    if differing:
+        raise InvalidInput(
+            f"the run in {folder} was started with another value of {', '.join(differing)}; resume it with its own "
+            f"{folder / RUN_NAME}, or start anew in another folder with --out"
+        )
+
+
 def random_states() -> dict[str, Any]:
     """The state of every global random generator, as tensors and plain data."""
-    kind, numbers, place, has_gauss, gauss = np.random.get_state(legacy=True)  # noqa: NPY002
+    kind, numbers, place, has_gauss, gauss = np.random.get_state(legacy=True)
     return {
         "torch": torch.get_rng_state(),
         "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else [],
-        "numpy": [str(kind), torch.from_numpy(numbers.astype(np.int64)), int(place), int(has_gauss), float(gauss)],
+        "numpy": [
+            str(kind),
+            torch.from_numpy(numbers.astype(np.int64)),
+            int(place),
+            int(has_gauss),
+            float(gauss),
+        ],
         "python": random.getstate(),
     }
 
@@ -74,7 +102,7 @@ def restore_random_states(states: Mapping[str, Any]) -> None:
     if states["cuda"]:
         torch.cuda.set_rng_state_all(states["cuda"])
     kind, numbers, *rest = states["numpy"]
-    np.random.set_state((kind, numbers.numpy().astype(np.uint32), *rest))  # noqa: NPY002
+    np.random.set_state((kind, numbers.numpy().astype(np.uint32), *rest))
     version, internal, gauss = states["python"]
     random.setstate((version, tuple(internal), gauss))
 
@@ -83,7 +111,7 @@ def seed_all(seed: int) -> None:
     """Seeds every global random generator; models that draw (dropout, first weights) use torch's."""
     torch.manual_seed(seed)
     random.seed(seed)
-    np.random.seed(seed % 2**32)  # noqa: NPY002
+    np.random.seed(seed % 2**32)
 
 
 def _sync_folder(folder: Path) -> None:

@@ -9,8 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+import torch
 from torch import Tensor
 
+from refseg.checkpoints import native
 from refseg.errors import CheckpointMismatch, InvalidInput, UnknownName
 from refseg.models import catalog
 from refseg.models.base import LossConfig, ModelConfig, ReferringModel
@@ -24,11 +26,14 @@ class Taken:
     """What a model took from a checkpoint."""
 
     taken: tuple[str, ...]
+    grown: tuple[str, ...]  # taken, with rows for new words at the end
     fresh: tuple[str, ...]  # weights of the model that keep their first values
     unused: tuple[str, ...]  # weights of the file that the model has no place for
 
     def __str__(self) -> str:
         parts = [f"{len(self.taken)} tensors taken"]
+        if self.grown:
+            parts.append(f"{len(self.grown)} with new rows: {_some(self.grown)}")
         if self.fresh:
             parts.append(f"{len(self.fresh)} start fresh: {_some(self.fresh)}")
         if self.unused:
@@ -39,11 +44,11 @@ class Taken:
 def first_model(run: RunConfig, words: Sequence[str] | None) -> tuple[ReferringModel, str]:
     """The model at step 0 and a sentence on where its weights come from.
 
-    `words` is the vocabulary of the data, where it has one; a model from scratch learns these words, a model from a
-    checkpoint keeps its own.
+    `words` are those of the data, where it has a closed set. A model from scratch learns them; a model from a checkpoint
+    keeps its own, and learns new ones only where the recipe says `init_new_words`.
 
     Raises:
-        InvalidInput: if the checkpoint is of another family, or knows other words than the data.
+        InvalidInput: if the checkpoint is of another family, or lacks words of the data.
         CheckpointMismatch: if weights are left on either side that `init_allow` does not name.
     """
     if run.init is None:
@@ -53,23 +58,46 @@ def first_model(run: RunConfig, words: Sequence[str] | None) -> tuple[ReferringM
     source, header = _load(run.init)
     if header.family != run.family:
         raise InvalidInput(f"init {run.init} is of family {header.family}; the recipe trains {run.family}")
-    config = _config(run, source.config, header.variant, words)
+    new = new_words(source, words or ())
+    if new and not run.init_new_words:
+        raise InvalidInput(
+            f"the data uses {len(new)} words that init {run.init} does not know: {_some(new)}; set init_new_words = true "
+            "to learn them, or say the phrases with known words"
+        )
+    base = source.config if header.variant == run.variant else catalog.variant(run.family, run.variant)
+    config = changed(base, run.model, "model").for_words((*_vocabulary(source), *new))
     if config == source.config:
-        return source.train(), f"from {run.init}"
+        return source, f"from {run.init}"
     model = catalog.build(run.family, config)
     model.load_extra_state(source.extra_state())
-    report = take_weights(model, source.state_dict(), run.init_allow)
-    return model, f"from {run.init}: {report}"
+    return (
+        model,
+        f"from {run.init}: {take_weights(model, source.state_dict(), run.init_allow, new_rows=len(new))}",
+    )
 
 
-def take_weights(model: ReferringModel, weights: Mapping[str, Tensor], allow: Sequence[str]) -> Taken:
+def new_words(model: ReferringModel, words: Sequence[str]) -> list[str]:
+    """The words that a model with a closed vocabulary cannot read; none for a model with a tokenizer."""
+    known = _vocabulary(model)
+    if not known:
+        return []
+    pieces = dict.fromkeys(piece for word in words for piece in re.findall(r"[^\W_]+", word.lower()))
+    return [piece for piece in pieces if not _reads(model, f"{known[0]} {piece}")]
+
+
+def take_weights(
+    model: ReferringModel, weights: Mapping[str, Tensor], allow: Sequence[str], *, new_rows: int = 0
+) -> Taken:
     """Copies weights of equal name and shape into the model; what does not fit must match a pattern of `allow`.
+
+    A tensor of the model with exactly `new_rows` rows more than the file's takes the file's as its first rows.
 
     Raises:
         CheckpointMismatch: naming the weights left on either side that no pattern allows.
     """
     own = model.state_dict()
-    taken = [name for name in own if name in weights and own[name].shape == weights[name].shape]
+    grown = [name for name in own if name in weights and _is_longer(own[name], weights[name], new_rows)]
+    taken = [name for name in own if name in weights and own[name].shape == weights[name].shape] + grown
     fresh = [name for name in own if name not in taken]
     unused = [name for name in weights if name not in taken]
     missing = [name for name in fresh if not _allowed(name, allow)]
@@ -80,8 +108,10 @@ def take_weights(model: ReferringModel, weights: Mapping[str, Tensor], allow: Se
             missing=missing,
             unexpected=unexpected,
         )
-    model.load_state_dict({name: weights[name] for name in taken}, strict=False)
-    return Taken(tuple(taken), tuple(fresh), tuple(unused))
+    with torch.no_grad():
+        for name in taken:
+            own[name][tuple(slice(0, side) for side in weights[name].shape)] = weights[name]
+    return Taken(tuple(taken), tuple(grown), tuple(fresh), tuple(unused))
 
 
 def changed(settings: Settings, changes: Mapping[str, Any], section: str) -> Settings:
@@ -108,28 +138,30 @@ def _like(current: Any, value: Any, where: str) -> Any:
     if isinstance(current, float) and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if current is not None and type(value) is not type(current):
-        raise InvalidInput(f"{where} is {value!r}; a {type(current).__name__} such as {current!r} was expected")
+        raise InvalidInput(
+            f"{where} is {value!r}; a {type(current).__name__} such as {current!r} was expected"
+        )
     return value
 
 
-def _config(
-    run: RunConfig, source: ModelConfig, variant: str, words: Sequence[str] | None
-) -> ModelConfig:
-    if variant == run.variant:
-        return changed(source, run.model, "model")
-    config = changed(catalog.variant(run.family, run.variant), run.model, "model")
-    if words is None:
-        return config
-    if source.for_words(words) != source:
-        raise InvalidInput(
-            f"init {run.init} knows other words than the data; start from scratch, or from variant {variant}"
-        )
-    return config.for_words(words)
+def _vocabulary(model: ReferringModel) -> tuple[str, ...]:
+    known: tuple[str, ...] = getattr(model.config, "vocabulary", ())
+    return known
 
 
-def _load(name: str) -> tuple[ReferringModel, Any]:
-    from refseg.checkpoints import native
+def _reads(model: ReferringModel, phrase: str) -> bool:
+    try:
+        model.tokenize([phrase])
+    except InvalidInput:
+        return False
+    return True
 
+
+def _is_longer(own: Tensor, given: Tensor, rows: int) -> bool:
+    return rows > 0 and given.ndim > 0 and own.shape == (given.shape[0] + rows, *given.shape[1:])
+
+
+def _load(name: str) -> tuple[ReferringModel, native.Header]:
     return native.load(Path(name))
 
 

@@ -74,4 +74,4 @@ def _piece_of(dice: Dice, photo: Bytes, side: int) -> Bytes:
     if dice.chance(0.5):
         piece = piece[:, ::-1]
     how = cv2.INTER_AREA if edge > side else cv2.INTER_LINEAR
-    return cv2.resize(np.ascontiguousarray(piece), (side, side), interpolation=how)
+    return np.asarray(cv2.resize(np.ascontiguousarray(piece), (side, side), interpolation=how), np.uint8)

@@ -105,7 +105,7 @@ def _shown(
         "purple": vivid & (hue > 245) & (hue < 320),
         "pink": (saturation > 0.12) & (value > 0.6) & ((hue > 300) | ((hue < 25) & (saturation < 0.6))),
         "brown": (saturation > 0.2) & (value > 0.15) & (value < 0.75) & ((hue < 48) | (hue > 345)),
-        "black": value < 0.3,
+        "black": (value < 0.42) & ((saturation < 0.45) | (value < 0.3)),
         "white": (saturation < 0.18) & (value > 0.8),
         "gray": (saturation < 0.3) & (value > 0.25) & (value < 0.88),
     }

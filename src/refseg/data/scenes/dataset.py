@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,6 +12,7 @@ from torch import Tensor
 from refseg.data.scenes.phrases import REGISTERS, Registers
 from refseg.data.scenes.scene import SPLIT_NUMBERS, Scene, draw_scene
 from refseg.data.scenes.sprites import AUTO, load_atlas
+from refseg.data.scenes.words import WORDS
 from refseg.data.scenes.world import Split
 from refseg.errors import InvalidInput, UnknownName
 from refseg.structures import Example, Things
@@ -23,6 +24,7 @@ CLIP_REGISTERS: Registers = (("mot", 0.55), ("app", 0.2), ("multi", 0.1), ("none
 """Shares of the registers when clips are trained."""
 
 _SMALLEST_SIDE, _MOST_FRAMES = 32, 256
+_TRAINING_COUNT, _HELD_OUT_COUNT = 1_000_000, 1_000
 
 
 @dataclass(frozen=True)
@@ -40,9 +42,9 @@ class ScenesSpec:
     size: int = 128  # side of the picture in pixels
     frames: int = 1
     phrases: int = 3  # of every scene; 0 for a naming objective
-    registers: Registers = IMAGE_REGISTERS  # (name, share)
+    registers: Registers | Mapping[str, float] | None = None  # shares; absent: as images or clips are trained
     split: Split = "train"
-    count: int = 1_000_000
+    count: int | None = None  # absent: a million of "train", a thousand of the others
     seed: int = 0
     sprites: str = AUTO  # "auto", "none" (shapes only), or the path of a file written by `write_atlas`
 
@@ -52,31 +54,50 @@ class ScenesSpec:
                 f"scenes of {self.size} pixels and {self.frames} frames cannot be drawn; "
                 f"size must be at least {_SMALLEST_SIDE} and frames between 1 and {_MOST_FRAMES}."
             )
-        if min(self.count, self.phrases, self.seed) < 0:
+        if min(self.count or 0, self.phrases, self.seed) < 0:
             raise InvalidInput(
                 f"count {self.count}, phrases {self.phrases} and seed {self.seed} must not be negative."
             )
         if self.split not in SPLIT_NUMBERS:
             raise UnknownName("split of scenes", self.split, SPLIT_NUMBERS)
-        for name, share in self.registers:
+        for name, share in self._asked().items():
             if name not in REGISTERS:
                 raise UnknownName("register", name, REGISTERS)
-            if share < 0:
+            if not share >= 0:
                 raise InvalidInput(
                     f"register {name!r} has the share {share}; give a number that is not negative."
                 )
-        if self.phrases and sum(share for _, share in self.registers) <= 0:
-            raise InvalidInput("no register has a share; name at least one, such as (('loc', 1.0),).")
+        if self.phrases and not self.shares():
+            raise InvalidInput("no register has a share; name at least one, such as {'loc': 1.0}.")
+        if self.frames == 1 and "mot" in dict(self.shares()):
+            raise InvalidInput(
+                "register 'mot' speaks of motion, and scenes of 1 frame have none; ask for frames >= 2."
+            )
+
+    def shares(self) -> Registers:
+        """The registers that have a share, in the order of REGISTERS."""
+        asked = self._asked()
+        return tuple((name, float(asked[name])) for name in REGISTERS if asked.get(name))
+
+    def _asked(self) -> dict[str, float]:
+        if self.registers is None:
+            return dict(IMAGE_REGISTERS if self.frames == 1 else CLIP_REGISTERS)
+        return dict(self.registers)
 
 
 class Scenes(torch.utils.data.Dataset[Example]):
     """A map-style data set of scenes; cheap to construct and to send to another process."""
 
+    name = "scenes"
+    vocabulary: tuple[str, ...] = WORDS
+
     def __init__(self, spec: ScenesSpec) -> None:
         self.spec = spec
 
     def __len__(self) -> int:
-        return self.spec.count
+        if self.spec.count is not None:
+            return self.spec.count
+        return _TRAINING_COUNT if self.spec.split == "train" else _HELD_OUT_COUNT
 
     def __iter__(self) -> Iterator[Example]:
         return (self[index] for index in range(len(self)))
@@ -100,7 +121,7 @@ class Scenes(torch.utils.data.Dataset[Example]):
             index=index,
             side=spec.size,
             num_frames=spec.frames,
-            registers=tuple(spec.registers),
+            registers=spec.shares(),
             num_phrases=spec.phrases,
         )
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 from refseg.data.scenes.describe import (
     Claim,
     Description,
@@ -149,7 +151,7 @@ def _ordinal(dice: Dice, described: Description) -> Claim:
 def _is_spread(view: View, ranked: list[int], direction: str) -> bool:
     """Whether every two neighbours in a ranking are clearly apart."""
     places = [towards(view[i], direction) for i in ranked]
-    return all(a - b >= _ORDER_GAP for a, b in zip(places, places[1:], strict=False))
+    return all(a - b >= _ORDER_GAP for a, b in itertools.pairwise(places))
 
 
 def _middle(dice: Dice, described: Description) -> Claim:

@@ -26,6 +26,7 @@ _ALMOST: dict[str, tuple[str, ...]] = {
     "circle": ("spinning",),
     "spinning": ("circle",),
 }
+_NEEDLESS_REFUSED = 0.5  # of the phrases that need no motion
 _STILL_SHARE = 0.2
 _TRAVEL = (0.25, 0.5)
 _GROWTH, _SHRINKAGE = 1.9, 0.5
@@ -99,6 +100,8 @@ def moving(dice: Dice, view: View) -> Claim | None:
     if not target.motion:
         return None
     described = describe(dice, target, _HABITS)
+    if described.only(view) is not None and dice.chance(_NEEDLESS_REFUSED):
+        return None
     motion = target.motion
     maybe = (motion, *_ALMOST.get(motion, ()))
     linked = "that is " if dice.chance(0.3) else ""

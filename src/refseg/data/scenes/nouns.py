@@ -141,7 +141,7 @@ ALL_NOUNS: tuple[Noun, ...] = (
     Noun("hat", "clothing", (0x1F3A9, 0x1F452)),
     Noun("shirt", "clothing", (0x1F455,), also=("tshirt",)),
     Noun("dress", "clothing", (0x1F457,), plural="dresses", also=("gown",)),
-    Noun("shoe", "clothing", (0x1F45E, 0x1F45F), also=("sneaker",), num_new=1),
+    Noun("shoe", "clothing", (0x1F45E, 0x1F45F), num_new=1),
     Noun("scarf", "clothing", (0x1F9E3,), plural="scarves"),
     Noun("crown", "clothing", (0x1F451,)),
     Noun("guitar", "instrument", (0x1F3B8,)),

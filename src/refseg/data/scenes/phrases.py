@@ -25,7 +25,7 @@ _MAKERS: dict[str, Callable[[Dice, View], Claim | None]] = {
 }
 REGISTERS: tuple[str, ...] = tuple(_MAKERS)
 _TRIES = {"loc": 30, "app": 20, "rel": 40, "multi": 30, "none": 20, "mot": 20}
-_INSTEAD = ("app", "loc", "none")
+_INSTEAD = ("app", "loc")  # where nothing that was asked for can be said
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,23 +41,26 @@ class Said:
 def say(dice: Dice, views: Sequence[View], registers: Registers, count: int) -> list[Said]:
     """So many phrases about a scene, all different where it has enough to say.
 
-    A register that finds nothing true and unambiguous gives way to another one that was asked for.
+    A register that finds nothing true and unambiguous gives way to another one that was asked for, and at last to
+    "app" or "loc"; phrases are repeated only when all of them fail. Empty when this scene has nothing to say at all.
     """
     names, shares = [name for name, _ in registers], [share for _, share in registers]
     said: list[Said] = []
     while len(said) < count:
         first = names[dice.weighted(shares)]
-        others = [name for name in names if name != first and name != "none"]
+        others = [name for name in names if name not in (first, "none")]
         known = {one.text for one in said}
-        found = next(filter(None, (_say_one(dice, views, name, known) for name in (first, *others))), None)
-        if found is None:
-            found = next(
-                filter(None, (_say_one(dice, views, name, set()) for name in (*names, *_INSTEAD))), None
-            )
+        found = _say_first(dice, views, (first, *others, *_INSTEAD), known)
+        found = found or _say_first(dice, views, (*names, *_INSTEAD), set())
         if found is None:
             return []
         said.append(found)
     return said
+
+
+def _say_first(dice: Dice, views: Sequence[View], names: Sequence[str], known: set[str]) -> Said | None:
+    """A phrase of the first register that has one."""
+    return next(filter(None, (_say_one(dice, views, name, known) for name in names)), None)
 
 
 def _say_one(dice: Dice, views: Sequence[View], register: str, known: set[str]) -> Said | None:

@@ -38,8 +38,6 @@ _FARTHEST_WORDS = ("farthest from", "farthest away from", "furthest from")
 
 def related(dice: Dice, view: View) -> Claim | None:
     """One of the relational phrases, about things that are there."""
-    if len(view) < 2:
-        return None
     kind = dice.weighted((44, 20, 10, 16, 10))
     target, *others = _cast(dice, view, kind)
     if not others:
@@ -47,13 +45,13 @@ def related(dice: Dice, view: View) -> Claim | None:
     first, second, *rest = (describe(dice, view[i], _HABITS) for i in (target, *others))
     if first.only(view) is not None and dice.chance(_NEEDLESS_REFUSED):
         return None
-    if kind == _BESIDE:
-        return _beside(dice, first, second, _side_of(view[target], view[others[0]]))
     if kind == _BETWEEN:
         return _between(dice, first, second, rest[0])
+    if kind in (_NEAREST, _FARTHEST):
+        return (_nearest if kind == _NEAREST else _farthest)(dice, first, second)
     if kind == _OVERLAPPING:
         return _overlapping(dice, first, second, is_front=target > others[0])
-    return (_nearest if kind == _NEAREST else _farthest)(dice, first, second)
+    return _beside(dice, first, second, _side_of(view[target], view[others[0]]))
 
 
 def _cast(dice: Dice, view: View, kind: int) -> list[int]:

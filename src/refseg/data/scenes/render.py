@@ -105,9 +105,22 @@ def warp_thing(thing: Thing, skins: Skins, number: int, side: int) -> Patch:
     per_x, per_y = edge / wide * (-1 if thing.is_mirrored else 1), edge / high
     middle = (edge - 1) / 2
     rows = ((per_x * cos, per_x * sin), (-per_y * sin, per_y * cos))
-    matrix = np.array([[a, b, a * (left - x) + b * (top - y) + middle] for a, b in rows])
-    flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-    return Patch(cv2.warpAffine(source, matrix, (right - left, bottom - top), flags=flags), top, left)
+    affine = [(a, b, a * (left - x) + b * (top - y) + middle) for a, b in rows]
+    return Patch(_warped(source, affine, bottom - top, right - left), top, left)
+
+
+def _warped(source: Bytes, affine: list[tuple[float, float, float]], height: int, width: int) -> Bytes:
+    """The source where an affine map from patch pixels (x, y) to source pixels looks, [height, width, 4].
+
+    In whole numbers, 32 steps to a pixel: `cv2.warpAffine` rounds differently from one processor to the next.
+    """
+    columns, rows = np.arange(width, dtype=np.int32), np.arange(height, dtype=np.int32)[:, None]
+    steps = [[round(number * 1024) for number in row] for row in affine]
+    at_x, at_y = ((columns * a + (rows * b + (c + 16))) >> 5 for a, b, c in steps)
+    whole = np.empty((height, width, 2), np.int16)
+    whole[..., 0], whole[..., 1] = at_x >> 5, at_y >> 5
+    fraction = ((at_y & 31) * 32 + (at_x & 31)).astype(np.uint16)
+    return np.asarray(cv2.remap(source, whole, fraction, cv2.INTER_LINEAR), np.uint8)
 
 
 def id_map(patches: list[Patch], side: int) -> tuple[Bytes, list[int]]:
@@ -206,9 +219,11 @@ def develop(dice: Dice, canvas: Bytes, finish: Finish) -> Bytes:
     """The finished picture: blur, contrast and brightness, noise."""
     picture = canvas
     if finish.blur:
-        picture = cv2.GaussianBlur(picture, (0, 0), finish.blur * canvas.shape[0] / 128)
+        blurred = cv2.GaussianBlur(picture, (0, 0), finish.blur * canvas.shape[0] / 128)
+        picture = np.asarray(blurred, np.uint8)
     levels = (np.arange(256) - 128) * finish.contrast + 128 + finish.brightness
-    picture = cv2.LUT(picture, np.clip(np.rint(levels), 0, 255).astype(np.uint8))
+    table = np.clip(np.rint(levels), 0, 255).astype(np.uint8)
+    picture = np.asarray(cv2.LUT(picture, table), np.uint8)
     if finish.noise:
         change = np.array([round((v / 255 * 2 - 1) * finish.noise) for v in range(256)], np.int8)
         noisy = picture.astype(np.int16) + change[dice.bytes(*picture.shape)]

@@ -91,7 +91,7 @@ def _try_clip(dice: Dice, atlas: Atlas, split: Split, side: int, num_frames: int
         for frame in range(num_frames):
             step = frame / max(num_frames - 1, 1)
             now = [at_time(thing, path, step) for thing, path in zip(things, paths, strict=True)]
-            patches = _warp_visible(now, paths, skins, side, frame, shake[frame])
+            patches = _warp_visible(now, paths, skins, side=side, frame=frame, shake=shake[frame])
             ids, areas = id_map(patches, side)
             measure(now, ids, areas)
             warped.append((patches, ids))
@@ -102,17 +102,17 @@ def _try_clip(dice: Dice, atlas: Atlas, split: Split, side: int, num_frames: int
     finish = draw_finish(dice)
     frames = []
     for (patches, ids), (right, down) in zip(warped, shake, strict=True):
-        moved = cv2.copyMakeBorder(
-            background, _pad(down), _pad(-down), _pad(right), _pad(-right), cv2.BORDER_REFLECT_101
-        )
-        top, left = _pad(-down), _pad(-right)
-        behind = moved[top : top + side, left : left + side]
-        frames.append(develop(dice, compose(behind, patches, ids, finish), finish))
+        canvas = compose(_shifted(background, right, down), patches, ids, finish)
+        frames.append(develop(dice, canvas, finish))
     return _Drawn(np.stack(frames), np.stack([ids for _, ids in warped]), things, views)
 
 
-def _pad(offset: int) -> int:
-    return max(offset, 0)
+def _shifted(background: Bytes, right: int, down: int) -> Bytes:
+    """The background moved by so many pixels, mirrored at the edges that come into view."""
+    side = background.shape[0]
+    columns, rows = (np.abs(np.arange(side) - offset) for offset in (right, down))
+    columns, rows = (np.minimum(places, 2 * (side - 1) - places) for places in (columns, rows))
+    return background[rows[:, None], columns]
 
 
 def _shake(dice: Dice, side: int) -> tuple[int, int]:
@@ -121,7 +121,7 @@ def _shake(dice: Dice, side: int) -> tuple[int, int]:
 
 
 def _warp_visible(
-    now: list[Thing], paths: list[Path], skins: Skins, side: int, frame: int, shake: tuple[int, int]
+    now: list[Thing], paths: list[Path], skins: Skins, *, side: int, frame: int, shake: tuple[int, int]
 ) -> list[Patch]:
     """The patches of one frame; empty for a thing that is away."""
     patches = []

@@ -14,6 +14,7 @@ from refseg.data.scenes.describe import (
 )
 from refseg.data.scenes.dice import Dice
 from refseg.data.scenes.words import COLOURS, NOUNS, SHAPES
+from refseg.data.scenes.world import held_out_pairs, people
 
 _HABITS = Habits(group=0.3, anything=0.1, colour=0.35, texture=0.15, size=0.1)
 _NUMBERS = {2: "two", 3: "three", 4: "four"}
@@ -69,6 +70,8 @@ def _two_kinds(dice: Dice, first: Description, second: Description) -> Claim:
 def nothing(dice: Dice, view: View) -> Claim | None:
     """A noun, or a colour of a noun that is there, that nothing here answers to."""
     described = _absent(dice, view)
+    if _is_held_out(described) or (described.colour >= 0 and described.name.sure <= people()):
+        return None
     words = spoken(dice, described)
     form = dice.weighted((40, 30, 30))
     if form == 0:
@@ -85,6 +88,12 @@ def nothing(dice: Dice, view: View) -> Claim | None:
         return () if not any(described.possible(thing) for thing in now) else None
 
     return Claim(text, "nothing", meaning)
+
+
+def _is_held_out(described: Description) -> bool:
+    """Whether training never shows it: said only of nothing, the pair would come to mean nothing."""
+    pairs = {(noun, described.colour) for noun in described.name.sure}
+    return len(pairs) == 1 and pairs <= held_out_pairs()
 
 
 def _absent(dice: Dice, view: View) -> Description:

@@ -96,8 +96,11 @@ def _all_words() -> Iterator[str]:
 
 
 PAD, UNKNOWN = "<pad>", "<unk>"
-VOCABULARY: tuple[str, ...] = (PAD, UNKNOWN, *sorted(set(_all_words())))
-"""Every word that a phrase of this world may hold, after `<pad>` (0) and `<unk>` (1)."""
+WORDS: tuple[str, ...] = tuple(sorted(set(_all_words())))
+"""Every word that a phrase of this world may hold."""
+
+VOCABULARY: tuple[str, ...] = (PAD, UNKNOWN, *WORDS)
+"""The same words after `<pad>` (0) and `<unk>` (1)."""
 
 _FILLERS = frozenset({"a", "an", "please", "find", "segment", "show", "select", "me", "my", "some"})
 _FILLER_OPENINGS = re.compile(r"^(?:(?:a |the |an )?(?:picture|photo|image) of )+")

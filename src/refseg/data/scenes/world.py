@@ -75,6 +75,12 @@ def held_out_pairs() -> frozenset[tuple[int, int]]:
     return frozenset(pairs[:NUM_HELD_OUT_PAIRS])
 
 
+@functools.cache
+def people() -> frozenset[int]:
+    """The nouns that have no colour and of which no colour is said: people are not named by colours."""
+    return frozenset(number for number, noun in enumerate(ALL_NOUNS) if noun.category == "person")
+
+
 def draw_things(dice: Dice, atlas: Atlas, split: Split, count: int | None = None) -> list[Thing]:
     """The things of a new scene, placed; later ones stand before earlier ones."""
     kinds = ("shapes", "sprites", "both")[dice.weighted((22, 40, 38))] if atlas.has_sprites else "shapes"
@@ -93,18 +99,21 @@ def _draw_thing(dice: Dice, atlas: Atlas, recipe: Recipe) -> Thing:
     is_shape = noun >= _FIRST_SHAPE
     if not is_shape and colour < 0 and dice.chance(_TINTED_SHARE):
         colour = dice.below(len(COLOURS))
+    if noun in people():
+        colour = -1
     if is_shape or colour >= 0:
         colour = _allowed_colour(dice, noun, colour, recipe.split)
     sprite = _draw_sprite(dice, atlas, noun, recipe.split)
-    if is_shape:
-        texture = 0 if dice.chance(_PLAIN_SHARE) else dice.below(len(TEXTURES))
-    else:
-        texture = -1
+    texture = _draw_texture(dice) if is_shape else -1
     maybe = shades_of(colour) if colour >= 0 else atlas.sprites[sprite].natural
     if texture == 0:
         maybe = frozenset({colour})
     rgb = draw_colour(dice, colour) if colour >= 0 else atlas.sprites[sprite].mean
     return Thing(noun, sprite, colour, texture, maybe, rgb, dice.roll())
+
+
+def _draw_texture(dice: Dice) -> int:
+    return 0 if dice.chance(_PLAIN_SHARE) else dice.below(len(TEXTURES))
 
 
 def _draw_noun(dice: Dice, recipe: Recipe) -> tuple[int, int]:

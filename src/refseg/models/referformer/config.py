@@ -14,8 +14,12 @@ from refseg.encoders.tokens import BYTES, BYTES_VOCABULARY
 from refseg.framing import FrameSpec
 from refseg.models.base import LossConfig, ModelConfig
 
-VIDEO_FRAMES = FrameSpec(fit="shortest", size=360)  # inference on Ref-YouTube-VOS and Ref-DAVIS17: no padding at all
-DATASET_FRAMES = FrameSpec(fit="shortest", size=360, longest=640, divisor=32)  # RefCOCO, A2D, JHMDB, and training
+VIDEO_FRAMES = FrameSpec(
+    fit="shortest", size=360
+)  # inference on Ref-YouTube-VOS and Ref-DAVIS17: no padding at all
+DATASET_FRAMES = FrameSpec(
+    fit="shortest", size=360, longest=640, divisor=32
+)  # RefCOCO, A2D, JHMDB, and training
 
 Protocol = Literal["video", "image"]
 """In which order masks come back to the source; see finish.py."""
@@ -90,8 +94,12 @@ _VIDEO_101 = replace(_VIDEO_50, backbone=RESNET101)
 VARIANTS: dict[str, ReferFormerConfig] = {
     "resnet50": _VIDEO_50,
     "resnet101": _VIDEO_101,
-    "resnet50-image": replace(_VIDEO_50, frame=DATASET_FRAMES, protocol="image", num_frames=1, trains_text=True),
-    "resnet101-image": replace(_VIDEO_101, frame=DATASET_FRAMES, protocol="image", num_frames=1, trains_text=True),
+    "resnet50-image": replace(
+        _VIDEO_50, frame=DATASET_FRAMES, protocol="image", num_frames=1, trains_text=True
+    ),
+    "resnet101-image": replace(
+        _VIDEO_101, frame=DATASET_FRAMES, protocol="image", num_frames=1, trains_text=True
+    ),
     "debug": ReferFormerConfig(
         frame=replace(VIDEO_FRAMES, size=64),
         backbone=ResNetSpec(blocks=(1, 1, 1, 1), stem_width=8, bottleneck_width=4, stage_width=16),

@@ -64,7 +64,9 @@ def _centres(size: tuple[int, int], ratios: Tensor) -> Tensor:
     """[P, h*w, 2] cell centres (x, y) in [0, 1] of the content."""
     h, w = size
     y, x = torch.meshgrid(
-        torch.arange(h, device=ratios.device) + 0.5, torch.arange(w, device=ratios.device) + 0.5, indexing="ij"
+        torch.arange(h, device=ratios.device) + 0.5,
+        torch.arange(w, device=ratios.device) + 0.5,
+        indexing="ij",
     )
     cells = torch.stack([x.flatten(), y.flatten()], dim=-1)
     return cells / (ratios * ratios.new_tensor([w, h]))[:, None]

@@ -39,7 +39,9 @@ class MaskHead(nn.Module):
         self.channels = config.dynamic_channels
         self.mask_dim = config.mask_dim
         self.has_coordinates = config.has_relative_coordinates
-        self.controller = MLP((config.dim, config.dim, config.dim, sum(self._weight_counts()) + sum(self._widths())))
+        self.controller = MLP(
+            (config.dim, config.dim, config.dim, sum(self._weight_counts()) + sum(self._widths()))
+        )
         for layer in self.controller.layers:
             nn.init.xavier_uniform_(layer.weight)
             nn.init.zeros_(layer.bias)
@@ -57,10 +59,13 @@ class MaskHead(nn.Module):
         widths = self._widths()
         parts = self.controller(states).float().split([*self._weight_counts(), *widths], dim=-1)
         first, *later = (
-            part.unflatten(-1, (width, -1)) for part, width in zip(parts[: self.num_layers], widths, strict=True)
+            part.unflatten(-1, (width, -1))
+            for part, width in zip(parts[: self.num_layers], widths, strict=True)
         )
         coordinates = first[..., self.mask_dim :] if self.has_coordinates else None
-        return DynamicWeights(first[..., : self.mask_dim], coordinates, tuple(later), parts[self.num_layers :])
+        return DynamicWeights(
+            first[..., : self.mask_dim], coordinates, tuple(later), parts[self.num_layers :]
+        )
 
     def forward(self, maps: Tensor, weights: DynamicWeights, centres: Tensor) -> Tensor:
         """Mask logits from mask features.

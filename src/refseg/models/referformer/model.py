@@ -134,10 +134,14 @@ class ReferFormer(ReferringModel):
 
     def _backbone_and_projections(self, pixels: Tensor) -> tuple[Tensor, ...]:
         finest, *maps = self.backbone(pixels)
-        projected = (project(level) for project, level in zip(self.projections, [*maps, maps[-1]], strict=True))
+        projected = (
+            project(level) for project, level in zip(self.projections, [*maps, maps[-1]], strict=True)
+        )
         return finest, *projected
 
-    def _look_for(self, projected: list[Tensor], levels: Levels, words: Words) -> tuple[Tensor, list[Candidates]]:
+    def _look_for(
+        self, projected: list[Tensor], levels: Levels, words: Words
+    ) -> tuple[Tensor, list[Candidates]]:
         """Fusion, encoder and decoder for N = P * T' frames: the memory [N, S, C], and each layer's candidates."""
         owners = _owners(projected[0])
         flat = [level.flatten(0, 1) for level in projected]
@@ -171,14 +175,18 @@ class ReferFormer(ReferringModel):
         for rows in row_steps(frames.count, frames_at_once(centres.device)):
             maps = frames.finest_maps(self.pixel_decoder, rows)
             weights = self.mask_head.weights(layer.states[rows])
-            masks.append(self.mask_head.folded(maps, weights, centres[rows], self.pixel_decoder.mask_features))
+            masks.append(
+                self.mask_head.folded(maps, weights, centres[rows], self.pixel_decoder.mask_features)
+            )
         return frames.output(layer, torch.cat(masks))
 
 
 class _Frames:
     """All N = P * T' frames, ready for the finest level of the pyramid, and the way back to clips."""
 
-    def __init__(self, finest: Tensor, coarser: Tensor, position: Tensor, words: Words, content: Tensor) -> None:
+    def __init__(
+        self, finest: Tensor, coarser: Tensor, position: Tensor, words: Words, content: Tensor
+    ) -> None:
         self.per_clip = finest.shape[1]
         self.owners = _owners(finest)
         self.count = len(self.owners)

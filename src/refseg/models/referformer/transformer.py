@@ -112,7 +112,10 @@ class DecoderLayer(nn.Module):
         self.self_attention = Attention(config.dim, config.num_heads, dropout=config.dropout)
         self.self_norm = nn.LayerNorm(config.dim)
         self.cross_attention = DeformableAttention(
-            config.dim, num_heads=config.num_heads, num_levels=NUM_LEVELS, num_points=config.num_decoder_points
+            config.dim,
+            num_heads=config.num_heads,
+            num_levels=NUM_LEVELS,
+            num_points=config.num_decoder_points,
         )
         self.cross_norm = nn.LayerNorm(config.dim)
         self.feed_forward = FeedForward(config.dim, config.hidden_dim, dropout=config.dropout)

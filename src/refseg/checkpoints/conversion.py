@@ -1,0 +1,121 @@
+"""Foreign weights to our own file: read, rename, build, load strictly, save with their origin."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from refseg.checkpoints import native
+from refseg.checkpoints.readers import read
+from refseg.errors import CheckpointMismatch, InvalidInput
+from refseg.models import catalog
+from refseg.models.base import ReferringModel, StateDict
+from refseg.models.renaming import Report
+
+TOKENIZER = "tokenizer.json"
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """What came of a foreign file."""
+
+    path: Path
+    header: native.Header
+    report: Report
+
+
+def convert(
+    source: Path,
+    out: Path,
+    *,
+    family: str,
+    variant: str,
+    tokenizer: Path | None = None,
+    dtype: torch.dtype | None = None,
+    origin: Mapping[str, str] | None = None,
+) -> Conversion:
+    """Writes the weights of `source` to `out` as our own file, with all that prediction needs.
+
+    `origin` is put into the header beside the source's name and sha256.
+
+    Raises:
+        InvalidInput: if the source cannot be read, is ours already, or the tokenizer is not at hand.
+        UnknownName: if the family or the variant does not exist.
+        CheckpointMismatch: if a name or shape is left on either side; the message names the variants that would fit.
+    """
+    catalog.variant(family, variant)  # a mistake in a name is told before a big file is read
+    _refuse_native(source)
+    state = read(source)
+    model, report = _loaded(state, family, variant, source.name)
+    _give_tokenizer(model, tokenizer)
+    told = {"file": source.name, "sha256": file_sha256(source), **(origin or {})}
+    header = native.save(out, model, family=family, variant=variant, origin=told, dtype=dtype)
+    return Conversion(out, header, report)
+
+
+def file_sha256(path: Path) -> str:
+    """The sha256 of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def variants_that_fit(state: StateDict) -> Iterator[tuple[str, str]]:
+    """The family and variant of every model whose names and shapes are those of a published `state`."""
+    for family in catalog.FAMILIES:
+        for variant, config in catalog.family(family).variants.items():
+            try:
+                converted, report = catalog.family(family).convert(state, config)
+            except CheckpointMismatch:
+                continue
+            with torch.device("meta"):
+                wanted = catalog.build(family, config).state_dict()
+            if native.difference(wanted, converted, source="", left=report.left) is None:
+                yield family, variant
+
+
+def _loaded(state: StateDict, family: str, variant: str, source: str) -> tuple[ReferringModel, Report]:
+    config = catalog.variant(family, variant)
+    try:
+        converted, report = catalog.family(family).convert(state, config)
+        model = native.blank(family, config)
+        native.load_strictly(model, converted, source=source, left=report.left)
+    except CheckpointMismatch as error:
+        fitting = list(variants_that_fit(state))
+        if not fitting:
+            raise
+        words = " or ".join(f"--family {other} --variant {name}" for other, name in fitting)
+        raise CheckpointMismatch(
+            f"{source} is not {family} {variant}; by its names and shapes it fits {words}",
+            missing=error.missing,
+            unexpected=error.unexpected,
+        ) from error
+    return model, report
+
+
+def _refuse_native(source: Path) -> None:
+    try:
+        header = native.read_header(source)
+    except InvalidInput:
+        return  # not ours: the very thing to convert
+    raise InvalidInput(
+        f"{source} is a refseg checkpoint already ({header.family} {header.variant}); use it as it is"
+    )
+
+
+def _give_tokenizer(model: ReferringModel, tokenizer: Path | None) -> None:
+    if tokenizer is not None:
+        try:
+            model.load_extra_state({TOKENIZER: tokenizer.read_text(encoding="utf-8")})
+        except (OSError, UnicodeDecodeError) as error:
+            raise InvalidInput(f"the tokenizer {tokenizer} cannot be read: {error}") from error
+        if not model.extra_state():
+            raise InvalidInput("this family has no tokenizer file; leave out --tokenizer")
+    if type(model).extra_state is not ReferringModel.extra_state and not model.extra_state():
+        try:
+            model.tokenize(["a phrase"])
+        except InvalidInput as error:
+            raise InvalidInput(f"{error}; or give the file itself: --tokenizer FILE") from error

@@ -1,0 +1,160 @@
+"""Answers on disk: masks, overlays, and one JSON line each; every file whole or not there."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from refseg.drawing import draw_overlays, save_mask, save_picture
+from refseg.errors import InvalidInput
+from refseg.files import whole_folder, write_whole_text
+
+if TYPE_CHECKING:
+    from refseg.cli._progress import Bars
+    from refseg.data.video import StoredClip
+    from refseg.prediction import Prediction
+
+RESULTS = "results.jsonl"
+_SECONDS_BETWEEN_SAVES = 2.0
+
+
+@dataclass(frozen=True)
+class AnswerFiles:
+    """Where one answer goes."""
+
+    mask: Path  # a PNG file, or a folder of them for a clip
+    overlay: Path  # a PNG file, or an MP4 file for a clip
+
+
+def answer_files(folder: Path, name: str, phrase: str, *, is_clip: bool) -> AnswerFiles:
+    """The files of the answer to a phrase (its slug) about an input (its name)."""
+    start = f"{name}--{phrase}"
+    if is_clip:
+        return AnswerFiles(folder / f"{start}.masks", folder / f"{start}.overlay.mp4")
+    return AnswerFiles(folder / f"{start}.mask.png", folder / f"{start}.overlay.png")
+
+
+def check_absent(files: Sequence[AnswerFiles]) -> None:
+    """Refuses to begin where an answer would replace a file.
+
+    Raises:
+        InvalidInput: if one of the files exists.
+    """
+    present = [path for entry in files for path in (entry.mask, entry.overlay) if path.exists()]
+    if present:
+        others = f" and {len(present) - 1} more" if len(present) > 1 else ""
+        raise InvalidInput(
+            f"{present[0]}{others} exists already; give --force to replace it, or another --out"
+        )
+
+
+def write_image_answer(files: AnswerFiles, pixels: np.ndarray, answer: Prediction) -> None:
+    """Mask and overlay of an answer about a picture [H, W, 3]."""
+    masks = answer.masks.numpy()
+    save_mask(masks[0], files.mask)
+    save_picture(next(draw_overlays([pixels], masks, answer.phrase)), files.overlay)
+
+
+def write_clip_answer(files: AnswerFiles, clip: StoredClip, answer: Prediction, bars: Bars) -> None:
+    """Masks, one a frame, and the overlay video of an answer about a clip."""
+    from refseg.data.video import write_video
+
+    masks = answer.masks.numpy()
+    with whole_folder(files.mask) as folder:
+        for number, mask in bars.track(enumerate(masks), "masks", len(masks)):
+            save_mask(mask, folder / f"{number:05d}.png")
+    pictures = bars.track(_overlays(clip, masks, answer.phrase), "overlay", len(masks))
+    write_video(files.overlay, pictures, clip.times, clip.rate)
+
+
+def _overlays(clip: StoredClip, masks: np.ndarray, phrase: str) -> Iterator[np.ndarray]:
+    frames = [frame.permute(1, 2, 0).numpy() for frame in clip.frames]
+    for picture in draw_overlays(frames, masks, phrase):
+        yield np.asarray(picture)
+
+
+def answer_record(
+    answer: Prediction,
+    files: AnswerFiles,
+    *,
+    title: str,
+    checkpoint: str,
+    seconds: float,
+    times: Sequence[float] | None,
+) -> dict[str, Any]:
+    """What is told of an answer in a JSON line; `times` of the frames for a clip, None for a picture."""
+    height, width = answer.masks.shape[-2:]
+    record: dict[str, Any] = {"input": title, "phrase": answer.phrase}
+    record["score"] = None if answer.score is None else round(answer.score, 6)
+    if times is None:
+        record |= {"box": answer.box(), "area": answer.area(), "rle": answer.to_rle()}
+    else:
+        record |= {
+            "times": [round(t, 6) for t in times],
+            "boxes": answer.boxes(),
+            "areas": answer.areas(),
+            "rles": answer.to_rles(),
+        }
+    return record | {
+        "size": [height, width],
+        "checkpoint": checkpoint,
+        "seconds": round(seconds, 4),
+        "mask": files.mask.name,
+        "overlay": files.overlay.name,
+    }
+
+
+@dataclass
+class ResultsFile:
+    """The lines of `results.jsonl`, one for each answer in its folder.
+
+    Lines about other answers stay; a line about an answer that is made again takes the place of the earlier one. The file is
+    saved now and then, whole each time, so that a killed run loses seconds of lines and never half a line.
+    """
+
+    path: Path
+    lines: dict[str, str] = field(default_factory=dict)  # by the name of the mask
+    saved_at: float = field(default_factory=time.monotonic)
+    save_seconds: float = 0.0
+
+    @classmethod
+    def open(cls, folder: Path) -> ResultsFile:
+        """The results that a folder holds already, if any.
+
+        Raises:
+            InvalidInput: if the file there is not one of ours.
+        """
+        results = cls(folder / RESULTS)
+        if not results.path.exists():
+            return results
+        for number, line in enumerate(results.path.read_text(encoding="utf-8").splitlines(), start=1):
+            try:
+                results.lines[str(json.loads(line)["mask"])] = line
+            except (ValueError, KeyError, TypeError) as error:
+                raise InvalidInput(
+                    f"{results.path} line {number} was not written by refseg; move the file away, or give another --out"
+                ) from error
+        return results
+
+    def add(self, record: dict[str, Any]) -> None:
+        """Takes a record in, at the end."""
+        self.lines.pop(record["mask"], None)
+        self.lines[record["mask"]] = json.dumps(record, ensure_ascii=False)
+        # Saving costs what the file is long: twenty times as much time goes into answers as into saves.
+        if time.monotonic() - self.saved_at > max(_SECONDS_BETWEEN_SAVES, 20 * self.save_seconds):
+            self.save()
+
+    def save(self) -> None:
+        """Writes all lines; nothing where there are none."""
+        if not self.lines:
+            return
+        start = time.monotonic()
+        write_whole_text(self.path, "".join(f"{line}\n" for line in self.lines.values()))
+        self.saved_at = time.monotonic()
+        self.save_seconds = self.saved_at - start

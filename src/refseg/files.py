@@ -1,0 +1,71 @@
+"""Files that are whole or not there: written under a temporary name in the same folder, then renamed."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from refseg.errors import InvalidInput
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """A temporary path beside `path` to write to; takes the name `path` when the block ends well, else disappears.
+
+    The temporary name starts with a dot and keeps the suffix, because writers choose their format by it. Readers of the
+    final name never see half a file, even after a kill or on a full disk.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.stem[:40]}.{uuid.uuid4().hex[:8]}.part{path.suffix}")
+    try:
+        yield temporary
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def write_whole_text(path: Path, text: str) -> None:
+    """Writes `text` to `path` in UTF-8; the file is whole or unchanged."""
+    with whole_file(path) as temporary:
+        temporary.write_text(text, encoding="utf-8", newline="\n")
+
+
+@contextmanager
+def whole_folder(path: Path) -> Iterator[Path]:
+    """A temporary folder beside `path` to fill; takes the name `path`, in place of an earlier one, when the block ends well."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary, earlier = (path.with_name(f".{path.name[:40]}.{uuid.uuid4().hex[:8]}.part") for _ in range(2))
+    temporary.mkdir()
+    try:
+        yield temporary
+        if path.exists():
+            path.replace(earlier)  # a folder that holds files cannot be replaced in one step
+        temporary.replace(path)
+    finally:
+        for leftover in (temporary, earlier):
+            shutil.rmtree(leftover, ignore_errors=True)
+
+
+def check_writable(folder: Path) -> None:
+    """Proves that files can be written in `folder`, or that it can be made; makes nothing.
+
+    Raises:
+        InvalidInput: if a file stands in its place, or the system refuses.
+    """
+    nearest = next(p for p in (folder, *folder.absolute().parents) if p.exists())
+    if not nearest.is_dir():
+        raise InvalidInput(
+            f"the output folder {folder} cannot be made, because {nearest} is a file; give another folder"
+        )
+    try:
+        with tempfile.TemporaryFile(dir=nearest):
+            pass
+    except OSError as error:
+        raise InvalidInput(
+            f"the output folder {folder} cannot be written ({error.strerror}); give another folder, or change its permissions"
+        ) from error

@@ -1,0 +1,27 @@
+"""Scout, as the rest of the toolkit sees it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from refseg.models.base import Family, ParamRule
+
+from .config import VARIANTS, ScoutLoss
+from .convert import convert
+from .loss import ScoutCriterion
+from .model import Scout
+from .naming import naming_loss
+
+FAMILY = Family(
+    name="scout",
+    title="Scout: this project's own compact model, trained on drawn scenes",
+    model=Scout,
+    criterion=ScoutCriterion,
+    variants=VARIANTS,
+    loss=ScoutLoss(),
+    convert=convert,
+    cards=Path(__file__).with_name("checkpoints.toml"),
+    # Vectors (norms, biases, gains, positions) and word embeddings are not drawn to zero.
+    param_rules=(ParamRule(r"(norm|bias|gains|positions|text\.words)", weight_decay=0.0),),
+    objectives={"naming": naming_loss},
+)

@@ -1,0 +1,155 @@
+"""Scout: a compact referring segmenter whose words enter at the end of every stage of a convolutional backbone.
+
+A picture is read without words up to the first stage (stride 4). From there on every phrase has its own pass: cells
+look at the words after each stage (`backbone.WordFusion`, after LAVT), coarse cells and words meet in a small
+transformer (`pyramid.CellEncoder`), where the frames of a clip also meet, and one query per phrase and frame answers
+with a kernel over the mask features, a box, and whether anything answers to the phrase at all (`decoder`). Masks
+have stride 2: each cell of stride 4 answers for its four quarters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from refseg.encoders.words import ClosedVocabulary
+from refseg.errors import InvalidInput
+from refseg.models.base import ReferringModel, Ruler
+from refseg.structures import Clips, Output, Placement, TextFeatures, TextTokens, VisualFeatures
+
+from .backbone import Stage, WordFusion, conv_norm
+from .config import ScoutConfig
+from .decoder import QueryDecoder
+from .naming import NamingHead
+from .places import CODE_DIM, STRIDES, Places, blank_padding, places
+from .pyramid import CellEncoder, Memory, Pyramid
+from .text import WordEncoder
+
+
+class Scout(ReferringModel):
+    """Scout for images and clips."""
+
+    config: ScoutConfig
+
+    def __init__(self, config: ScoutConfig) -> None:
+        super().__init__(config)
+        stem = config.stem_channels
+        widths = (stem, *config.stage_channels)
+        self.vocabulary = ClosedVocabulary(config.vocabulary, max_tokens=config.max_tokens)
+        self.stem = nn.ModuleList((conv_norm(3, stem, stride=2), conv_norm(stem, stem)))
+        self.detail = nn.Conv2d(4 * stem, config.mask_channels, 1)
+        self.stages = nn.ModuleList(
+            Stage(before, after, config.blocks_per_stage) for before, after in pairwise(widths)
+        )
+        self.rows = nn.Linear(CODE_DIM, config.stage_channels[0], bias=False)
+        self.columns = nn.Linear(CODE_DIM, config.stage_channels[0], bias=False)
+        self.fusions = nn.ModuleList(
+            WordFusion(channels, dim, text_dim=config.hidden_dim, head_dim=config.head_dim)
+            for channels, dim in zip(config.stage_channels, config.fusion_dims, strict=True)
+        )
+        self.text = WordEncoder(config)
+        self.cells = CellEncoder(config)
+        self.pyramid = Pyramid(config)
+        self.decoder = QueryDecoder(config)
+        self.naming = NamingHead(config)
+
+    def tokenize(self, phrases: Sequence[str]) -> TextTokens:
+        """Word ids of the closed vocabulary.
+
+        Raises:
+            InvalidInput: if a phrase is empty, too long, or uses a word that is not in the vocabulary.
+        """
+        return TextTokens(*self.vocabulary.encode(phrases))
+
+    def encode_visual(self, clips: Clips) -> VisualFeatures:
+        """Fine detail and the first stage, both at stride 4.
+
+        Raises:
+            InvalidInput: if the canvas is not a multiple of 32 on both sides.
+        """
+        pixels = _target_pixels(clips)
+        num_frames = pixels.shape[1]
+        _check_canvas(pixels.shape[-2:])
+        valid = clips.valid.repeat_interleave(num_frames, 0)[:, None].to(pixels.dtype)
+        pixels = (pixels.flatten(0, 1) * valid).contiguous(memory_format=torch.channels_last)
+        valid2 = functional.max_pool2d(valid, 2)
+        fine = functional.relu(self.stem[0](pixels), inplace=True)
+        fine = blank_padding(functional.relu(self.stem[1](fine), inplace=True), valid2)
+        detail = self.detail(functional.pixel_unshuffle(fine, 2))
+        where = places(valid[:, 0] > 0)[0]
+        stage1 = self.stages[0](fine, where.valid)
+        stage1 = (
+            stage1
+            + self.rows(where.rows).transpose(1, 2)[..., None]
+            + self.columns(where.columns).transpose(1, 2)[:, :, None]
+        )
+        maps = tuple(level.unflatten(0, (-1, num_frames)) for level in (detail, stage1))
+        return VisualFeatures(maps, clips.valid, clips.content)
+
+    def encode_text(self, tokens: TextTokens) -> TextFeatures:
+        """Word features and their mean."""
+        words, sentence = self.text(tokens.values, tokens.valid)
+        return TextFeatures(words, tokens.valid, sentence)
+
+    def segment(self, visual: VisualFeatures, text: TextFeatures) -> Output:
+        """One candidate query per phrase; masks at stride 2, existence and box per frame."""
+        num_frames = visual.maps[0].shape[1]
+        detail, stage1 = (level.flatten(0, 1) for level in visual.maps)
+        assert text.sentence is not None
+        where = places(visual.valid.repeat_interleave(num_frames, 0))
+        tokens, valid, sentence = (
+            part.repeat_interleave(num_frames, 0) if num_frames > 1 else part
+            for part in (text.tokens, text.valid, text.sentence)
+        )
+        words = Memory(tokens, valid)
+        maps = self.climb(stage1, where, words)
+        memory = self.cells((maps[2], maps[3]), where[2:], words, num_frames)
+        map8 = self.pyramid.stride8(memory, maps[1], where)
+        mask_features = self.pyramid.stride4(map8, maps[0], detail, where)
+        return self.decoder(sentence, memory, mask_features, num_frames)
+
+    def climb(self, stage1: Tensor, where: tuple[Places, ...], words: Memory | None) -> list[Tensor]:
+        """The maps of all stages; without words, what the bare backbone sees."""
+        maps = [stage1]
+        for index, place in enumerate(where):
+            if index > 0:
+                maps.append(self.stages[index](maps[-1], place.valid))
+            if words is not None:
+                maps[-1] = self.fusions[index](maps[-1], place, words.tokens, words.valid)
+        return maps
+
+    def choose(self, output: Output) -> tuple[Tensor, Tensor | None]:
+        """The only query, and the probability that anything answers to the phrase in any frame."""
+        query, _ = super().choose(output)
+        return query, _existence(output).amax(1)
+
+    def finish(self, output: Output, placements: Sequence[Placement], at: Ruler = "source") -> list[Tensor]:
+        """As the default, and empty in frames where nothing answers to the phrase."""
+        found = _existence(output) >= self.config.existence_threshold  # [P, T']
+        masks = super().finish(output, placements, at)
+        return [mask & here[:, None, None] for mask, here in zip(masks, found, strict=True)]
+
+
+def _existence(output: Output) -> Tensor:
+    assert output.class_logits is not None
+    return output.class_logits[:, 0, :, 0].sigmoid()
+
+
+def _target_pixels(clips: Clips) -> Tensor:
+    """Pixels [B, T', 3, H, W] of the frames to segment."""
+    if clips.target_frames is None:
+        return clips.pixels
+    rows = torch.arange(len(clips.pixels), device=clips.pixels.device)[:, None]
+    return clips.pixels[rows, clips.target_frames]
+
+
+def _check_canvas(canvas: Sequence[int]) -> None:
+    if any(side % STRIDES[-1] for side in canvas):
+        raise InvalidInput(
+            f"scout reads canvases whose sides are multiples of {STRIDES[-1]}, and got {canvas[0]}x{canvas[1]}; "
+            "place frames with the configuration's own FrameSpec"
+        )

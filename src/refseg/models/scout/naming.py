@@ -1,0 +1,115 @@
+"""The naming objective: say what stands in each cell, without any phrase.
+
+It gives the backbone what published systems take from ImageNet weights: eyes for the things and colours of its world.
+Every object weighs the same whatever its area; background cells weigh little.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from refseg.errors import InvalidInput
+from refseg.models.base import ReferringModel
+from refseg.structures import Batch, Things
+
+from .config import ScoutConfig
+from .places import places
+
+if TYPE_CHECKING:
+    from .model import Scout
+
+STRIDE = 8
+COVERED = 0.35  # a cell shows the object that covers more than this of it
+EMPTY = 0.02  # and background when all objects together cover less than this; between them it is not asked
+BACKGROUND_WEIGHT = 0.15  # all background cells of a picture together, against one object
+COLOUR_WEIGHT = 0.5
+
+
+class NamingHead(nn.Module):
+    """Noun and colour of every cell of stride 8; class 0 is the background, colour 1 is "has no colour word"."""
+
+    def __init__(self, config: ScoutConfig) -> None:
+        super().__init__()
+        channels = config.stage_channels[1]
+        self.mix = nn.Linear(channels, 2 * channels)
+        self.nouns = nn.Linear(2 * channels, config.num_nouns + 1)
+        self.colours = nn.Linear(2 * channels, config.num_colours + 2)
+
+    def forward(self, map8: Tensor) -> tuple[Tensor, Tensor]:
+        """Map [N, C, h, w] to noun logits [N, h*w, num_nouns+1] and colour logits [N, h*w, num_colours+2]."""
+        mixed = functional.gelu(self.mix(map8.permute(0, 2, 3, 1).flatten(1, 2)))
+        return self.nouns(mixed), self.colours(mixed)
+
+
+def naming_loss(model: ReferringModel, batch: Batch) -> dict[str, Tensor]:
+    """Cross-entropy of nouns and colours over the cells of every frame.
+
+    Raises:
+        InvalidInput: if the data set does not tell what stands where, or tells of more kinds than the head has.
+    """
+    things = None if batch.targets is None else batch.targets.things
+    if things is None:
+        raise InvalidInput("the naming objective needs a data set that names its things; use scenes")
+    scout: Scout = model  # type: ignore[assignment]
+    nouns, colours, weights = cell_labels(things, scout.config)
+    noun_logits, colour_logits = word_free_names(scout, batch)
+    total = weights.sum().clamp(min=1)
+    return {
+        "noun": _weighted_entropy(noun_logits, nouns, weights) / total,
+        "colour": COLOUR_WEIGHT * _weighted_entropy(colour_logits, colours, weights) / total,
+    }
+
+
+def word_free_names(scout: Scout, batch: Batch) -> tuple[Tensor, Tensor]:
+    """Noun and colour logits of every cell of B*T frames, by the passes that need no words."""
+    visual = scout.encode_visual(batch.clips)
+    num_frames = visual.maps[0].shape[1]
+    stage1 = visual.maps[1].flatten(0, 1)
+    where = places(visual.valid.repeat_interleave(num_frames, 0))
+    maps = scout.climb(stage1, where, None)
+    memory = scout.cells((maps[2], maps[3]), where[2:], None, 1)
+    return scout.naming(scout.pyramid.stride8(memory, maps[1], where))
+
+
+def cell_labels(things: Sequence[Things], config: ScoutConfig) -> tuple[Tensor, Tensor, Tensor]:
+    """Noun and colour class [N, h*w] and weight [N, h*w] of the cells of all frames; weight 0 is "not asked"."""
+    labels = [_labels_of_frame(ids, clip, config) for clip in things for ids in clip.ids]
+    nouns, colours, weights = (torch.stack(column) for column in zip(*labels, strict=True))
+    return nouns, colours, weights
+
+
+def _labels_of_frame(ids: Tensor, clip: Things, config: ScoutConfig) -> tuple[Tensor, Tensor, Tensor]:
+    _check_kinds(clip, config)
+    num_things = len(clip.nouns)
+    present = functional.one_hot(ids.long(), num_things + 1).permute(2, 0, 1).float()  # [1+N, H, W]
+    cover = functional.avg_pool2d(present, STRIDE).flatten(1)  # [1+N, cells]
+    most, thing = cover[1:].max(0) if num_things else (cover[0] * 0, cover[0].long() * 0)
+    shown = most > COVERED
+    empty = cover[0] > 1 - EMPTY
+    owner = torch.where(shown, thing + 1, 0)
+    counts = torch.bincount(owner[shown], minlength=num_things + 1).clamp(min=1).float()
+    counts[0] = empty.sum().clamp(min=1) / BACKGROUND_WEIGHT
+    weights = torch.where(shown | empty, 1 / counts[owner], 0.0)
+    nouns = torch.cat((clip.nouns.new_zeros(1), clip.nouns + 1))
+    colours = torch.cat((clip.colours.new_zeros(1), clip.colours + 2))
+    return nouns[owner], colours[owner], weights
+
+
+def _check_kinds(clip: Things, config: ScoutConfig) -> None:
+    if len(clip.nouns) and (
+        int(clip.nouns.max()) >= config.num_nouns or int(clip.colours.max()) >= config.num_colours
+    ):
+        raise InvalidInput(
+            f"the data set names more kinds of things than scout's naming head has ({config.num_nouns} nouns, "
+            f"{config.num_colours} colours); raise num_nouns or num_colours"
+        )
+
+
+def _weighted_entropy(logits: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
+    entropy = functional.cross_entropy(logits.float().flatten(0, 1), labels.flatten(), reduction="none")
+    return (entropy * weights.flatten()).sum()

@@ -1,0 +1,285 @@
+"""What users and the service call: a checkpoint that answers phrases about pictures and clips.
+
+A picture is encoded once and asked many phrases; `EncodedClip` is a plain value, the predictor keeps no state.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from refseg.data.frames import Frames, as_frames
+from refseg.errors import InvalidInput
+from refseg.framing import place_frames, valid_area
+from refseg.prediction import Prediction
+from refseg.structures import Clips, Output, Placement, Size, VisualFeatures
+
+if TYPE_CHECKING:
+    from refseg.models.base import ReferringModel, Ruler
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+# What a segment pass needs beside its input, in multiples of one phrase's visual features, and what it may take in all.
+_WORKING_MULTIPLE = 8
+_WORKING_BYTES = 1 << 30
+_MOST_PHRASES_AT_ONCE = 32
+
+
+@dataclass(slots=True, frozen=True)
+class EncodedClip:
+    """All that a predictor knows of a picture or clip before it hears a phrase."""
+
+    visual: VisualFeatures  # of one clip: B = 1
+    placement: Placement
+    num_frames: int
+    target_frames: tuple[int, ...]  # the T' frames that get masks
+
+    @property
+    def source(self) -> Size:
+        """(height, width) of the stored frames."""
+        return self.placement.source
+
+    @property
+    def num_bytes(self) -> int:
+        """Memory that the features take."""
+        tensors = (*self.visual.maps, self.visual.valid, self.visual.content)
+        return sum(tensor.nbytes for tensor in tensors)
+
+
+class Predictor:
+    """A model ready to answer.
+
+    Arguments:
+        model: is moved to `device` and put in evaluation mode.
+        device: "auto" (CUDA, else MPS, else CPU) or any torch device; one that is absent is an error, never replaced.
+        dtype: float32, or bfloat16 or float16 by autocast; the weights stay as they are.
+        label: what results say they come from; a checkpoint's name or path.
+
+    Raises:
+        InvalidInput: if the device is absent or the dtype is none of the three.
+    """
+
+    def __init__(
+        self,
+        model: ReferringModel,
+        *,
+        device: str | torch.device = "auto",
+        dtype: torch.dtype | str | None = None,
+        label: str = "model",
+    ) -> None:
+        self.device = find_device(device)
+        self.dtype = find_dtype(dtype)
+        self.model = model.to(self.device).eval()
+        self.label = label
+
+    @classmethod
+    def load(
+        cls,
+        checkpoint: str | Path,
+        *,
+        device: str | torch.device = "auto",
+        dtype: torch.dtype | str | None = None,
+    ) -> Predictor:
+        """A predictor from a checkpoint's name or file; see `load`."""
+        from refseg.checkpoints import zoo
+
+        found, kind = find_device(device), find_dtype(dtype)  # mistakes are told before a file is read
+        model, _, _ = zoo.load(checkpoint, device=str(found))
+        return cls(model, device=found, dtype=kind, label=str(checkpoint))
+
+    def set_threshold(self, threshold: float) -> None:
+        """From now on, scores above `threshold` are mask; a checkpoint comes with its own.
+
+        Raises:
+            InvalidInput: if it lies outside 0 to 1.
+        """
+        if not 0 <= threshold <= 1:
+            raise InvalidInput(f"a threshold of scores lies between 0 and 1, and {threshold} does not")
+        self.model.config = replace(self.model.config, threshold=threshold)
+
+    def __call__(self, frames: Frames, phrases: Sequence[str]) -> list[Prediction]:
+        """The answers to `phrases` about a picture or clip, in their order."""
+        check_phrases(phrases)
+        return self.segment(self.encode(frames), phrases)
+
+    def encode(self, frames: Frames, *, target_frames: Sequence[int] | None = None) -> EncodedClip:
+        """What can be known of a picture or clip without words.
+
+        Arguments:
+            frames: one picture: a path, a PIL image, an array [H, W, 3] or a tensor [3, H, W]; or a clip: the path of a
+                video or of a folder of frames, an array [T, H, W, 3], a tensor [T, 3, H, W], or a list of pictures of one
+                size. Values are uint8, or floats in [0, 1]. See `refseg.data.frames.as_frames`.
+            target_frames: the frames that get masks; all of them by default.
+
+        Raises:
+            InvalidInput: if the frames cannot be read or understood.
+        """
+        source = as_frames(frames)
+        chosen = _check_targets(target_frames, len(source))
+        canvas, placement = place_frames(source, self.model.config.frame)
+        clips = Clips(
+            canvas[None],
+            valid_area(placement)[None],
+            torch.tensor([placement.content]),
+            None if target_frames is None else torch.tensor([chosen]),
+        )
+        with torch.inference_mode(), self._precision():
+            visual = self.model.encode_visual(clips.to(self.device))
+        return EncodedClip(visual, placement, len(source), chosen)
+
+    def segment(self, clip: EncodedClip, phrases: Sequence[str], at: Ruler = "source") -> list[Prediction]:
+        """The answers to `phrases` about an encoded clip, in their order.
+
+        Arguments:
+            at: "source" for masks of the stored frames' size, "canvas" for masks on the canvas that the network saw.
+
+        Raises:
+            InvalidInput: if there is no phrase, or one is empty or cannot be expressed by the vocabulary.
+        """
+        asked = check_phrases(phrases)
+        if at not in ("source", "canvas"):
+            raise InvalidInput(f"masks are given at 'source' or at 'canvas' size, not at {at!r}")
+        step = _phrases_at_once(clip.visual)
+        answers: list[Prediction] = []
+        for start in range(0, len(asked), step):
+            answers += self._answer(clip, asked[start : start + step], at)
+        return answers
+
+    def _answer(self, clip: EncodedClip, phrases: Sequence[str], at: Ruler) -> list[Prediction]:
+        with torch.inference_mode(), self._precision():
+            tokens = self.model.tokenize(phrases).to(self.device)
+            index = torch.zeros(len(phrases), dtype=torch.int64, device=self.device)
+            output = self.model.segment(clip.visual.rows(index), self.model.encode_text(tokens))
+        return self._finish(output, [clip.placement] * len(phrases), phrases, at)
+
+    def _finish(
+        self, output: Output, placements: Sequence[Placement], phrases: Sequence[str], at: Ruler
+    ) -> list[Prediction]:
+        # Outside inference mode, so that the masks are ordinary tensors that a caller may change.
+        with torch.no_grad():
+            exact = output.to(dtype=torch.float32)
+            _, scores = self.model.choose(exact)
+            masks = self.model.finish(exact, placements, at)
+        certain = [None] * len(phrases) if scores is None else [float(score) for score in scores]
+        return [
+            Prediction(phrase, mask.cpu(), score)
+            for phrase, mask, score in zip(phrases, masks, certain, strict=True)
+        ]
+
+    def _precision(self) -> AbstractContextManager[object]:
+        if self.dtype == torch.float32:
+            return nullcontext()
+        return torch.autocast(self.device.type, dtype=self.dtype)
+
+
+def load(
+    name_or_path: str | Path,
+    device: str | torch.device = "auto",
+    dtype: torch.dtype | str | None = None,
+) -> Predictor:
+    """A predictor from the name of a checkpoint (`refseg models` lists them) or from a file of ours.
+
+    Arguments:
+        device: "auto" (CUDA, else MPS, else CPU) or any torch device; one that is absent is an error, never replaced.
+        dtype: float32 by default; bfloat16 and float16 run by autocast.
+
+    Raises:
+        UnknownName: if no checkpoint has this name; the nearest ones are suggested.
+        InvalidInput: if the file cannot be read, or the device is absent.
+        CheckpointMismatch: if the weights do not fit the model that the file names.
+    """
+    return Predictor.load(name_or_path, device=device, dtype=dtype)
+
+
+def find_device(asked: str | torch.device = "auto") -> torch.device:
+    """The torch device for `asked`; "auto" takes CUDA, else MPS, else the CPU.
+
+    Raises:
+        InvalidInput: if it is no device's name, or this machine has no such device.
+    """
+    if str(asked) == "auto":
+        kind = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+        return torch.device(kind)
+    try:
+        device = torch.device(asked)
+    except RuntimeError as error:
+        raise InvalidInput(f"{asked!r} is no device; give auto, cpu, cuda, cuda:1 or mps") from error
+    if device.type == "cuda":
+        _check_cuda(device)
+    if device.type == "mps" and not torch.backends.mps.is_available():
+        raise InvalidInput(
+            f"device {str(asked)!r} was asked for, and this machine has no MPS; use --device auto or cpu"
+        )
+    if device.type not in ("cpu", "cuda", "mps"):
+        raise InvalidInput(f"device {str(asked)!r} is not supported; give auto, cpu, cuda, cuda:1 or mps")
+    return device
+
+
+def _check_cuda(device: torch.device) -> None:
+    if not torch.cuda.is_available():
+        why = (
+            "this PyTorch was built without CUDA"
+            if torch.version.cuda is None
+            else "no CUDA device is visible"
+        )
+        raise InvalidInput(f"device {str(device)!r} was asked for, and {why}; use device auto or cpu")
+    count = torch.cuda.device_count()
+    if device.index is not None and device.index >= count:
+        raise InvalidInput(
+            f"device {str(device)!r} was asked for, and there are {count} CUDA devices, counted from 0"
+        )
+
+
+def find_dtype(asked: torch.dtype | str | None) -> torch.dtype:
+    """The torch dtype for `asked`; float32 for None.
+
+    Raises:
+        InvalidInput: if it is none of float32, bfloat16 and float16.
+    """
+    if asked is None:
+        return torch.float32
+    if isinstance(asked, str) and asked in DTYPES:
+        return DTYPES[asked]
+    if isinstance(asked, torch.dtype) and asked in DTYPES.values():
+        return asked
+    raise InvalidInput(f"dtype {str(asked)!r} is not one that predicts; give one of {', '.join(DTYPES)}")
+
+
+def check_phrases(phrases: Sequence[str]) -> list[str]:
+    """The phrases as a list, each known to be a text that is not empty.
+
+    Raises:
+        InvalidInput: if there is none, one is empty, one is no text, or a single string was given for the list.
+    """
+    if isinstance(phrases, str):
+        raise InvalidInput(f"phrases are a list of texts, and one text was given; write [{phrases!r}]")
+    asked = list(phrases)
+    if not asked:
+        raise InvalidInput("no phrase was given; give at least one, such as 'the left dog'")
+    for number, phrase in enumerate(asked, start=1):
+        if not isinstance(phrase, str):
+            raise InvalidInput(f"phrase {number} is {type(phrase).__name__}, not text; give strings")
+        if not phrase.strip():
+            raise InvalidInput(f"phrase {number} is empty; say what to look for, such as 'the left dog'")
+    return asked
+
+
+def _check_targets(targets: Sequence[int] | None, count: int) -> tuple[int, ...]:
+    if targets is None:
+        return tuple(range(count))
+    chosen = tuple(int(index) for index in targets)
+    if not chosen or min(chosen) < 0 or max(chosen) >= count:
+        raise InvalidInput(
+            f"target frames {list(chosen)} do not lie in a clip of {count} frames, counted from 0"
+        )
+    return chosen
+
+
+def _phrases_at_once(visual: VisualFeatures) -> int:
+    row = sum(level.nbytes for level in visual.maps)
+    return max(1, min(_MOST_PHRASES_AT_ONCE, _WORKING_BYTES // max(1, row * _WORKING_MULTIPLE)))

@@ -1,0 +1,50 @@
+"""What a run minimises: the family's loss of phrases, or one of its named objectives."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+from torch import Tensor
+
+from refseg.errors import InvalidInput, UnknownName
+from refseg.models.base import Family, Objective, ReferringModel
+from refseg.structures import Batch
+from refseg.training.config import RunConfig
+from refseg.training.start import changed
+
+PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def build_objective(family: Family, run: RunConfig) -> Objective:
+    """The function from model and batch to named, weighted terms, in the precision of the run.
+
+    Raises:
+        UnknownName: if the family has no objective of that name, or a changed field of its loss does not exist.
+    """
+    if run.objective != "phrases" and run.objective not in family.objectives:
+        raise UnknownName(f"objective of {family.name}", run.objective, ["phrases", *family.objectives])
+    dtype = PRECISIONS[run.run.precision]
+    criterion = family.criterion(changed(family.loss, run.loss, "loss"))
+
+    def phrases(model: ReferringModel, batch: Batch) -> dict[str, Tensor]:
+        if batch.targets is None:
+            raise InvalidInput(
+                f"the data set {run.data.name}, split {run.data.split}, carries no masks to learn from"
+            )
+        with _autocast(batch, dtype):
+            output = model(batch)
+        # Losses sum over many pixels and lose digits in half precision.
+        return criterion(output.to(dtype=torch.float32), batch.targets)
+
+    def named(model: ReferringModel, batch: Batch) -> dict[str, Tensor]:
+        with _autocast(batch, dtype):
+            return family.objectives[run.objective](model, batch)
+
+    return phrases if run.objective == "phrases" else named
+
+
+def _autocast(batch: Batch, dtype: torch.dtype) -> AbstractContextManager[object]:
+    if dtype == torch.float32:
+        return nullcontext()
+    return torch.autocast(batch.clips.pixels.device.type, dtype)

@@ -1,0 +1,72 @@
+"""Data sets by name or path."""
+
+import json
+
+import pytest
+from PIL import Image
+
+from refseg.data.catalog import open_dataset
+from refseg.errors import InvalidInput, UnknownName
+
+
+@pytest.fixture
+def folder(tmp_path):
+    Image.new("RGB", (9, 6)).save(tmp_path / "a.png")
+    return tmp_path
+
+
+def phrase_file(folder, name, *phrases):
+    lines = [json.dumps({"image": "a.png", "phrase": phrase, "no_target": True}) for phrase in phrases]
+    (folder / name).write_text("\n".join(lines))
+    return folder / name
+
+
+def test_scenes_are_drawn_from_held_out_seeds_by_default():
+    data = open_dataset("scenes", count=2, scenes={"size": 32, "sprites": "none", "phrases": 1})
+    assert len(data) == 2
+    assert data[0].name.startswith("val-")
+    assert data[0].frames.shape == (1, 3, 32, 32)
+    assert "left" in data.vocabulary
+
+
+def test_a_file_is_read_as_it_stands(folder):
+    data = open_dataset(phrase_file(folder, "dogs.jsonl", "x", "y"))
+    assert data[0].phrases == ("x", "y")
+    assert data.name == "dogs.jsonl"
+
+
+def test_a_folder_stands_for_the_file_of_the_split_or_its_only_file(folder):
+    phrase_file(folder, "val.jsonl", "in val")
+    assert open_dataset(folder)[0].phrases == ("in val",)
+    phrase_file(folder, "train.jsonl", "in train")
+    assert open_dataset(folder, split="train")[0].phrases == ("in train",)
+    with pytest.raises(InvalidInput, match=r"train\.jsonl, val\.jsonl; name the one"):
+        open_dataset(folder)
+
+
+def test_an_unknown_name_suggests_the_nearest():
+    with pytest.raises(UnknownName, match="no data set named 'scene'; did you mean 'scenes'"):
+        open_dataset("scene")
+
+
+@pytest.mark.parametrize("name", ["gone.jsonl", "no/such/place"])
+def test_a_missing_path_is_called_a_file(name):
+    with pytest.raises(InvalidInput, match=f"there is no phrase file {name}"):
+        open_dataset(name)
+
+
+def test_options_of_another_data_set_are_refused(folder):
+    path = phrase_file(folder, "dogs.jsonl", "x")
+    with pytest.raises(InvalidInput, match=r"frames belong to scenes; .*dogs\.jsonl"):
+        open_dataset(path, scenes={"frames": 2})
+    with pytest.raises(InvalidInput, match="root belongs to a phrase file"):
+        open_dataset("scenes", root=folder)
+    with pytest.raises(InvalidInput, match="0 examples were asked for"):
+        open_dataset("scenes", count=0)
+
+
+def test_a_file_of_another_kind_or_an_empty_folder_is_refused(folder, tmp_path_factory):
+    with pytest.raises(InvalidInput, match=r"a\.png is no \.jsonl"):
+        open_dataset(folder / "a.png")
+    with pytest.raises(InvalidInput, match=r"holds no \.jsonl"):
+        open_dataset(tmp_path_factory.mktemp("empty"))

@@ -1,0 +1,28 @@
+"""The real command line in a process of its own, with a model whose answers are known in the place of a checkpoint.
+
+Usage: python run_cli.py VERB ...   `slowly` in REFSEG_TEST_PACE makes each mask file take a tenth of a second.
+"""
+
+import os
+import time
+
+import refseg.drawing
+import refseg.predictor
+from helpers.seeing import SeeingModel
+from refseg.cli import main
+
+
+def load(name, device="auto", dtype=None):
+    return refseg.predictor.Predictor(SeeingModel(), device=device, dtype=dtype, label=str(name))
+
+
+def save_slowly(mask, path, save=refseg.drawing.save_mask):
+    save(mask, path)
+    time.sleep(0.1)
+
+
+if __name__ == "__main__":
+    refseg.predictor.load = load
+    if os.environ.get("REFSEG_TEST_PACE") == "slowly":
+        refseg.drawing.save_mask = save_slowly
+    main()
