@@ -82,18 +82,24 @@ def tint_mask(pixels: np.ndarray, mask: np.ndarray, colour: Colour = TINT) -> np
     if not mask.any():
         return drawn
     width = max(1, round(min(mask.shape) / 220))
-    drawn[mask] = (
-        (drawn[mask] * (1 - _TINT_WEIGHT) + np.array(colour) * _TINT_WEIGHT).round().astype(np.uint8)
-    )
-    solid = mask.astype(np.uint8)
-    drawn[_grown(solid, 2 * width) & ~mask] = _BOX
-    drawn[_grown(solid, width) & ~mask] = colour
+    area = _area_around(mask, 2 * width + 1)
+    part, solid = drawn[area], mask[area]
+    colours = np.empty_like(part)
+    colours[:] = colour
+    tinted = cv2.addWeighted(part, 1 - _TINT_WEIGHT, colours, _TINT_WEIGHT, 0)
+    distance = cv2.distanceTransform((~solid).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_5)  # 0 inside
+    for kept, paint in ((distance <= 2 * width, _BOX), (distance <= width, colour), (solid, tinted)):
+        np.copyto(part, np.asarray(paint, np.uint8), where=kept[..., None])
     return drawn
 
 
-def _grown(solid: np.ndarray, width: int) -> np.ndarray:
-    kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * width + 1, 2 * width + 1))
-    return cv2.dilate(solid, kernel).astype(bool)
+def _area_around(mask: np.ndarray, margin: int) -> tuple[slice, slice]:
+    """The rows and columns of a mask that holds something, and `margin` more on every side."""
+    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    return (
+        slice(max(0, rows[0] - margin), rows[-1] + 1 + margin),
+        slice(max(0, columns[0] - margin), columns[-1] + 1 + margin),
+    )
 
 
 def lay_label(phrase: str, size: tuple[int, int], covered: np.ndarray | None = None) -> Label:

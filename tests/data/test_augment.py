@@ -129,7 +129,14 @@ def test_sides_are_exchanged_and_other_meanings_are_not(phrase, mirrored):
     assert swap_sides(phrase) == mirrored
 
 
-@given(st.lists(st.sampled_from("left right leftmost right-hand dog all over behind bright the".split()), max_size=7))
+@given(
+    st.lists(
+        st.sampled_from(
+            ["left", "right", "leftmost", "right-hand", "dog", "all", "over", "behind", "bright", "the"]
+        ),
+        max_size=7,
+    )
+)
 def test_exchanging_sides_twice_restores_the_phrase(words):
     phrase = " ".join(words)
     # Beside "over" or "all", a side may be none in one of the two directions; such phrases are no pairs.
@@ -139,7 +146,9 @@ def test_exchanging_sides_twice_restores_the_phrase(words):
 
 def test_chosen_phrases_keep_their_masks():
     example = painted(5, 8, (0, 0, 5, 3))
-    kept = {Augmentation(phrases=1)(example, torch.Generator().manual_seed(s)).phrases[0]: s for s in range(20)}
+    kept = {
+        Augmentation(phrases=1)(example, torch.Generator().manual_seed(s)).phrases[0]: s for s in range(20)
+    }
     assert set(kept) == set(example.phrases)
     one = Augmentation(phrases=1)(example, torch.Generator().manual_seed(kept["left box"]))
     assert one.masks.shape[0] == 1
@@ -151,7 +160,8 @@ def test_chosen_frames_are_neighbours_among_those_with_masks():
     masks = torch.zeros(1, 3, 4, 5, dtype=torch.bool)
     clip = Example("clip", pixels, ("a",), masks, target_frames=torch.tensor([0, 2, 5]))
     shown = {
-        tuple(choose_frames(clip, 2, torch.Generator().manual_seed(seed)).frames[:, 0, 0, 0].tolist()) for seed in range(20)
+        tuple(choose_frames(clip, 2, torch.Generator().manual_seed(seed)).frames[:, 0, 0, 0].tolist())
+        for seed in range(20)
     }
     assert shown == {(0, 2), (2, 5)}
 

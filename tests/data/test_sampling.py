@@ -32,7 +32,9 @@ def test_a_set_without_end_is_read_in_order():
 @given(start=st.integers(0, 5), size=st.integers(1, 4), ranks=st.integers(1, 4))
 def test_the_ranks_together_take_what_one_process_would(start, size, ranks):
     alone = list(Positions(start, start + 3, batch_size=size * ranks))
-    shared = [list(Positions(start, start + 3, batch_size=size, rank=r, world_size=ranks)) for r in range(ranks)]
+    shared = [
+        list(Positions(start, start + 3, batch_size=size, rank=r, world_size=ranks)) for r in range(ranks)
+    ]
     for batch, parts in zip(alone, zip(*shared, strict=True), strict=True):
         assert sorted(position for part in parts for position in part) == batch
 
@@ -42,5 +44,9 @@ def test_batches_that_are_done_are_not_dealt_again():
 
 
 def test_neighbouring_keys_draw_different_numbers():
-    drawn = {torch.rand((), generator=generator_at(seed, position)).item() for seed in range(20) for position in range(50)}
+    drawn = {
+        torch.rand((), generator=generator_at(seed, position)).item()
+        for seed in range(20)
+        for position in range(50)
+    }
     assert len(drawn) > 990  # of 1000; float32 has 2^24 values in [0, 1), so that one or two may meet

@@ -47,7 +47,9 @@ def test_a_recipe_is_read_with_its_defaults(recipe):
 
 
 def test_the_resolved_run_reads_back_as_the_same_run(recipe, tmp_path):
-    run = read_recipe(recipe, ["model.threshold=0.4", 'init="a \\"quoted\\" name"', "init_allow=['^head\\.']"])
+    run = read_recipe(
+        recipe, ["model.threshold=0.4", 'init="a \\"quoted\\" name"', "init_allow=['^head\\.']"]
+    )
     (tmp_path / "run.toml").write_text(to_toml(run))
     assert read_recipe(tmp_path / "run.toml") == run
 
@@ -89,7 +91,9 @@ def test_a_wrong_key_or_value_is_named(recipe, override, said):
 def test_a_missing_key_is_named(tmp_path):
     path = tmp_path / "short.toml"
     path.write_text('family = "scout"\nvariant = "debug"\n[data]\n[run]\nsteps = 3\n')
-    with pytest.raises(InvalidInput, match=r"data.name is missing; optimizer is missing; run.batch_size is missing"):
+    with pytest.raises(
+        InvalidInput, match=r"data.name is missing; optimizer is missing; run.batch_size is missing"
+    ):
         read_recipe(path)
 
 
@@ -103,7 +107,7 @@ def test_text_that_is_no_toml_is_told_with_its_place(tmp_path):
 def test_a_missing_recipe_suggests_the_nearest():
     with pytest.raises(UnknownName, match="did you mean 'scout/scenes'"):
         find_recipe("scout/scene")
-    with pytest.raises(InvalidInput, match="no/such.toml does not exist"):
+    with pytest.raises(InvalidInput, match=r"no/such.toml does not exist"):
         find_recipe("no/such.toml")
 
 

@@ -40,7 +40,10 @@ def run_of(name="numbered", **sections):
 
 def shown(feed):
     """What the batches show: numbers, on which side, and the phrases."""
-    return [(b.clips.pixels.amax((1, 2, 3, 4)).tolist(), b.clips.pixels[:, 0, 0, 0, 0].tolist(), b.phrases) for b in feed]
+    return [
+        (b.clips.pixels.amax((1, 2, 3, 4)).tolist(), b.clips.pixels[:, 0, 0, 0, 0].tolist(), b.phrases)
+        for b in feed
+    ]
 
 
 def test_a_step_takes_as_many_batches_as_it_accumulates():

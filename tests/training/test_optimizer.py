@@ -1,5 +1,6 @@
 """Rules decide which weights learn how fast; the schedule is one number a step."""
 
+import itertools
 import math
 
 import pytest
@@ -103,4 +104,4 @@ def test_warm_up_and_decay_meet_without_a_jump():
     rising = ratios(20, kind="cosine", warmup_steps=5)
     assert rising[4] == 1
     assert rising[5] == 1
-    assert all(a >= b for a, b in zip(rising[5:], rising[6:], strict=False))
+    assert all(a >= b for a, b in itertools.pairwise(rising))

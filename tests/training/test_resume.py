@@ -19,7 +19,13 @@ from refseg.training.resume import (
 
 
 def draw():
-    return torch.rand(3).tolist(), random.random(), np.random.rand(3).tolist(), random.gauss(), np.random.randn()
+    return (
+        torch.rand(3).tolist(),
+        random.random(),
+        np.random.rand(3).tolist(),
+        random.gauss(),
+        np.random.randn(),
+    )
 
 
 def test_restored_generators_draw_what_they_would_have_drawn(tmp_path):
@@ -58,7 +64,7 @@ def test_a_save_that_fails_leaves_the_old_state_and_no_half_file(tmp_path, monke
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(resume.os, "fsync", full)
-    with pytest.raises(InvalidInput, match="state of the run cannot be written to .*No space left"):
+    with pytest.raises(InvalidInput, match=r"state of the run cannot be written to .*No space left"):
         save_state(tmp_path, {"step": 4})
     assert tidy_and_load_state(tmp_path)["step"] == 3
     assert [path.name for path in tmp_path.iterdir()] == [STATE_NAME]

@@ -23,6 +23,7 @@ def train(
         list[str] | None,
         typer.Argument(help="Keys that differ from the recipe: run.steps=100 optimizer.lr=1e-4"),
     ] = None,
+    *,
     out: Annotated[
         Path | None, typer.Option(help="Output folder; default: runs/<name of the recipe>.")
     ] = None,

@@ -42,11 +42,11 @@ class ClosedVocabulary:
         Raises:
             InvalidInput: if nothing is left, a word is unknown, or there are more than `max_tokens`.
         """
-        words = self._without_fillers(re.findall(r"[^\W_]+", phrase.lower()))
+        spelled = re.findall(r"[^\W_]+", phrase.lower())
+        words = self._without_fillers(spelled)
         if not words:
-            raise InvalidInput(
-                f"the phrase {phrase!r} names nothing; say what to look for, such as 'the red star'"
-            )
+            held = "is empty" if not spelled else f"is empty but for {' '.join(spelled)!r}"
+            raise InvalidInput(f"the phrase {phrase!r} {held}; say what to look for, such as 'the red star'")
         self._refuse_unknown(phrase, words)
         if len(words) > self.max_tokens:
             raise InvalidInput(

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -65,96 +64,116 @@ class DeformableAttention(nn.Module):
         if valid is not None:
             values = values.masked_fill(~valid[..., None], 0.0)
         values = values.unflatten(-1, (self.num_heads, -1))  # [N, S, heads, D]
-        locations, weights = self._points(query, reference, sizes)
+        places, weights = self._points(query, reference, sizes)
         gather = _gather_rows if _prefers_rows(values) else _gather_maps
-        return self.output_proj(gather(values, locations, weights, sizes))
+        return self.output_proj(gather(values, places, weights, sizes))
 
     def _points(self, query: Tensor, reference: Tensor, sizes: Sizes) -> tuple[Tensor, Tensor]:
-        """Float32 locations [N, Q, heads, levels, points, 2] in [0, 1], and weights without the last axis."""
+        """Float32 places [N, Q, heads, levels, points, 2], and weights without the last axis.
+
+        A place is (x, y) in cells of its level, whose centres lie at whole numbers.
+        """
         taps = (self.num_heads, self.num_levels, self.num_points)
         offsets = self.sampling_offsets(query).float().unflatten(-1, (*taps, 2))
         weights = self.attention_weights(query).float().unflatten(-1, (self.num_heads, -1)).softmax(-1)
-        around = reference.float()[:, :, None, :, None, :]  # [N or 1, Q, 1, levels or 1, 1, 2 or 4]
-        if reference.shape[-1] == 2:
-            extent = offsets.new_tensor([[w, h] for h, w in sizes]).view(-1, 1, 2)
-            locations = around + offsets / extent
-        else:
-            locations = around[..., :2] + offsets / self.num_points * around[..., 2:] * 0.5
-        return locations, weights.unflatten(-1, taps[1:])
+        extent = offsets.new_tensor([[w, h] for h, w in sizes])  # [levels, xy]
+        centre = reference[..., :2].float() * extent - 0.5  # [N or 1, Q, levels, 2]
+        if reference.shape[-1] == 4:
+            reach = reference[..., 2:].float() * extent * (0.5 / self.num_points)
+            offsets = offsets * reach[:, :, None, :, None]
+        return centre[:, :, None, :, None] + offsets, weights.unflatten(-1, taps[1:])
 
 
 def _prefers_rows(values: Tensor) -> bool:
-    # On a CPU one bag of rows is more than twice as fast as sampling maps; the bag has no place in exported programs.
+    # On a CPU one bag of rows is several times as fast as sampling maps; the bag has no place in exported programs.
     return values.device.type == "cpu" and not torch.compiler.is_compiling()
 
 
-def _gather_maps(values: Tensor, locations: Tensor, weights: Tensor, sizes: Sizes) -> Tensor:
+def _gather_maps(values: Tensor, places: Tensor, weights: Tensor, sizes: Sizes) -> Tensor:
     """Weighted sum of bilinear samples, level by level through `grid_sample`; shapes as in `_gather_rows`."""
-    batch, queries, heads = locations.shape[:3]
-    grids = (2 * locations - 1).transpose(1, 2).flatten(0, 1)  # [N*heads, Q, levels, points, 2]
-    shares = (
-        weights.transpose(1, 2).flatten(0, 1).to(values.dtype)[:, None]
-    )  # [N*heads, 1, Q, levels, points]
+    batch, queries, heads = places.shape[:3]
+    extent = places.new_tensor([[w, h] for h, w in sizes])[:, None]
+    grids = ((2 * places + 1) / extent - 1).transpose(1, 2).flatten(0, 1)  # [N*heads, Q, levels, points, 2]
+    shares = weights.transpose(1, 2).flatten(0, 1).to(values.dtype)[:, None]  # [N*heads, 1, Q, levels, points]
     total: Tensor | float = 0.0
-    for level, (part, (h, w)) in enumerate(
-        zip(values.split([h * w for h, w in sizes], dim=1), sizes, strict=True)
-    ):
+    for level, (part, (h, w)) in enumerate(zip(values.split(_areas(sizes), dim=1), sizes, strict=True)):
         maps = part.permute(0, 2, 3, 1).reshape(batch * heads, -1, h, w)
         grid = grids[:, :, level].to(maps.dtype)
-        samples = functional.grid_sample(
-            maps, grid, mode="bilinear", padding_mode="zeros", align_corners=False
-        )
+        samples = functional.grid_sample(maps, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
         total = total + (samples * shares[:, :, :, level]).sum(-1)  # [N*heads, D, Q]
     return total.view(batch, -1, queries).transpose(1, 2)
 
 
-@dataclass(slots=True)
-class _Side:
-    """One of the two cells that a coordinate lies between, along one axis."""
-
-    cell: Tensor  # float, inside the map
-    share: Tensor  # of the sample; zero outside the map
+MARGIN = 3  # rows and columns of zeros around a map: one before, two after
 
 
-def _sides(position: Tensor, extent: Tensor) -> tuple[_Side, _Side]:
-    """The cells before and after `position` (in cells, centres at whole numbers) on an axis of `extent` cells."""
-    lower = position.floor()
-    beyond = position - lower
-    last = extent - 1
-    first = _Side(lower.clamp(min=0).minimum(last), (1 - beyond) * ((lower >= 0) & (lower <= last)))
-    upper = lower + 1
-    return first, _Side(upper.clamp(min=0).minimum(last), beyond * ((upper >= 0) & (upper <= last)))
-
-
-def _gather_rows(values: Tensor, locations: Tensor, weights: Tensor, sizes: Sizes) -> Tensor:
+def _gather_rows(values: Tensor, places: Tensor, weights: Tensor, sizes: Sizes) -> Tensor:
     """Weighted sum of bilinear samples as one bag of value rows per query and head.
 
+    Every map gets a margin of zeros, and places beyond it are moved onto it, so that no tap has to be checked: the cell
+    before a place is at worst in the margin, and the one after it has no share where it would be outside.
+
     Shapes:
-        values: [N, S, heads, D]; locations: [N, Q, heads, levels, points, 2]; weights: without the last axis.
+        values: [N, S, heads, D]; places: [N, Q, heads, levels, points, 2]; weights: without the last axis.
         returns: [N, Q, heads * D].
     """
-    batch, cells, heads = values.shape[:3]
-    queries = locations.shape[1]
-    extent = locations.new_tensor([[w, h] for h, w in sizes])  # [levels, xy]
-    areas = extent.prod(-1)
-    first_cell = (areas.cumsum(0) - areas).view(-1, 1)
-    place = locations * extent.view(-1, 1, 2) - 0.5
-    columns = _sides(place[..., 0], extent[:, :1])
-    rows = _sides(place[..., 1], extent[:, 1:])
-    tokens = torch.stack(
-        [y.cell * extent[:, :1] + (x.cell + first_cell) for y in rows for x in columns], dim=-1
-    )
-    shares = torch.stack([y.share * weights * x.share for y in rows for x in columns], dim=-1)
-    owners = torch.arange(batch, device=values.device)[:, None, None, None] * (cells * heads)
-    owners = owners + torch.arange(heads, device=values.device)[:, None]  # [N, 1, heads, 1]
-    index = tokens.flatten(3).to(torch.int32) * heads + owners.to(torch.int32)
+    batch, _, heads = values.shape[:3]
+    levels = zip(values.split(_areas(sizes), dim=1), sizes, strict=True)
+    rows = torch.cat([_with_margin(part, size) for part, size in levels], dim=1)
+    # fmax and fmin take the number where the other is none: a diverging run fails at its loss, not here.
+    beyond = places.new_tensor([[w, h] for h, w in sizes])[:, None]
+    x, y = places.fmax(places.new_tensor(-1.0)).fmin(beyond).flatten(3, 4).unbind(-1)  # [N, Q, heads, levels*points]
+    left, top = x.detach().floor(), y.detach().floor()
+    layout = _Layout(sizes, heads=heads, num_points=places.shape[-2], like=x)
     bags = functional.embedding_bag(
-        index.flatten(0, 2),  # [N*Q*heads, taps]
-        values.reshape(batch * cells * heads, -1),
+        layout.taps(left, top, per_image=rows.shape[1]).flatten(0, 2).flatten(1),  # [N*Q*heads, taps]
+        rows.flatten(0, 2),
         mode="sum",
-        per_sample_weights=shares.flatten(3).flatten(0, 2).to(values.dtype),
+        per_sample_weights=_shares(x - left, y - top, weights.flatten(3)).flatten(0, 2).flatten(1).to(values.dtype),
     )
-    return bags.view(batch, queries, -1)
+    return bags.view(batch, places.shape[1], -1)
+
+
+def _shares(right: Tensor, down: Tensor, weights: Tensor) -> Tensor:
+    """What the four cells around each place give: [..., 4, K] of how far right and down it lies, and its weight [..., K]."""
+    below = weights * down
+    above = weights - below
+    above_right, below_right = above * right, below * right
+    return torch.stack([above - above_right, above_right, below - below_right, below_right], dim=-2)
+
+
+def _with_margin(values: Tensor, size: tuple[int, int]) -> Tensor:
+    """Values [N, h*w, heads, D] of one level to [N, (h+3)*(w+3), heads, D]."""
+    maps = values.flatten(2).unflatten(1, size)
+    return functional.pad(maps, (0, 0, 1, 2, 1, 2)).flatten(1, 2).unflatten(-1, values.shape[2:])
+
+
+class _Layout:
+    """Where the values of padded maps stand, in rows of one head each; numbers per tap, K = levels * points of them."""
+
+    def __init__(self, sizes: Sizes, *, heads: int, num_points: int, like: Tensor) -> None:
+        self.heads = heads
+        widths = torch.tensor([w + MARGIN for _, w in sizes])
+        padded = torch.tensor([(h + MARGIN) * (w + MARGIN) for h, w in sizes])
+        starts = padded.cumsum(0) - padded + widths + 1  # of the cell (0, 0), past the margin
+        self.widths = widths.repeat_interleave(num_points).to(like)
+        self.starts = starts.repeat_interleave(num_points).to(like)
+        one = torch.ones_like(widths)
+        steps = torch.stack([0 * one, one, widths, widths + 1]) * heads  # to the four cells around a place
+        self.steps = steps.repeat_interleave(num_points, dim=1).to(like.device, torch.int32)  # [4, K]
+
+    def taps(self, left: Tensor, top: Tensor, *, per_image: int) -> Tensor:
+        """Row numbers [N, Q, heads, 4, K] int32 of the cells around places, from the one above and to the left."""
+        device = left.device
+        images = torch.arange(len(left), dtype=torch.int32, device=device)[:, None, None, None] * (per_image * self.heads)
+        head = torch.arange(self.heads, dtype=torch.int32, device=device)[:, None]
+        # Whole numbers below 2^24, so exact in float32.
+        first = (top * self.widths + (left + self.starts)).to(torch.int32) * self.heads + (images + head)
+        return first[..., None, :] + self.steps
+
+
+def _areas(sizes: Sizes) -> list[int]:
+    return [h * w for h, w in sizes]
 
 
 class DeformableEncoderLayer(nn.Module):

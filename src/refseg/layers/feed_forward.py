@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from refseg.layers.steps import row_steps
 
-TOKENS_AT_ONCE = 2048  # hidden values of one step stay near 16 MB at the published width of 2048
+TOKENS_AT_ONCE = 1024  # hidden values of one step are 8 MB at the published width of 2048: they stay in the cache
 
 
 class MLP(nn.Module):

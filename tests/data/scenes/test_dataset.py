@@ -1,4 +1,5 @@
 import hashlib
+import itertools
 import multiprocessing
 import pickle
 
@@ -278,3 +279,21 @@ def test_an_index_beyond_the_end_is_refused():
     with pytest.raises(IndexError):
         shapes(count=2)[2]
     assert len(list(shapes(count=2))) == 2
+
+
+@needs_font
+def test_people_are_never_named_by_a_colour():
+    from refseg.data.scenes.world import people
+
+    names = {word for number in people() for word in (NOUNS[number], *ALL_NOUNS[number].also)} | {
+        "person",
+        "child",
+    }
+    scenes = Scenes(ScenesSpec(size=32, phrases=8, registers={"app": 1.0, "none": 1.0, "loc": 1.0}))
+    for index in range(80):
+        things, example = scenes.scene(index).things, scenes[index]
+        assert all(one.colour == -1 for one in things if one.noun in people())
+        for phrase in example.phrases:
+            words = phrase.split()
+            pairs = itertools.pairwise(words)
+            assert not [pair for pair in pairs if pair[0] in COLOURS and pair[1] in names], phrase

@@ -14,7 +14,7 @@ from refseg.data.scenes.describe import (
 )
 from refseg.data.scenes.dice import Dice
 from refseg.data.scenes.words import COLOURS, NOUNS, SHAPES
-from refseg.data.scenes.world import held_out_pairs
+from refseg.data.scenes.world import held_out_pairs, people
 
 _HABITS = Habits(group=0.3, anything=0.1, colour=0.35, texture=0.15, size=0.1)
 _NUMBERS = {2: "two", 3: "three", 4: "four"}
@@ -70,7 +70,7 @@ def _two_kinds(dice: Dice, first: Description, second: Description) -> Claim:
 def nothing(dice: Dice, view: View) -> Claim | None:
     """A noun, or a colour of a noun that is there, that nothing here answers to."""
     described = _absent(dice, view)
-    if _is_held_out(described):
+    if _is_held_out(described) or (described.colour >= 0 and described.name.sure <= people()):
         return None
     words = spoken(dice, described)
     form = dice.weighted((40, 30, 30))

@@ -55,14 +55,14 @@ class VisionLanguageBlock(nn.Module):
         """The self-attention of whole clips, which needs no words.
 
         Shapes:
-            maps: [P*T, C, h, w]; position: [P, C, h, w]; valid: [P, h, w].
+            maps: [P*T, C, h, w]; position: [P, h*w, C]; valid: [P, h, w].
             returns: [P*T, C, h, w].
         """
         h, w = maps.shape[-2:]
         clips, frames = len(position), len(maps) // len(position)
         grid = (max(h // self.reduction, 1), max(w // self.reduction, 1))
         values = _reduced(maps, grid)
-        places = _reduced(position, grid).repeat_interleave(frames, dim=0)
+        places = _reduced(as_map(position, (h, w)), grid).repeat_interleave(frames, dim=0)
         values, queries = (
             cells(part).unflatten(0, (clips, frames)).flatten(1, 2) for part in (values, values + places)
         )  # [P, T*h'*w', C]
@@ -74,9 +74,9 @@ class VisionLanguageBlock(nn.Module):
         return as_map(self.self_norm(cells(maps + self.dropout(seen))), (h, w))
 
     def look_at_words(self, maps: Tensor, position: Tensor, words: Words) -> Tensor:
-        """What comes after the self-attention; maps, positions and words of N frames, to [N, C, h, w]."""
+        """What comes after the self-attention; maps [N, C, h, w], positions [N, h*w, C] and words of N frames."""
         tokens = cells(maps)
-        read = self.cross_attention(tokens + cells(position), words.keys, words.values, words.valid)
+        read = self.cross_attention(tokens + position, words.keys, words.values, words.valid)
         tokens = self.cross_norm(tokens + self.dropout(read))
         return as_map(self.feed_forward(tokens), maps.shape[-2:])
 
@@ -116,7 +116,7 @@ class PixelDecoder(nn.Module):
         return summed
 
     def finest(self, prepared: Tensor, position: Tensor, words: Words, coarser: Tensor) -> Tensor:
-        """Stride 4 for any N frames: prepared maps, positions, words and the coarser sum; to [N, C, h, w]."""
+        """Stride 4 for any N frames: prepared maps, positions [N, h*w, C], words, the coarser sum; to [N, C, h, w]."""
         return self._descend(0, self.blocks[0].look_at_words(prepared, position, words), coarser)
 
     def _descend(self, level: int, maps: Tensor, coarser: Tensor | None) -> Tensor:
@@ -126,10 +126,10 @@ class PixelDecoder(nn.Module):
 
 
 def place_map(maps: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
-    """Positions [P, C, h, w] and valid cells [P, h, w] of maps [P*T, C, h, w] over canvases `valid` [P, H, W]."""
+    """Positions [P, h*w, C] and valid cells [P, h, w] of maps [P*T, C, h, w] over canvases `valid` [P, H, W]."""
     level_mask = level_valid(valid, (maps.shape[-2], maps.shape[-1]))
     position = sine_2d(level_mask, maps.shape[1], offset=CELL_OFFSET).to(maps.dtype)
-    return position.permute(0, 3, 1, 2), level_mask
+    return position.flatten(1, 2), level_mask
 
 
 def cells(maps: Tensor) -> Tensor:

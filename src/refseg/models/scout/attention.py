@@ -58,7 +58,8 @@ class SelfAttention(nn.Module):
 
     def forward(self, tokens: Tensor, valid: Tensor | None) -> Tensor:
         """Tokens [N, A, D] with valid [N, A] to [N, A, D]."""
-        return self.out(attend(*self.project(tokens).chunk(3, dim=-1), valid, head_dim=self.head_dim))
+        queries, keys, values = self.project(tokens).chunk(3, dim=-1)
+        return self.out(attend(queries, keys, values, valid, head_dim=self.head_dim))
 
 
 class CrossAttention(nn.Module):

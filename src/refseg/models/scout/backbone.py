@@ -6,6 +6,8 @@ picture is read as if the canvas ended with its content.
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -43,7 +45,7 @@ class Stage(nn.Module):
         widths = [channels_in] + [channels_out] * num_blocks
         self.blocks = nn.ModuleList(
             ResidualBlock(before, after, 2 if index == 0 else 1)
-            for index, (before, after) in enumerate(zip(widths[:-1], widths[1:], strict=True))
+            for index, (before, after) in enumerate(pairwise(widths))
         )
 
     def forward(self, maps: Tensor, valid: Tensor) -> Tensor:

@@ -32,8 +32,8 @@ class ScoutConfig(ModelConfig):
     existence_threshold: float = 0.5  # below it the answer is "nothing here answers to the phrase"
 
     def for_words(self, words: Sequence[str]) -> Self:
-        """The configuration for a world of `words`."""
-        return replace(self, vocabulary=tuple(words))
+        """The configuration for a world of `words`; marks such as <pad> are no words."""
+        return replace(self, vocabulary=tuple(word for word in words if word.isalnum()))
 
 
 @dataclass(frozen=True)
@@ -50,16 +50,17 @@ class ScoutLoss(LossConfig):
 
 
 _FRAME = FrameSpec(fit="letterbox", size=128)
-_DEBUG_WORDS = tuple(
-    "left right top bottom middle small large big red green blue yellow white black dog cat man woman person car ball "
-    "star circle square heart thing object of in on and with moving to biggest smallest near walking striped".split()
-)
+_DEBUG_WORDS = """
+    left right top bottom middle small large big red green blue yellow white black dog cat man woman person car ball
+    star stars circle circles square squares heart thing object both two all of in on and with moving to biggest
+    smallest near corner walking striped
+"""
 
 VARIANTS: dict[str, ScoutConfig] = {
     "base": ScoutConfig(frame=_FRAME),
     "debug": ScoutConfig(
         frame=replace(_FRAME, size=64),
-        vocabulary=_DEBUG_WORDS,
+        vocabulary=tuple(_DEBUG_WORDS.split()),
         stem_channels=8,
         stage_channels=(8, 8, 16, 16),
         blocks_per_stage=1,

@@ -41,11 +41,9 @@ class QueryDecoder(nn.Module):
         self.sentence = nn.Linear(dim, dim)
         self.layers = nn.ModuleList(QueryLayer(config) for _ in range(config.query_layers))
         self.norm = nn.LayerNorm(dim)
-        self.kernel = _perceptron(dim, SUBCELLS * (config.mask_channels + 1))
+        self.kernel = _kernel_head(dim, config.mask_channels)
         self.box = _perceptron(dim, 4)
         self.existence = nn.Linear(dim, 1)
-        with torch.no_grad():
-            self.kernel[-1].bias.view(SUBCELLS, -1)[:, -1] = EMPTY_LOGIT
 
     def forward(self, sentence: Tensor, memory: Memory, mask_features: Tensor, num_frames: int) -> Output:
         """Sentences [N, D], memory and mask features [N, C, h, w] of N = P*T pictures to the answers of P phrases.
@@ -78,6 +76,14 @@ class QueryDecoder(nn.Module):
 def _by_phrase(rows: Tensor, num_frames: int) -> Tensor:
     """[P*T, ...] to [P, 1, T, ...], in float32."""
     return rows.float().unflatten(0, (-1, num_frames))[:, None]
+
+
+def _kernel_head(dim: int, channels: int) -> nn.Sequential:
+    """To one weight per channel and a bias for every subcell; the biases start at `EMPTY_LOGIT`."""
+    out = nn.Linear(dim, SUBCELLS * (channels + 1))
+    with torch.no_grad():
+        out.bias.view(SUBCELLS, -1)[:, -1] = EMPTY_LOGIT
+    return nn.Sequential(nn.Linear(dim, dim), nn.GELU(), out)
 
 
 def _perceptron(dim: int, out: int) -> nn.Sequential:

@@ -34,7 +34,7 @@ class ScoutCriterion(Criterion):
         assert output.boxes is not None and output.class_logits is not None
         weights = self.config
         logits = output.mask_logits[:, 0].float()  # [P, T', h, w]
-        masks = functional.adaptive_avg_pool2d(targets.masks.float(), logits.shape[-2:])
+        masks = functional.adaptive_avg_pool2d(targets.masks.float(), (logits.shape[-2], logits.shape[-1]))
         visible = targets.visible.float()
         seen = visible.sum().clamp(min=1)
         boxes = output.boxes[:, 0].float()

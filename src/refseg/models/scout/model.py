@@ -10,6 +10,7 @@ have stride 2: each cell of stride 4 answers for its four quarters.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -42,8 +43,7 @@ class Scout(ReferringModel):
         self.stem = nn.ModuleList((conv_norm(3, stem, stride=2), conv_norm(stem, stem)))
         self.detail = nn.Conv2d(4 * stem, config.mask_channels, 1)
         self.stages = nn.ModuleList(
-            Stage(before, after, config.blocks_per_stage)
-            for before, after in zip(widths[:-1], widths[1:], strict=True)
+            Stage(before, after, config.blocks_per_stage) for before, after in pairwise(widths)
         )
         self.rows = nn.Linear(CODE_DIM, config.stage_channels[0], bias=False)
         self.columns = nn.Linear(CODE_DIM, config.stage_channels[0], bias=False)
@@ -99,6 +99,7 @@ class Scout(ReferringModel):
         """One candidate query per phrase; masks at stride 2, existence and box per frame."""
         num_frames = visual.maps[0].shape[1]
         detail, stage1 = (level.flatten(0, 1) for level in visual.maps)
+        assert text.sentence is not None
         where = places(visual.valid.repeat_interleave(num_frames, 0))
         tokens, valid, sentence = (
             part.repeat_interleave(num_frames, 0) if num_frames > 1 else part

@@ -79,7 +79,6 @@ class Pyramid(nn.Module):
         self.down8 = nn.Linear(channels8, config.mask_channels)
         self.side4 = nn.Linear(config.stage_channels[0], config.mask_channels)
         self.smooth4 = conv_norm(config.mask_channels, config.mask_channels)
-        self.mask_features = conv_norm(config.mask_channels, config.mask_channels)
 
     def stride8(self, memory: Memory, stage2: Tensor, where: tuple[Places, ...]) -> Tensor:
         """Coarse cells on top of the stage-2 map [N, C, h, w]; same shape."""
@@ -94,8 +93,7 @@ class Pyramid(nn.Module):
         """Mask features [N, C, h, w] at stride 4 out of all that is finer and coarser."""
         lifted = double(self.down8(map8.permute(0, 2, 3, 1)))
         mixed = (lifted + self.side4(stage1.permute(0, 2, 3, 1))).permute(0, 3, 1, 2) + detail
-        mixed = blank_padding(functional.relu(self.smooth4(mixed), inplace=True), where[0].valid)
-        return functional.relu(self.mask_features(mixed) + mixed, inplace=True)
+        return blank_padding(functional.relu(self.smooth4(mixed), inplace=True), where[0].valid)
 
 
 def double(cells: Tensor) -> Tensor:

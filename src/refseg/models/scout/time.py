@@ -15,8 +15,8 @@ TIME_FREQUENCIES = (1.0, 2.0, 4.0, 8.0)  # half-cycles over the clip
 class TimeMixing(nn.Module):
     """Every cell sees the same place in all frames, and every coarsest cell the whole clip.
 
-    What the frames tell is scaled by a gain per channel that starts small, so that a model trained on images becomes
-    a model of clips without a jump.
+    What the frames tell is scaled by a gain per channel that starts at zero, so that a model trained on images reads a
+    clip frame by frame until it is trained on clips.
     """
 
     def __init__(self, dim: int, head_dim: int) -> None:
@@ -25,7 +25,7 @@ class TimeMixing(nn.Module):
         self.norms = nn.ModuleList(nn.LayerNorm(dim) for _ in range(2))
         self.same_place = SelfAttention(dim, head_dim)
         self.whole_clip = SelfAttention(dim, head_dim)
-        self.gains = nn.Parameter(torch.full((2, dim), 0.1))
+        self.gains = nn.Parameter(torch.zeros(2, dim))
 
     def forward(self, tokens: Tensor, valid: Tensor, num_coarse: int) -> Tensor:
         """Tokens [P, T, A, D] of which the last `num_coarse` are the coarsest cells, valid [P, T, A]; same shape out."""

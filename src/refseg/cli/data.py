@@ -1,0 +1,176 @@
+"""`refseg data`: draw scenes, check a phrase file, look at a data set."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from refseg.cli import app
+from refseg.cli._progress import progress_bars
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from refseg.data.phrase_check import CheckReport
+    from refseg.structures import Example
+
+verbs = typer.Typer(help="Draw scenes, check a phrase file, look at a data set.", no_args_is_help=True)
+app.add_typer(verbs, name="data")
+
+_MOST_FINDINGS = 20
+
+
+@verbs.command()
+def scenes(
+    *,
+    out: Annotated[Path, typer.Option("--out", "-o", help="The folder to write; it must not exist.")],
+    split: Annotated[str, typer.Option(help="train, val or new.")] = "val",
+    count: Annotated[int, typer.Option(help="How many scenes.", min=1)] = 100,
+    size: Annotated[int, typer.Option(help="Side of the picture in pixels.")] = 128,
+    frames: Annotated[int, typer.Option(help="Frames of a clip; 1 is an image.")] = 1,
+    phrases: Annotated[int, typer.Option(help="Phrases of every scene.", min=1)] = 3,
+    seed: Annotated[int, typer.Option(help="Another seed draws other scenes.")] = 0,
+    sprites: Annotated[
+        str, typer.Option(help="auto (the system's emoji font), none (shapes only), or a sprite file.")
+    ] = "auto",
+    force: Annotated[bool, typer.Option("--force", help="Replace a folder of scenes.")] = False,
+) -> None:
+    """Draw scenes with exact masks into a folder, in the open form.
+
+    refseg data scenes --split val --count 100 --out my-scenes
+    """
+    from refseg.data.scenes.dataset import ScenesSpec
+    from refseg.data.scenes.export import write_scenes
+
+    spec = ScenesSpec(
+        size=size,
+        frames=frames,
+        phrases=phrases,
+        split=split,  # type: ignore[arg-type]  # an unknown split is told by name
+        count=count,
+        seed=seed,
+        sprites=sprites,
+    )
+    with progress_bars() as bars:
+        steps = bars.track(range(count), "scenes", count)
+        path = write_scenes(out, spec=spec, count=count, force=force, on_scene=lambda _: next(steps, None))
+    print(path)
+
+
+@verbs.command()
+def check(
+    *,
+    file: Annotated[
+        Path, typer.Argument(help="A .jsonl file in the open form, or the folder that holds it.")
+    ],
+    root: Annotated[
+        Path | None, typer.Option(help="The folder that paths start from; default: that of the file.")
+    ] = None,
+    show_all: Annotated[bool, typer.Option("--all", help="Print every finding, however many.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Open every picture and draw every mask of a phrase file; tell what is wrong, line by line.
+
+    Exit code 0: the file can be used. 1: some lines cannot. 2: the file itself cannot be read.
+    """
+    from refseg.data.catalog import find_phrase_file
+    from refseg.data.phrase_check import check_phrase_file
+
+    path = find_phrase_file(file)
+    with progress_bars() as bars:
+        steps = None
+
+        def step(_: int, total: int) -> None:
+            nonlocal steps
+            steps = steps or bars.track(range(total), "pictures and clips", total)
+            next(steps, None)
+
+        report = check_phrase_file(path, root=root, on_clip=step)
+    print(json.dumps(_record(report), ensure_ascii=False) if as_json else _text(path, report, show_all))
+    if report.errors:
+        raise typer.Exit(1)
+
+
+@verbs.command()
+def show(
+    *,
+    data: Annotated[str, typer.Argument(help="scenes, a .jsonl file, or the folder that holds it.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="The PNG file to write.")] = Path("sheet.png"),
+    split: Annotated[str | None, typer.Option(help="The part to show.")] = None,
+    count: Annotated[int, typer.Option(help="How many pictures or clips.", min=1)] = 8,
+    root: Annotated[Path | None, typer.Option(help="The folder that paths start from.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace a file of the same name.")] = False,
+) -> None:
+    """Draw a sheet of a data set's first pictures, every phrase printed over its mask."""
+    from refseg.data.catalog import open_dataset
+    from refseg.drawing import contact_sheet, save_picture
+    from refseg.errors import InvalidInput
+
+    if out.suffix.lower() != ".png":
+        raise InvalidInput(
+            f"the sheet is a PNG picture, and {out} has another suffix; give a name that ends in .png"
+        )
+    if out.exists() and not force:
+        raise InvalidInput(f"{out} exists; give another name, or --force to replace it")
+    dataset = open_dataset(data, split=split, count=count, root=root)
+    pictures = [picture for index in range(min(count, len(dataset))) for picture in _drawn(dataset[index])]
+    save_picture(contact_sheet(pictures, columns=4, side=320), out)
+    print(out)
+
+
+def _drawn(example: Example) -> list[Image.Image]:
+    """One picture a phrase; of a clip the frame where most of the target is seen."""
+    from refseg.drawing import draw_overlays
+
+    assert example.masks is not None
+    numbers = range(len(example.frames)) if example.target_frames is None else example.target_frames.tolist()
+    pictures = []
+    for phrase, masks in zip(example.phrases, example.masks, strict=True):
+        best = int(masks.flatten(1).sum(1).argmax())
+        frame = example.frames[numbers[best]].permute(1, 2, 0).numpy()
+        pictures += draw_overlays([frame], masks[best : best + 1].numpy(), phrase)
+    return pictures
+
+
+def _record(report: CheckReport) -> dict[str, Any]:
+    names = ("pictures", "clips", "frames", "phrases", "no_target", "splits", "registers", "categories")
+    findings = [
+        {"line": f.line, "kind": "error" if f.is_error else "note", "message": f.message}
+        for f in report.findings
+    ]
+    return {name: getattr(report, name) for name in names} | {"findings": findings}
+
+
+def _text(path: Path, report: CheckReport, show_all: bool) -> str:
+    lines = [
+        f"{path}: {report.phrases} phrases ({report.no_target} without a target) about {report.pictures} pictures "
+        f"and {report.clips} clips, {report.frames} frames"
+    ]
+    for title, counts in (
+        ("splits", report.splits),
+        ("registers", report.registers),
+        ("categories", report.categories),
+    ):
+        lines += [f"  {title}: {_counted(counts)}"] if set(counts) - {""} else []
+    if report.mask_shares:
+        shares = sorted(report.mask_shares)
+        low, middle, high = (shares[len(shares) * q // 10] for q in (1, 5, 9))
+        lines.append(
+            f"  masks cover {low:.1%}, {middle:.1%}, {high:.1%} of the picture (10th, 50th, 90th percentile)"
+        )
+    shown = report.findings if show_all else report.findings[:_MOST_FINDINGS]
+    lines += [f"  line {f.line}: {'' if f.is_error else 'note: '}{f.message}" for f in shown]
+    if len(shown) < len(report.findings):
+        lines.append(f"  ... and {len(report.findings) - len(shown)} more (--all prints them)")
+    num_errors = len(report.errors)
+    lines.append(f"{num_errors} errors, {len(report.findings) - num_errors} notes")
+    return "\n".join(lines)
+
+
+def _counted(counts: Counter[str], most: int = 12) -> str:
+    parts = [f"{name or '(none)'} {number}" for name, number in counts.most_common(most)]
+    return ", ".join(parts) + (f" and {len(counts) - most} more" if len(counts) > most else "")
