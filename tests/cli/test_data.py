@@ -46,7 +46,7 @@ def test_a_wrong_line_ends_the_check_with_code_1(scenes):
     done = refseg_data("check", scenes)
     assert done.exit_code == 1
     assert 'line 7: the line has no "mask"' in done.stdout
-    assert "1 errors" in done.stdout
+    assert "1 error," in done.stdout
 
 
 def test_many_findings_are_counted_and_printed_when_asked(scenes):
