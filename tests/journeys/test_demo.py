@@ -17,10 +17,10 @@ def examples(tmp_path, monkeypatch):
     """Two pictures and a clip with their phrases, in place of those of the package."""
     folder = tmp_path / "examples"
     lines = [
-        {"image": "images/a.png", "phrase": "the red"},
-        {"image": "images/a.png", "phrase": "left"},
-        {"frames": ["clip/0.png", "clip/1.png", "clip/2.png"], "phrase": "red"},
-        {"image": "images/b.png", "phrase": "nothing"},
+        {"image": "images/a.png", "phrase": "the red", "no_target": True},
+        {"image": "images/a.png", "phrase": "left", "no_target": True},
+        {"frames": ["clip/0.png", "clip/1.png", "clip/2.png"], "phrase": "red", "no_target": True},
+        {"image": "images/b.png", "phrase": "nothing", "no_target": True},
     ]
     for name in ("images/a.png", "images/b.png", "clip/0.png", "clip/1.png", "clip/2.png"):
         pixels = np.full((64, 96, 3), 90, np.uint8)
@@ -71,7 +71,7 @@ def test_the_demo_answers_every_phrase_and_draws_one_sheet(examples, run):
 def test_the_sheet_has_a_tile_for_every_answer(examples, run):
     run()
     sheet = Image.open(examples / "refseg-demo" / "demo.png")
-    assert sheet.size == (4 * 332 + 12, 332 + 12)
+    assert sheet.size == (6 * 332 + 12, 332 + 12)
     for tile in range(4):
         left = 12 + tile * 332
         assert np.asarray(sheet.crop((left, 12, left + 320, 332))).min() < 100

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 EXAMPLES = Path(__file__).parents[1] / "assets" / "examples" / "examples.jsonl"
 SHEET = "demo.png"
-_COLUMNS, _TILE = 4, 320
+_COLUMNS, _TILE = 6, 320
 _WHAT_SCOUT_IS = (
     "scout knows only the drawn world it was trained on, not photographs; "
     "for photographs, see `refseg models` and `refseg predict`."
@@ -76,16 +76,16 @@ def read_examples(path: Path) -> list[Example]:
         InvalidInput: if the file is not there or holds none.
     """
     from refseg.cli._jobs import Job, slug
+    from refseg.data.phrase_lines import parse_line
 
     if not path.exists():
         raise InvalidInput(
             f"the example pictures are not in this installation ({path}); install refseg again"
         )
     asked: dict[tuple[str, ...], list[str]] = {}
-    for line in path.read_text(encoding="utf-8").splitlines():
-        entry = json.loads(line)
-        pictures = tuple(entry.get("frames") or [entry["image"]])
-        asked.setdefault(pictures, []).append(entry["phrase"])
+    for text in path.read_text(encoding="utf-8").splitlines():
+        line = parse_line(text)
+        asked.setdefault(line.frames, []).append(line.phrase)
     examples = []
     for number, (pictures, phrases) in enumerate(asked.items(), start=1):
         # Frames of a clip lie in a folder of their own, which names the clip.
