@@ -22,7 +22,7 @@ from refseg.encoders.text import TextSpec
 
 def run(case: Case) -> None:
     """Runs a case by what it holds."""
-    if "state_dict" not in case.manifest:
+    if not case.manifest.get("state_dict"):
         from parity import referformer_plain
 
         return referformer_plain.run(case)

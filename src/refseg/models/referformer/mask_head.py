@@ -83,10 +83,11 @@ class MaskHead(nn.Module):
         kernels = torch.einsum("nmdc,cikl->nmdikl", weights.features, last.weight.float())
         assert last.bias is not None
         shifts = weights.features @ last.bias.float()  # [N, M, d]
+        # One frame a convolution, as a slice: a frame without its axis would lose the layout that convolutions like.
         hidden = torch.cat(
             [
-                functional.conv2d(frame[None], kernel.flatten(0, 1), shift.flatten(), padding=last.padding)
-                for frame, kernel, shift in zip(maps.float(), kernels, shifts, strict=True)
+                functional.conv2d(frame, kernel.flatten(0, 1), shift.flatten(), padding=last.padding)
+                for frame, kernel, shift in zip(maps.float().split(1), kernels, shifts, strict=True)
             ]
         )
         return self._finish(hidden.unflatten(1, shifts.shape[1:]), weights, centres)

@@ -111,7 +111,7 @@ class ReferFormer(ReferringModel):
     def choose(self, output: Output) -> tuple[Tensor, Tensor]:
         """The candidate whose score, averaged over frames, is highest in any class; one for the whole clip."""
         assert output.class_logits is not None
-        return _best(output.class_logits)
+        return best_candidate(output.class_logits)
 
     def finish(self, output: Output, placements: Sequence[Placement], at: Ruler = "source") -> list[Tensor]:
         """Masks of the chosen candidate in the published order of `config.protocol`; see finish.py."""
@@ -168,7 +168,7 @@ class ReferFormer(ReferringModel):
     def _last_layer(self, layer: Candidates, frames: _Frames) -> Output:
         """The last decoder layer's candidates, or among them the one that answers the phrase."""
         if self.config.detail == "chosen":
-            query, _ = _best(frames.by_clip(layer.class_logits))
+            query, _ = best_candidate(frames.by_clip(layer.class_logits))
             layer = layer.only(query[frames.owners])
         centres = frames.centres(layer)
         masks = []
@@ -242,7 +242,7 @@ def _memory_maps(memory: Tensor, levels: Levels) -> list[Tensor]:
     return [as_map(part, size) for part, size in zip(parts, levels.sizes[:-1], strict=True)]
 
 
-def _best(class_logits: Tensor) -> tuple[Tensor, Tensor]:
+def best_candidate(class_logits: Tensor) -> tuple[Tensor, Tensor]:
     """Query [P] and score [P] of logits [P, Q, T', K]."""
     scores = class_logits.float().sigmoid().mean(2).amax(-1)  # [P, Q]
     best = scores.max(dim=1)
