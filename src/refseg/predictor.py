@@ -15,7 +15,7 @@ import torch
 
 from refseg.data.frames import Frames, as_frames
 from refseg.errors import InvalidInput
-from refseg.framing import place_frames, valid_area
+from refseg.framing import place, place_frames, valid_area
 from refseg.prediction import Prediction
 from refseg.structures import Clips, Output, Placement, Size, VisualFeatures
 
@@ -28,6 +28,10 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 _WORKING_MULTIPLE = 8
 _WORKING_BYTES = 1 << 30
 _MOST_PHRASES_AT_ONCE = 32
+
+# A network's finest features take some 64 bytes for each canvas pixel. Only pictures of extreme shape grow a canvas
+# beyond this, where a family fixes the short side alone.
+_MOST_CANVAS_PIXELS = 1 << 24
 
 
 @dataclass(slots=True, frozen=True)
@@ -120,6 +124,7 @@ class Predictor:
             InvalidInput: if the frames cannot be read or understood.
         """
         source = as_frames(frames)
+        self._check_shape((source.shape[-2], source.shape[-1]))
         chosen = _check_targets(target_frames, len(source))
         canvas, placement = place_frames(source, self.model.config.frame)
         clips = Clips(
@@ -149,6 +154,14 @@ class Predictor:
         for start in range(0, len(asked), step):
             answers += self._answer(clip, asked[start : start + step], at)
         return answers
+
+    def _check_shape(self, source: Size) -> None:
+        height, width = place(source, self.model.config.frame).canvas
+        if height * width > _MOST_CANVAS_PIXELS:
+            raise InvalidInput(
+                f"frames of {source[1]}x{source[0]} pixels would become {width}x{height} for this model, more than the "
+                f"{_MOST_CANVAS_PIXELS:,} pixels it takes; crop them to a less extreme shape"
+            )
 
     def _answer(self, clip: EncodedClip, phrases: Sequence[str], at: Ruler) -> list[Prediction]:
         with torch.inference_mode(), self._precision():

@@ -1,11 +1,12 @@
 """Data sets by name or path."""
 
+import hashlib
 import json
 
 import pytest
 from PIL import Image
 
-from refseg.data.catalog import open_dataset
+from refseg.data.catalog import describe, open_dataset
 from refseg.errors import InvalidInput, UnknownName
 
 
@@ -70,3 +71,17 @@ def test_a_file_of_another_kind_or_an_empty_folder_is_refused(folder, tmp_path_f
         open_dataset(folder / "a.png")
     with pytest.raises(InvalidInput, match=r"holds no \.jsonl"):
         open_dataset(tmp_path_factory.mktemp("empty"))
+
+
+def test_a_description_tells_what_is_needed_to_read_the_same_again(folder):
+    path = phrase_file(folder, "dogs.jsonl", "x")
+    assert describe(open_dataset(path)) == {
+        "name": "dogs.jsonl",
+        "split": None,
+        "count": 1,
+        "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+    }
+    told = describe(open_dataset("scenes", split="new", scenes={"size": 32, "sprites": "none", "seed": 3}))
+    assert (told["split"], told["size"], told["seed"], told["count"]) == ("new", 32, 3, 1000)
+    assert told["sprites_hash"]
+    json.dumps(told)

@@ -40,6 +40,16 @@ def test_a_written_video_is_read_back(tmp_path):
     assert clip.times == tuple(TENTHS) and clip.rate == 10
 
 
+def test_colours_come_back_and_are_tagged_for_players(tmp_path):
+    pixels = np.empty((32, 48, 3), np.uint8)
+    pixels[:] = (20, 200, 60)
+    write_video(tmp_path / "v.mp4", [pixels], [Fraction(0)], Fraction(10))
+    assert near(read_clip(tmp_path / "v.mp4").frames[0, :, 16, 24], [20, 200, 60], 4)
+    with av.open(str(tmp_path / "v.mp4")) as container:
+        (frame,) = container.decode(video=0)
+        assert (frame.colorspace, frame.color_range) == (1, 1)  # BT.709, studio range
+
+
 def test_odd_sides_are_padded_to_even_ones_by_repetition(tmp_path):
     write_video(tmp_path / "odd.mp4", [halves(31, 45, 0)], [Fraction(0)], Fraction(10))
     clip = read_clip(tmp_path / "odd.mp4")
@@ -222,6 +232,12 @@ def test_a_video_that_fails_while_it_is_written_leaves_nothing(tmp_path):
 
     with pytest.raises(RuntimeError, match="stop"):
         write_video(Path(tmp_path / "v.mp4"), pictures(), TENTHS[:2], Fraction(10))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_frames_too_large_for_the_format_are_told(tmp_path):
+    with pytest.raises(InvalidInput, match=r"cannot be written as H\.264"):
+        write_video(tmp_path / "v.mp4", [np.zeros((2, 17_000, 3), np.uint8)], [Fraction(0)], Fraction(10))
     assert list(tmp_path.iterdir()) == []
 
 

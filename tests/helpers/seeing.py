@@ -57,12 +57,12 @@ class SeeingModel(ReferringModel):
 
     def choose(self, output):
         scores = output.mask_logits.flatten(1).amax(1).sigmoid()
-        return torch.zeros(len(scores), dtype=torch.int64), scores
+        return torch.zeros(len(scores), dtype=torch.int64, device=scores.device), scores
 
     def _answer(self, pixels, valid, word):
         columns = torch.where(valid.any(0))[0]
         middle = (columns[0] + columns[-1] + 1) / 2
-        side = torch.arange(valid.shape[1])[None, None] + 0.5
+        side = torch.arange(valid.shape[1], device=valid.device)[None, None] + 0.5
         whole = torch.ones_like(pixels[:, 0], dtype=torch.bool)
         if word in ("left", "right"):
             return (side < middle if word == "left" else side > middle) & whole

@@ -5,6 +5,7 @@ from PIL import Image
 
 from helpers.seeing import SeeingModel
 from refseg.errors import InvalidInput
+from refseg.models import catalog
 from refseg.predictor import EncodedClip, Predictor, find_device, find_dtype
 
 
@@ -142,6 +143,12 @@ def test_every_form_of_one_picture_gives_the_same_mask(predictor, tmp_path):
     assert all(torch.equal(answers[0], other) for other in answers[1:])
 
 
+def test_a_picture_so_thin_that_its_canvas_would_fill_the_memory_is_refused():
+    predictor = Predictor(SeeingModel(fit="shortest", size=360), device="cpu")
+    with pytest.raises(InvalidInput, match="2000x1 pixels would become 720000x360"):
+        predictor.encode(np.zeros((1, 2000, 3), np.uint8))
+
+
 def test_the_masks_are_ordinary_tensors_that_can_be_changed(predictor):
     (answer,) = predictor(picture(), ["red"])
     answer.masks[:] = False
@@ -208,6 +215,38 @@ def test_a_cuda_device_beyond_the_last_is_an_error(monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     with pytest.raises(InvalidInput, match="2 CUDA devices"):
         find_device("cuda:2")
+
+
+@pytest.mark.parametrize("threshold", [-0.1, 1.5, float("nan")])
+def test_a_threshold_outside_0_to_1_is_refused(predictor, threshold):
+    with pytest.raises(InvalidInput, match="between 0 and 1"):
+        predictor.set_threshold(threshold)
+
+
+def test_at_a_threshold_of_one_nothing_is_sure_enough(predictor):
+    predictor.set_threshold(1.0)
+    assert predictor(picture(), ["everything"])[0].is_empty()
+
+
+def test_every_model_of_the_house_answers_through_the_predictor():
+    """Freshly initialised debug variants, odd sizes, a clip, phrases together and alone."""
+    for family, phrase in (("scout", "left star"), ("referformer", "left dog")):
+        torch.manual_seed(0)
+        predictor = Predictor(catalog.build(family, "debug"), device="cpu")
+        clip = predictor.encode(np.random.default_rng(0).integers(0, 256, (2, 61, 97, 3), dtype=np.uint8))
+        together = predictor.segment(clip, [phrase, "the red star on the right"])
+        (alone,) = predictor.segment(clip, [phrase])
+        assert together[0].masks.shape == (2, 61, 97)
+        assert torch.equal(together[0].masks, alone.masks)
+        assert together[0].score == pytest.approx(alone.score, abs=1e-5)  # float32 sums in another order
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_cuda_finds_the_same_box():
+    predictor = Predictor(SeeingModel(), device="cuda")
+    (answer,) = predictor(picture(64, 64), ["red"])
+    assert answer.box() == (10, 5, 30, 20) and answer.masks.device.type == "cpu"
 
 
 @pytest.mark.parametrize("asked", ["gpu", "", "vulkan"])

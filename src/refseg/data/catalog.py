@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -11,8 +12,8 @@ from refseg.errors import InvalidInput, UnknownName
 if TYPE_CHECKING:
     from refseg.structures import Example
 
-NAMES = ("scenes",)
-"""Data sets that are known by name; everything else is a path."""
+DEFAULT_SPLITS = {"scenes": "val"}
+"""Data sets that are known by name, and what is read of them where no split is named; everything else is a path."""
 
 
 class PhraseDataset(Protocol):
@@ -70,6 +71,25 @@ def open_dataset(
     return PhraseFile(find_phrase_file(name_or_path, split), split=split, count=count, root=root)
 
 
+def describe(dataset: PhraseDataset) -> dict[str, Any]:
+    """What is needed to read the very same examples again, as plain data."""
+    from refseg.data.phrases import PhraseFile
+    from refseg.data.scenes.dataset import Scenes
+    from refseg.data.scenes.sprites import sprites_hash
+
+    if isinstance(dataset, Scenes):
+        spec = asdict(dataset.spec) | {"count": len(dataset), "registers": dict(dataset.spec.shares())}
+        return {"name": "scenes", **spec, "sprites_hash": sprites_hash(dataset.spec.sprites)}
+    if isinstance(dataset, PhraseFile):
+        return {
+            "name": dataset.name,
+            "split": dataset.split,
+            "count": len(dataset),
+            "sha256": dataset.sha256(),
+        }
+    return {"name": dataset.name, "count": len(dataset)}
+
+
 def find_phrase_file(path: str | Path, split: str | None = None) -> Path:
     """The phrase file at `path`, or in the folder at `path`.
 
@@ -83,7 +103,7 @@ def find_phrase_file(path: str | Path, split: str | None = None) -> Path:
     if not found.exists():
         if found.suffix or len(found.parts) > 1:
             raise InvalidInput(f"there is no phrase file {found}")
-        raise UnknownName("data set", str(path), NAMES)
+        raise UnknownName("data set", str(path), DEFAULT_SPLITS)
     if found.suffix != ".jsonl":
         raise InvalidInput(
             f"{found} is no .jsonl file; the open form is one JSON line per phrase in a .jsonl file"
@@ -108,4 +128,4 @@ def _file_in(folder: Path, split: str | None) -> Path:
 def _scenes(split: str | None, count: int | None, fields: Mapping[str, Any]) -> PhraseDataset:
     from refseg.data.scenes.dataset import Scenes, ScenesSpec
 
-    return Scenes(ScenesSpec(split=split or "val", count=count, **fields))  # type: ignore[arg-type]
+    return Scenes(ScenesSpec(split=split or DEFAULT_SPLITS["scenes"], count=count, **fields))  # type: ignore[arg-type]

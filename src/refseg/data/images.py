@@ -34,10 +34,12 @@ IMAGE_SUFFIXES = frozenset(
         ".jpeg",
         ".jpe",
         ".jfif",
+        ".mpo",
         ".png",
         ".apng",
         ".gif",
         ".webp",
+        ".avif",
         ".bmp",
         ".dib",
         ".tif",
@@ -50,10 +52,13 @@ IMAGE_SUFFIXES = frozenset(
         ".j2k",
         ".ico",
         ".tga",
-        ".avif",
-        ".mpo",
+        ".psd",
+        ".heic",
+        ".heif",
+        ".jxl",
     ]
 )
+"""What picture files are called; also such as cannot be read, so that they are told and not passed over."""
 
 _WHITE = (255, 255, 255, 255)
 _bomb_guard = threading.Lock()
@@ -117,7 +122,7 @@ def _opened(path: Path, max_pixels: int) -> Iterator[Image.Image]:
         raise
     except UnidentifiedImageError as error:
         raise InvalidInput(
-            f"{path} is not a picture that can be read; give JPEG, PNG, WebP, GIF, TIFF or BMP"
+            f"{path} is not a picture that can be read; give JPEG, PNG, WebP, AVIF, GIF, TIFF or BMP"
         ) from error
     except PermissionError as error:
         raise InvalidInput(f"{path} may not be read by this user; change its permissions") from error

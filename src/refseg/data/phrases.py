@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -45,7 +46,7 @@ class PhraseFile(torch.utils.data.Dataset[Example]):
         count: int | None = None,
         root: Path | None = None,
     ) -> None:
-        self.path = Path(path)
+        self.path, self.split = Path(path), split
         self.root = Path(root) if root is not None else self.path.parent
         self._stamp = _stamp(self.path)
         survey = _survey(self.path, self.root)
@@ -85,6 +86,11 @@ class PhraseFile(torch.utils.data.Dataset[Example]):
             if any(line.register for line in lines)
             else None,
         )
+
+    def sha256(self) -> str:
+        """Of the file; pictures are not part of it."""
+        with self.path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
 
     def _lines(self, places: Sequence[Sequence[int]]) -> list[PhraseLine]:
         if _stamp(self.path) != self._stamp:

@@ -61,6 +61,12 @@ FOLDER_RATE = Fraction(10)
 _PTS_UNIT = Fraction(1, 90_000)  # the clock of MPEG, in which all usual rates are whole
 
 
+_BT709, _STUDIO_RANGE = (
+    1,
+    1,
+)  # FFmpeg's numbers for them; untagged colours are guessed by each player in its own way
+
+
 @dataclass(slots=True, frozen=True)
 class StoredClip:
     """A clip as it was read."""
@@ -311,30 +317,47 @@ def write_video(
     """
     import av
 
-    with (
-        whole_file(path) as temporary,
-        av.open(str(temporary), "w", format="mp4", options={"movflags": "faststart"}) as container,
-    ):
-        stream: Any = None
-        ends = [*times[1:], *([times[-1] + 1 / rate] if len(times) else [])]
-        for picture, start, end in zip(pictures, times, ends, strict=True):
-            even = np.ascontiguousarray(
-                np.pad(picture, ((0, picture.shape[0] % 2), (0, picture.shape[1] % 2), (0, 0)), mode="edge")
-            )
-            stream = stream or _video_output(container, even, rate)
-            frame = av.VideoFrame.from_ndarray(even, format="rgb24")
-            frame.time_base, frame.pts = _PTS_UNIT, round(start / _PTS_UNIT)
-            frame.duration = round((end - start) / _PTS_UNIT)
-            container.mux(stream.encode(frame))
-        if stream is not None:
-            container.mux(stream.encode(None))
+    ends = [*times[1:], *([times[-1] + 1 / rate] if times else [])]
+    try:
+        with (
+            whole_file(path) as temporary,
+            av.open(str(temporary), "w", format="mp4", options={"movflags": "faststart"}) as container,
+        ):
+            stream: Any = None
+            for picture, start, end in zip(pictures, times, ends, strict=True):
+                frame = _even_frame(picture)
+                stream = stream or _video_output(container, frame, rate)
+                frame.time_base, frame.pts = _PTS_UNIT, round(start / _PTS_UNIT)
+                frame.duration = round((end - start) / _PTS_UNIT)
+                container.mux(stream.encode(frame))
+            if stream is not None:
+                container.mux(stream.encode(None))
+    except av.FFmpegError as error:
+        if isinstance(error, OSError):
+            raise  # a full disk and the like, told by the command line
+        raise InvalidInput(
+            f"{path} cannot be written as H.264 video ({error.strerror}); are its frames larger than 16,384 pixels?"
+        ) from error
 
 
-def _video_output(container: av.container.OutputContainer, picture: np.ndarray, rate: Fraction) -> Any:
+def _even_frame(picture: np.ndarray) -> VideoFrame:
+    """A picture [H, W, 3] as a frame of even sides, in the colours that players expect of HD video (BT.709)."""
+    import av
+
+    height, width = picture.shape[:2]
+    even = np.pad(picture, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
+    frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(even), format="rgb24")
+    return frame.reformat(format="yuv420p", dst_colorspace="ITU709", dst_color_range="MPEG")
+
+
+def _video_output(container: av.container.OutputContainer, frame: VideoFrame, rate: Fraction) -> Any:
     stream = container.add_stream(
         "libx264", rate=rate.limit_denominator(1_000_000), options={"crf": "18", "preset": "veryfast"}
     )
-    stream.height, stream.width = picture.shape[:2]
+    stream.height, stream.width = frame.height, frame.width
     stream.pix_fmt = "yuv420p"
-    stream.codec_context.time_base = _PTS_UNIT
+    context = stream.codec_context
+    context.time_base = _PTS_UNIT
+    context.colorspace = context.color_primaries = context.color_trc = _BT709
+    context.color_range = _STUDIO_RANGE
     return stream

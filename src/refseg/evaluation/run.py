@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -53,7 +54,7 @@ def evaluate(
         limit: so many examples at most; None is all.
         shuffle_phrases: the control: each example is asked the phrases of its neighbour, and must score far lower if
             the words decide. Phrases without a target are left out of it.
-        shows_progress: a bar on stderr.
+        shows_progress: a bar on stderr, where that is a terminal.
 
     Raises:
         InvalidInput: if there is nothing to evaluate, an example has no masks, or a phrase cannot be read by the model.
@@ -153,4 +154,6 @@ def _progress(items: Iterator[_Questions], total: int) -> Iterator[_Questions]:
     from rich.console import Console
     from rich.progress import track
 
-    yield from track(items, "evaluating", total=total, console=Console(stderr=True))
+    console = Console(stderr=True)
+    shows = sys.stderr.isatty()
+    yield from track(items, "evaluating", total=total, console=console, transient=True, disable=not shows)

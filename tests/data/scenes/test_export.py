@@ -1,14 +1,19 @@
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from pycocotools import mask as rle
 
 from data.scenes.helpers import shapes
+from refseg.data.catalog import open_dataset
 from refseg.data.scenes.export import write_scenes
 from refseg.data.scenes.sheet import contact_sheet
 from refseg.errors import InvalidInput
+
+ROOT = Path(__file__).parents[3]
 
 
 def lines_of(path):
@@ -95,3 +100,26 @@ def test_a_place_that_cannot_be_written_gets_one_sentence(tmp_path):
 def test_a_contact_sheet_shows_one_cell_for_a_phrase_and_frame():
     sheet = contact_sheet([shapes(frames=2, phrases=3)[0]], side=50, columns=2)
     assert sheet.size == (2 * 54, 3 * 86)
+
+
+def test_the_open_form_reads_back_as_it_was_drawn(tmp_path):
+    scenes = shapes(phrases=5, frames=2, split="val")
+    write_scenes(tmp_path / "out", spec=scenes.spec, count=4)
+    found = open_dataset(tmp_path / "out")
+    assert len(found) == 4
+    for index in range(4):
+        assert found[index].phrases == scenes[index].phrases
+        assert torch.equal(found[index].frames, scenes[index].frames)
+        assert torch.equal(found[index].masks, scenes[index].masks)
+
+
+@pytest.mark.parametrize("folder", ["src/refseg/assets/examples", "tests/assets/scenes40"])
+def test_stored_scenes_are_in_the_open_form_and_small(folder):
+    path = ROOT / folder
+    found = open_dataset(path)
+    for index in range(len(found)):
+        example = found[index]
+        for masks, register in zip(example.masks, example.registers, strict=True):
+            assert bool(masks.any()) == (register != "none")
+    assert sum(file.stat().st_size for file in path.rglob("*") if file.is_file()) < 1_500_000
+    assert (path / "LICENSE.txt").is_file()

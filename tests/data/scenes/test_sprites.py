@@ -155,7 +155,3 @@ def test_weighted_dice_follow_their_weights():
     counts = np.bincount([dice.weighted((1.0, 0.0, 3.0)) for _ in range(4000)], minlength=3)
     assert counts[1] == 0
     assert counts[2] / counts.sum() == pytest.approx(0.75, abs=0.03)
-
-
-def test_shuffling_keeps_every_value():
-    assert sorted(Dice(3).shuffled("abcdef")) == list("abcdef")

@@ -51,11 +51,6 @@ class Dice:
                 return index
         return len(weights) - 1
 
-    def shuffled(self, values: Sequence[T]) -> list[T]:
-        """The values in random order."""
-        rest = list(values)
-        return [rest.pop(self.below(len(rest))) for _ in range(len(rest))]
-
     def bytes(self, *shape: int) -> NDArray[np.uint8]:
         """An array of whole numbers in [0, 255]."""
         return np.frombuffer(self._generator.bytes(int(np.prod(shape))), np.uint8).reshape(shape)

@@ -80,31 +80,40 @@ def _try_clip(dice: Dice, atlas: Atlas, split: Split, side: int, num_frames: int
     while True:
         things = draw_things(dice, atlas, split, count=2 + dice.below(4))
         paths = [draw_path(dice, thing) for thing in things]
-        skins = Skins(atlas)
-        shake = (
-            [_shake(dice, side) for _ in range(num_frames)]
-            if dice.chance(_SHAKE_SHARE)
-            else [(0, 0)] * num_frames
-        )
-        views: list[View] = []
-        warped = []
-        for frame in range(num_frames):
-            step = frame / max(num_frames - 1, 1)
-            now = [at_time(thing, path, step) for thing, path in zip(things, paths, strict=True)]
-            patches = _warp_visible(now, paths, skins, side=side, frame=frame, shake=shake[frame])
-            ids, areas = id_map(patches, side)
-            measure(now, ids, areas)
-            warped.append((patches, ids))
-            views.append(now)
-        if _is_seen(views, paths):
+        shakes = _draw_shakes(dice, side, num_frames)
+        stills = _stills(things, paths, shakes, Skins(atlas), side)
+        if _is_seen([still.view for still in stills], paths):
             break
     background = fitting_background(dice, atlas, split, things, side)
     finish = draw_finish(dice)
     frames = []
-    for (patches, ids), (right, down) in zip(warped, shake, strict=True):
-        canvas = compose(_shifted(background, right, down), patches, ids, finish)
+    for still, (right, down) in zip(stills, shakes, strict=True):
+        canvas = compose(_shifted(background, right, down), still.patches, still.ids, finish)
         frames.append(develop(dice, canvas, finish))
-    return _Drawn(np.stack(frames), np.stack([ids for _, ids in warped]), things, views)
+    return _Drawn(np.stack(frames), np.stack([s.ids for s in stills]), things, [s.view for s in stills])
+
+
+@dataclass(frozen=True, slots=True)
+class _Still:
+    """One frame of a clip before anything is coloured in."""
+
+    view: list[Thing]
+    patches: list[Patch]
+    ids: Bytes
+
+
+def _stills(
+    things: list[Thing], paths: list[Path], shakes: list[tuple[int, int]], skins: Skins, side: int
+) -> list[_Still]:
+    stills = []
+    for frame, shake in enumerate(shakes):
+        step = frame / max(len(shakes) - 1, 1)
+        view = [at_time(thing, path, step) for thing, path in zip(things, paths, strict=True)]
+        patches = _warp_visible(view, paths, skins, side=side, frame=frame, shake=shake)
+        ids, areas = id_map(patches, side)
+        measure(view, ids, areas)
+        stills.append(_Still(view, patches, ids))
+    return stills
 
 
 def _shifted(background: Bytes, right: int, down: int) -> Bytes:
@@ -115,9 +124,13 @@ def _shifted(background: Bytes, right: int, down: int) -> Bytes:
     return background[rows[:, None], columns]
 
 
-def _shake(dice: Dice, side: int) -> tuple[int, int]:
-    """How far the camera is off in one frame, in pixels to the right and down."""
-    return round(dice.between(-_SHAKE, _SHAKE) * side), round(dice.between(-_SHAKE, _SHAKE) * side)
+def _draw_shakes(dice: Dice, side: int, num_frames: int) -> list[tuple[int, int]]:
+    """How far the camera is off in each frame, in pixels to the right and down."""
+    shakes = [
+        (round(dice.between(-_SHAKE, _SHAKE) * side), round(dice.between(-_SHAKE, _SHAKE) * side))
+        for _ in range(num_frames if dice.chance(_SHAKE_SHARE) else 0)
+    ]
+    return shakes or [(0, 0)] * num_frames
 
 
 def _warp_visible(

@@ -11,7 +11,6 @@ import hashlib
 import logging
 import os
 import sys
-import tempfile
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +25,7 @@ from refseg.data.scenes.photos import NEW_PHOTOS, TRAINING_PHOTOS, read_photos
 from refseg.data.scenes.shapes import LEVELS, reduced, shape_alphas
 from refseg.data.scenes.words import NOUNS, SHAPES
 from refseg.errors import InvalidInput
+from refseg.files import whole_file
 
 AUTO, NO_SPRITES = "auto", "none"
 _VERSION = 1  # of the way sprites are drawn; a part of the cache's key
@@ -161,7 +161,6 @@ def _cached_pictures(font: Path) -> Bytes:
     except (OSError, KeyError, ValueError, zipfile.BadZipFile):
         pictures = _draw_pictures(font)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
         _write_arrays(path, {"pictures": pictures})
     except OSError as error:  # a read-only home: the sprites are drawn anew each time
         _log.info("The sprites could not be kept in %s: %s", path, error)
@@ -169,9 +168,8 @@ def _cached_pictures(font: Path) -> Bytes:
 
 
 def _write_arrays(path: Path, arrays: dict[str, Bytes]) -> None:
-    with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".tmp", delete=False) as file:
+    with whole_file(path) as temporary, temporary.open("wb") as file:
         np.savez_compressed(file, allow_pickle=False, **arrays)  # type: ignore[arg-type]
-    Path(file.name).replace(path)
 
 
 def _code_points() -> list[tuple[int, int, bool]]:

@@ -57,7 +57,7 @@ class Thing:
 
 
 @dataclass(slots=True)
-class Recipe:
+class Plan:
     """The choices that hold for a whole scene."""
 
     kinds: str  # "shapes", "sprites" or "both"
@@ -85,25 +85,25 @@ def draw_things(dice: Dice, atlas: Atlas, split: Split, count: int | None = None
     """The things of a new scene, placed; later ones stand before earlier ones."""
     kinds = ("shapes", "sprites", "both")[dice.weighted((22, 40, 38))] if atlas.has_sprites else "shapes"
     apart = _APART_OVERLAPPING if dice.chance(0.25) else _APART
-    recipe = Recipe(kinds, dice.pick(_REPEATS), apart, split)
+    plan = Plan(kinds, dice.pick(_REPEATS), apart, split)
     wanted = count or _COUNTS[dice.weighted(_COUNT_WEIGHTS)]
     for _ in range(wanted):
-        recipe.chosen.append(_draw_thing(dice, atlas, recipe))
-    for thing in recipe.chosen:
+        plan.chosen.append(_draw_thing(dice, atlas, plan))
+    for thing in plan.chosen:
         _draw_pose(dice, thing, shrink=_CROWD_SHRINK if wanted >= _CROWD else 1.0)
-    return _place_all(dice, recipe)
+    return _place_all(dice, plan)
 
 
-def _draw_thing(dice: Dice, atlas: Atlas, recipe: Recipe) -> Thing:
-    noun, colour = _draw_noun(dice, recipe)
+def _draw_thing(dice: Dice, atlas: Atlas, plan: Plan) -> Thing:
+    noun, colour = _draw_noun(dice, plan)
     is_shape = noun >= _FIRST_SHAPE
     if not is_shape and colour < 0 and dice.chance(_TINTED_SHARE):
         colour = dice.below(len(COLOURS))
     if noun in people():
         colour = -1
     if is_shape or colour >= 0:
-        colour = _allowed_colour(dice, noun, colour, recipe.split)
-    sprite = _draw_sprite(dice, atlas, noun, recipe.split)
+        colour = _allowed_colour(dice, noun, colour, plan.split)
+    sprite = _draw_sprite(dice, atlas, noun, plan.split)
     texture = _draw_texture(dice) if is_shape else -1
     maybe = shades_of(colour) if colour >= 0 else atlas.sprites[sprite].natural
     if texture == 0:
@@ -116,19 +116,19 @@ def _draw_texture(dice: Dice) -> int:
     return 0 if dice.chance(_PLAIN_SHARE) else dice.below(len(TEXTURES))
 
 
-def _draw_noun(dice: Dice, recipe: Recipe) -> tuple[int, int]:
+def _draw_noun(dice: Dice, plan: Plan) -> tuple[int, int]:
     """A noun, and a colour to copy (-1 = none): often like an earlier thing's, since a lone noun needs no more words."""
-    if recipe.chosen and dice.chance(recipe.repeat):
-        model = dice.pick(recipe.chosen)
+    if plan.chosen and dice.chance(plan.repeat):
+        model = dice.pick(plan.chosen)
         wish = dice.weighted((55, 30, 15))
         if wish == 0:
             return model.noun, -1
         if wish == 2 and model.colour >= 0:
-            return _any_noun(dice, recipe.kinds), model.colour
+            return _any_noun(dice, plan.kinds), model.colour
         category = ALL_NOUNS[model.noun].category
         colour = model.colour if dice.chance(0.3) else -1
         return dice.pick([i for i, noun in enumerate(ALL_NOUNS) if noun.category == category]), colour
-    return _any_noun(dice, recipe.kinds), -1
+    return _any_noun(dice, plan.kinds), -1
 
 
 def _any_noun(dice: Dice, kinds: str) -> int:
@@ -158,13 +158,13 @@ def _draw_pose(dice: Dice, thing: Thing, *, shrink: float) -> None:
     thing.is_mirrored = dice.chance(0.5) and NOUNS[thing.noun] not in _KEEPS_FACING
 
 
-def _place_all(dice: Dice, recipe: Recipe) -> list[Thing]:
+def _place_all(dice: Dice, plan: Plan) -> list[Thing]:
     """The things with places; what finds no room is left out, but two always stay."""
     placed: list[Thing] = []
     while len(placed) < 2:
         placed = []
-        for thing in recipe.chosen:
-            if _place(dice, thing, placed, recipe.apart):
+        for thing in plan.chosen:
+            if _place(dice, thing, placed, plan.apart):
                 placed.append(thing)
     return placed
 

@@ -1,0 +1,87 @@
+"""Results as a table and as plain data."""
+
+import json
+import math
+
+import torch
+
+from refseg.evaluation.machine import this_machine
+from refseg.evaluation.run import Result
+from refseg.evaluation.table import aligned, result_record, result_table
+
+
+def strip(num_pixels, frames=1):
+    row = torch.zeros(frames, 1, 10, dtype=torch.bool)
+    row[..., :num_pixels] = True
+    return row
+
+
+def result(*, frames=3):
+    made = Result(
+        data="toys", examples=3, frames=frames, phrases=4, predicting_seconds=2.0, reading_seconds=0.5
+    )
+    made.overlaps.add(strip(5), strip(10), register="loc")
+    made.overlaps.add(strip(10), strip(10), register="loc")
+    made.overlaps.add(strip(0), strip(0), register="none")
+    made.overlaps.add(strip(4), strip(0), register="none")
+    return made
+
+
+def rows_of(table):
+    return {line.split()[0]: line.split()[1:] for line in table.splitlines()}
+
+
+def test_the_table_has_a_row_a_register_and_one_for_all_in_percent():
+    rows = rows_of(result_table(result()))
+    assert rows["loc"] == ["2", "75.0", "75.0", "100.0", "50.0", "50.0", "50.0", "50.0", "100.0", "0", "-"]
+    assert rows["none"] == ["0", *["-"] * 8, "2", "50.0"]
+    assert rows["all"] == ["2", *rows["loc"][1:-2], "2", "50.0"]
+
+
+def test_the_table_tells_the_protocol_and_the_speed():
+    table = result_table(result())
+    assert "IoU >= X" in table
+    assert "1.5 frames/s, 2.0 phrases/s" in table
+
+
+def test_j_stands_in_the_table_of_clips_only():
+    assert " J " not in result_table(result()).splitlines()[0]
+    assert " J " in result_table(result(frames=9)).splitlines()[0]
+
+
+def test_the_control_is_called_one():
+    made = result()
+    made.is_shuffled = True
+    assert result_table(made).startswith("CONTROL")
+
+
+def test_phrases_without_a_register_have_no_row_of_their_own():
+    made = Result(data="toys")
+    made.overlaps.add(strip(5), strip(10))
+    assert set(rows_of(result_table(made))) >= {"register", "all"}
+    assert "(none" not in result_table(made)
+    made.overlaps.add(strip(5), strip(10), register="loc")
+    assert "(none named)" in result_table(made)
+
+
+def test_the_record_is_plain_json_with_null_where_nothing_was_measured():
+    record = json.loads(
+        json.dumps(result_record(result(), this_machine(), checkpoint={"name": "x"}), allow_nan=False)
+    )
+    assert record["checkpoint"] == {"name": "x"}
+    assert record["scores"]["loc"]["mIoU"] == 0.75
+    assert record["scores"]["loc"]["P@0.9"] == 0.5
+    assert record["scores"]["none"]["mIoU"] is None
+    assert record["scores"]["all"]["refused"] == 0.5
+    assert record["speed"]["phrases_per_second"] == 2.0
+    assert record["machine"]["torch"] == torch.__version__
+
+
+def test_nothing_asked_has_no_speed():
+    empty = Result(data="toys")
+    assert math.isnan(empty.score().miou)
+    assert "- frames/s" in result_table(empty)
+
+
+def test_columns_are_aligned_right_but_the_first():
+    assert aligned([["a", "bb"], ["ccc", "d"]]) == "a    bb\nccc   d"
