@@ -22,7 +22,12 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 @models.callback(invoke_without_command=True)
-def list_all(context: typer.Context, *, as_json: AsJson = False) -> None:
+def list_all(
+    context: typer.Context,
+    *,
+    as_json: AsJson = False,
+    as_markdown: Annotated[bool, typer.Option("--markdown", help="Print the page docs/models.md.")] = False,
+) -> None:
     """List families, their variants, and the checkpoints with their published results."""
     if context.invoked_subcommand is not None:
         return
@@ -34,6 +39,9 @@ def list_all(context: typer.Context, *, as_json: AsJson = False) -> None:
     if as_json:
         plain = [{"name": f.name, "title": f.title, "variants": list(f.variants)} for f in families]
         _print_json({"families": plain, "checkpoints": [_plain(card) for card in cards]})
+        return
+    if as_markdown:
+        print(_markdown(cards))
         return
     _print(_family_table([(f.name, f.title, ", ".join(f.variants)) for f in families]))
     _print(_card_table(cards))
@@ -136,6 +144,39 @@ def _card_table(cards: list[Card]) -> Table:
         variant = f"{card.family} {card.variant}"
         table.add_row(card.name, variant, card.trained_on, results, card.licence, here)
     return table
+
+
+def _markdown(cards: list[Card]) -> str:
+    """The page of all checkpoints, with every number of their cards."""
+    lines = [
+        "# Checkpoints",
+        "",
+        "Made by `refseg models --markdown` from the cards of each family (`checkpoints.toml`). Published numbers are the",
+        "authors'; measured ones are ours, written down from `refseg evaluate`.",
+    ]
+    for card in cards:
+        about = (
+            f"`{card.family}` `{card.variant}`",
+            f"trained on {card.trained_on}",
+            f"licence: {card.licence}",
+        )
+        lines += ["", f"## {card.name}", "", "; ".join(about) + f"; from {card.source.address}"]
+        lines += ["", card.note[:1].upper() + card.note[1:] + "."] if card.note else []
+        results = (*card.measured, *card.published)
+        if results:
+            lines += ["", "| data | metric | value | whose | protocol |", "|---|---|---|---|---|"]
+            lines += [_markdown_row(result) for result in results]
+    return "\n".join(lines)
+
+
+def _markdown_row(result: Result) -> str:
+    from refseg.checkpoints.cards import Measured, Published
+
+    whose = "published" if isinstance(result, Published) else "measured"
+    if isinstance(result, Measured):
+        whose = f"refseg {result.version}, {result.date}, {result.machine}"
+    cells = (f"{result.dataset} {result.split}", result.metric, f"{result.value:g}", whose, result.protocol)
+    return "| " + " | ".join(cells) + " |"
 
 
 def _result(result: Result) -> str:
