@@ -67,12 +67,13 @@ def evaluate(
     given = {name: value for name, value in scenes.items() if value is not None}
     dataset = open_dataset(data, split=split, count=count, root=root, scenes=given)
     predictor = load(checkpoint, device=device, dtype=dtype)
+    weights = _checkpoint_facts(checkpoint)
     result = run_evaluation(predictor, dataset, shuffle_phrases=shuffle_phrases, shows_progress=True)
-    facts = {"checkpoint": _checkpoint_facts(checkpoint), "source": describe(dataset), "dtype": dtype}
-    record = json.dumps(result_record(result, this_machine(predictor.device), **facts), indent=2)
+    facts = {"checkpoint": weights, "source": describe(dataset), "dtype": dtype}
+    record = result_record(result, this_machine(predictor.device), **facts)
     if out is not None:
-        write_whole_text(out, record + "\n")
-    print(record if as_json else result_table(result))
+        write_whole_text(out, json.dumps(record, indent=2) + "\n")
+    print(json.dumps(record) if as_json else result_table(result))
 
 
 def _checkpoint_facts(name: str) -> dict[str, Any]:

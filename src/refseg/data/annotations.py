@@ -100,7 +100,7 @@ def check_polygons(polygons: Sequence[Any]) -> None:
     for number, polygon in enumerate(polygons, start=1):
         if not isinstance(polygon, list | tuple) or not all(_is_number(value) for value in polygon):
             raise InvalidInput(
-                f"polygon {number} is {_shown(polygon)}; a polygon is a flat list of numbers [x1, y1, x2, y2, x3, y3, ...]"
+                f"polygon {number} is {_shown(polygon)}; polygons are a list of flat lists [[x1, y1, x2, y2, x3, y3, ...], ...]"
             )
         if len(polygon) < 6 or len(polygon) % 2:
             raise InvalidInput(

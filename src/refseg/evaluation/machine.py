@@ -13,6 +13,8 @@ import torch
 
 import refseg
 
+_FEWEST_PRODUCTS = 3  # the first one warms up
+
 
 @dataclass(frozen=True, slots=True)
 class Machine:
@@ -69,13 +71,14 @@ def matrix_rate(dtype: torch.dtype, device: torch.device | str = "cpu", *, secon
     place = torch.device(device)
     side = 1024 if place.type == "cpu" else 8192
     left, right = (torch.ones(side, side, dtype=dtype, device=place) for _ in range(2))
-    best, end = float("inf"), time.perf_counter() + seconds
-    while best == float("inf") or time.perf_counter() < end:
+    times: list[float] = []
+    end = time.perf_counter() + seconds
+    while len(times) < _FEWEST_PRODUCTS or time.perf_counter() < end:
         start = time.perf_counter()
         product = left @ right
         product[0, 0].item()  # waits for the device
-        best = min(best, time.perf_counter() - start)
-    return 2 * side**3 / best
+        times.append(time.perf_counter() - start)
+    return 2 * side**3 / min(times)
 
 
 def _processor() -> str:
