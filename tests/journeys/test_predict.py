@@ -292,6 +292,7 @@ def test_masks_have_the_size_of_the_upright_picture(here, refseg):
         (["any", "photo.png"], "no phrase was given"),
         (["any", "photo.png", ""], "phrase 1 is empty"),
         (["any", "photo.png", "-p", " "], "phrase 1 is empty"),
+        (["any", "https://example.org/a.png", "red"], "is a web address; download it first"),
         (["any", "photo.png", "red", "photo.png"], "comes after the phrase 'red'"),
         (["any", "photo.png", "absent", "-p", "red"], "there is no file or folder 'absent'"),
         (["any", "photo.png", "red", "pictures/absent"], "if it is a phrase, give it with --phrase"),
