@@ -114,7 +114,7 @@ VARIANTS: dict[str, ReferFormerConfig] = {
         ),
         trains_text=True,
         num_frames=2,
-        dim=32,
+        dim=64,
         num_heads=4,
         num_encoder_layers=1,
         num_decoder_layers=2,
