@@ -69,6 +69,13 @@ def test_a_file_that_is_no_checkpoint_is_one_sentence(tmp_path, photo):
     assert not (tmp_path / "refseg-out").exists()
 
 
+def test_an_unknown_checkpoint_is_one_sentence_with_the_nearest_name(tmp_path, photo):
+    done = run(tmp_path, "predict", "scuot", photo, "left star")
+    assert done.returncode == 2
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert "no checkpoint named 'scuot'" in done.stderr and "'scout'" in done.stderr
+
+
 @pytest.mark.skipif(
     torch.cuda.is_available(), reason="this machine has CUDA, and the test asks for it in vain"
 )
