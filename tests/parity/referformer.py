@@ -10,6 +10,7 @@ import torch
 from parity.case import Case, Comparison, NotBuilt
 from torch import Tensor
 
+from refseg.encoders.text import TextSpec
 from refseg.framing import enlarge_canvas, place_frames, valid_area
 from refseg.models import catalog
 from refseg.models.referformer import config as settings
@@ -17,7 +18,8 @@ from refseg.models.referformer.family import FAMILY
 from refseg.models.referformer.levels import CELL_OFFSET, level_valid
 from refseg.layers.position import sine_2d
 from refseg.structures import Clips, Output, Targets, TextTokens
-from refseg.encoders.text import TextSpec
+from refseg.training.config import OptimizerConfig
+from refseg.training.optimizer import parameter_groups
 
 
 def run(case: Case) -> None:
@@ -98,8 +100,16 @@ def load(case: Case, state: dict[str, Tensor]) -> tuple[torch.nn.Module, dict[st
 
 
 def run_layout(case: Case) -> None:
-    """Names and shapes alone: the conversion is complete in both directions."""
-    load(case, case.shapes())
+    """Names and shapes alone: the conversion is complete in both directions, and the counts are the published ones."""
+    model, _ = load(case, case.shapes())
+    told = case.config
+    if "parameters" in told:
+        assert sum(parameter.numel() for parameter in model.parameters()) == told["parameters"]
+    if "trainable_parameters_text_frozen" in told:
+        model.text_tower.requires_grad_(False)
+        groups = parameter_groups(model, FAMILY.param_rules, OptimizerConfig(lr=1e-4))
+        trained = sum(parameter.numel() for group in groups for parameter in group["params"])
+        assert trained == told["trainable_parameters_text_frozen"]
 
 
 def clips_of(case: Case) -> tuple[Clips, list]:
@@ -234,9 +244,6 @@ def _levels(tokens: Tensor, sizes) -> list[Tensor]:
 
 def run_training(case: Case) -> None:
     """Loss terms, matches, gradients and parameter groups."""
-    from refseg.training.config import OptimizerConfig
-    from refseg.training.optimizer import parameter_groups
-
     model, names = load(case, case.filled())
     published = {ours: name for name, ours in names.items()}
     groups = parameter_groups(model, FAMILY.param_rules, OptimizerConfig(lr=1e-4, weight_decay=5e-4))
