@@ -15,8 +15,12 @@ from refseg.files import whole_file
 
 Colour = tuple[int, int, int]
 
-TINT: Colour = (255, 45, 120)  # a pink that photographs and emoji seldom hold
+TINTS: tuple[Colour, ...] = ((255, 45, 120), (0, 150, 255), (130, 230, 0))  # pink before azure before lime
 _TINT_WEIGHT = 0.45
+_ENOUGH_CONTRAST = (
+    75.0  # mean distance in CIELAB; pink is 60 from orange, 80 from middle grey, 110 from grass
+)
+_PIXELS_COMPARED = 512  # of each frame, to choose a tint
 _INK: Colour = (255, 255, 255)
 _BOX: Colour = (24, 24, 28)
 _PAPER: Colour = (255, 255, 255)
@@ -64,31 +68,65 @@ def save_picture(picture: Image.Image, path: Path) -> None:
 def draw_overlays(frames: Sequence[np.ndarray], masks: np.ndarray, phrase: str) -> Iterator[Image.Image]:
     """The frames with their masks tinted and contoured, and the phrase printed where it hides least of the masks.
 
+    One tint serves all frames: the one that `choose_tint` finds.
+
     Shapes:
         frames: T arrays [H, W, 3] uint8.
         masks: [T, H, W] bool.
     """
     text = phrase if masks.any() else f"{phrase}: nothing found"
     label = lay_label(text, (masks.shape[1], masks.shape[2]), np.any(masks, axis=0))
+    tint = choose_tint(frames, masks)
     for frame, mask in zip(frames, masks, strict=True):
-        picture = Image.fromarray(tint_mask(frame, mask))
+        picture = Image.fromarray(tint_mask(frame, mask, tint))
         draw_label(picture, label)
         yield picture
 
 
-def tint_mask(pixels: np.ndarray, mask: np.ndarray, colour: Colour = TINT) -> np.ndarray:
-    """A copy of a picture [H, W, 3] with a mask [H, W] tinted and its contour drawn, bright inside and dark outside."""
+def choose_tint(frames: Sequence[np.ndarray], masks: np.ndarray) -> Colour:
+    """The first of `TINTS` that stands out from the colours under the masks, or else the one that stands out most.
+
+    Shapes:
+        frames: T arrays [H, W, 3] uint8.
+        masks: [T, H, W] bool.
+    """
+    covered = np.concatenate([_some_under(frame, mask) for frame, mask in zip(frames, masks, strict=True)])
+    if not len(covered):
+        return TINTS[0]
+    seen = _to_lab(covered)
+    contrasts = [float(np.linalg.norm(seen - _to_lab(np.array([tint])), axis=1).mean()) for tint in TINTS]
+    enough = (tint for tint, contrast in zip(TINTS, contrasts, strict=True) if contrast >= _ENOUGH_CONTRAST)
+    return next(enough, TINTS[int(np.argmax(contrasts))])
+
+
+def _some_under(frame: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """Colours [N, 3] of a frame under its mask, evenly taken."""
+    places = np.flatnonzero(mask)
+    rows, columns = np.unravel_index(places[:: max(1, len(places) // _PIXELS_COMPARED)], mask.shape)
+    return frame[rows, columns]
+
+
+def _to_lab(colours: np.ndarray) -> np.ndarray:
+    """CIELAB [N, 3], where distances are as the eye sees them, of RGB [N, 3] in 0..255."""
+    return cv2.cvtColor(colours[:, None].astype(np.float32) / 255, cv2.COLOR_RGB2LAB)[:, 0]
+
+
+def tint_mask(pixels: np.ndarray, mask: np.ndarray, colour: Colour = TINTS[0]) -> np.ndarray:
+    """A copy of a picture [H, W, 3] with a mask [H, W] tinted and, around it, a light line and a dark one.
+
+    The lines lie outside the mask; one of the two is seen on any ground.
+    """
     drawn = np.ascontiguousarray(pixels).copy()
     if not mask.any():
         return drawn
-    width = max(1, round(min(mask.shape) / 220))
+    width = max(1, round(min(mask.shape) / 200))
     area = _area_around(mask, 2 * width + 1)
     part, solid = drawn[area], mask[area]
     colours = np.empty_like(part)
     colours[:] = colour
     tinted = cv2.addWeighted(part, 1 - _TINT_WEIGHT, colours, _TINT_WEIGHT, 0)
     distance = cv2.distanceTransform((~solid).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_5)  # 0 inside
-    for kept, paint in ((distance <= 2 * width, _BOX), (distance <= width, colour), (solid, tinted)):
+    for kept, paint in ((distance <= 2 * width, _BOX), (distance <= width, _INK), (solid, tinted)):
         np.copyto(part, np.asarray(paint, np.uint8), where=kept[..., None])
     return drawn
 

@@ -4,7 +4,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from refseg.drawing import TINT, contact_sheet, draw_label, draw_overlays, lay_label, save_mask, tint_mask
+from refseg.drawing import (
+    TINTS,
+    choose_tint,
+    contact_sheet,
+    draw_label,
+    draw_overlays,
+    lay_label,
+    save_mask,
+    tint_mask,
+)
 
 GREY = 90
 
@@ -25,16 +34,62 @@ def overlay(pixels, mask, phrase="left dog"):
 def test_the_tint_covers_the_mask_and_nothing_far_from_it():
     mask = disc(200, 200)
     drawn = tint_mask(plain(200, 200), mask)
-    assert (drawn[100, 100] == np.round(GREY * 0.55 + np.array(TINT) * 0.45)).all()
+    assert (drawn[100, 100] == np.round(GREY * 0.55 + np.array(TINTS[0]) * 0.45)).all()
     assert (drawn[:40] == GREY).all() and (drawn[-40:] == GREY).all()
 
 
-def test_the_contour_is_bright_and_then_dark_outside_the_mask():
+@pytest.mark.parametrize("ground", [0, GREY, 255])
+def test_the_contour_is_a_light_line_and_then_a_dark_one_outside_the_mask(ground):
     mask = np.zeros((100, 100), bool)
     mask[40:60, 40:60] = True
-    drawn = tint_mask(plain(100, 100), mask)
-    assert tuple(drawn[50, 60]) == TINT
-    assert drawn[50, 61].max() < 40 and tuple(drawn[50, 62]) == (GREY,) * 3
+    drawn = tint_mask(np.full((100, 100, 3), ground, np.uint8), mask)
+    assert drawn[50, 60].min() == 255
+    assert drawn[50, 61].max() < 40 and tuple(drawn[50, 62]) == (ground,) * 3
+
+
+def coloured(*colours):
+    """One frame of each colour, and masks over the middle of them."""
+    mask = np.zeros((len(colours), 60, 81), bool)
+    mask[:, 20:40, 20:60] = True
+    return [np.full((60, 81, 3), colour, np.uint8) for colour in colours], mask
+
+
+ORANGE, GRASS, ROSE, SKY = (240, 110, 20), (60, 140, 50), (230, 60, 130), (90, 170, 250)
+
+
+@pytest.mark.parametrize(
+    ("colour", "tint"),
+    [
+        ((0, 0, 0), 0),
+        ((128, 128, 128), 0),
+        ((255, 255, 255), 0),
+        (GRASS, 0),
+        (ORANGE, 1),
+        (ROSE, 1),
+        (SKY, 0),
+    ],
+)
+def test_the_tint_is_pink_unless_the_object_is_nearly_so(colour, tint):
+    assert choose_tint(*coloured(colour)) == TINTS[tint]
+
+
+def test_only_the_object_decides_the_tint():
+    (frame,), masks = coloured(GRASS)
+    frame[~masks[0]] = ROSE
+    assert choose_tint([frame], masks) == TINTS[0]
+
+
+def test_a_clip_has_one_tint_for_all_frames():
+    frames, masks = coloured(ORANGE, ORANGE, GRASS)
+    drawn = [np.asarray(p) for p in draw_overlays(frames, masks, "dog")]
+    tint = np.array(choose_tint(frames, masks))
+    for frame, colour in zip(drawn, (ORANGE, ORANGE, GRASS), strict=True):
+        assert np.abs(frame[30, 40] - (np.array(colour) * 0.55 + tint * 0.45)).max() <= 1
+
+
+def test_a_clip_without_any_mask_has_a_tint_too():
+    frames, masks = coloured(GRASS)
+    assert choose_tint(frames, masks & False) == TINTS[0]
 
 
 def test_the_picture_given_is_not_changed():
@@ -100,10 +155,10 @@ def test_the_label_goes_where_it_hides_less_of_the_mask():
 
 
 def test_the_label_stays_in_one_place_through_a_clip():
-    masks = np.stack([disc(100, 100, (0.5, y)) for y in (0.1, 0.12, 0.9)])
-    drawn = [np.asarray(p) for p in draw_overlays([plain(100, 100)] * 3, masks, "dog")]
-    ink = [(frame == 255).all(-1).nonzero()[0] for frame in drawn]
-    assert all(np.array_equal(ink[0], rows) for rows in ink[1:])
+    masks = np.stack([disc(100, 100, (0.85, y), 0.1) for y in (0.1, 0.12, 0.9)])
+    beside = [np.asarray(p)[:, :70] for p in draw_overlays([plain(100, 100)] * 3, masks, "dog")]
+    assert beside[0].max() > 200  # the label's ink
+    assert all(np.array_equal(beside[0], frame) for frame in beside[1:])
 
 
 def test_the_phrase_can_be_read():
