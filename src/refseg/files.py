@@ -46,9 +46,14 @@ def whole_folder(path: Path) -> Iterator[Path]:
         if path.exists():
             path.replace(earlier)  # a folder that holds files cannot be replaced in one step
         temporary.replace(path)
+    except BaseException:
+        if earlier.exists() and not path.exists():
+            earlier.replace(path)
+        raise
     finally:
-        for leftover in (temporary, earlier):
-            shutil.rmtree(leftover, ignore_errors=True)
+        shutil.rmtree(temporary, ignore_errors=True)
+        if path.exists():  # else the earlier folder is all there is, and stays under its hidden name
+            shutil.rmtree(earlier, ignore_errors=True)
 
 
 def check_writable(folder: Path) -> None:

@@ -61,6 +61,29 @@ def test_a_fault_leaves_the_earlier_folder(tmp_path):
     assert [p.name for p in path.iterdir()] == ["1"] and list(tmp_path.iterdir()) == [path]
 
 
+@pytest.mark.parametrize("fault", [OSError, KeyboardInterrupt])
+def test_a_folder_that_cannot_take_its_name_leaves_the_earlier_one(tmp_path, monkeypatch, fault):
+    path = tmp_path / "masks"
+    path.mkdir()
+    (path / "1").touch()
+    rename = Path.replace
+
+    def replace_unless_new(source, target):
+        if (source / "2").exists():
+            raise fault
+        return rename(source, target)
+
+    monkeypatch.setattr(Path, "replace", replace_unless_new)
+
+    def write():
+        with whole_folder(path) as temporary:
+            (temporary / "2").touch()
+
+    with pytest.raises(fault):
+        write()
+    assert [p.name for p in path.iterdir()] == ["1"] and list(tmp_path.iterdir()) == [path]
+
+
 def test_a_folder_that_can_be_made_is_writable_and_is_not_made(tmp_path):
     check_writable(tmp_path / "a" / "b")
     assert list(tmp_path.iterdir()) == []
