@@ -19,7 +19,7 @@ class _Strict(BaseModel):
 class Source(_Strict):
     """Where the weights are: exactly one of `url`, `drive`, `hub` and `asset`."""
 
-    repository: str  # the page of the authors' code, where the link stands
+    repository: str  # the page of the authors' code, where the link stands; or "this repository"
     format: Literal["pth", "pkl", "safetensors", "native"]
     url: str | None = None
     drive: str | None = None  # the id of a file on Google Drive
