@@ -149,7 +149,9 @@ def enlarge_canvas(
 ) -> tuple[Tensor, Placement]:
     """Canvas tensor [..., h, w] padded right and at the bottom to `canvas`, with its new placement."""
     right, bottom = canvas[1] - pixels.shape[-1], canvas[0] - pixels.shape[-2]
-    assert right >= 0 and bottom >= 0, f"a canvas of {tuple(pixels.shape[-2:])} is not made smaller, to {canvas}"
+    assert right >= 0 and bottom >= 0, (
+        f"a canvas of {tuple(pixels.shape[-2:])} is not made smaller, to {canvas}"
+    )
     padded = functional.pad(pixels, (0, right, 0, bottom), value=fill)
     return padded, Placement(placement.source, placement.content, placement.offset, canvas)
 
