@@ -4,6 +4,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import settings
+
+# A slow or busy machine is no fault of the code.
+settings.register_profile("refseg", deadline=None)
+settings.load_profile("refseg")
 
 REPOSITORY = Path(__file__).parents[1]
 

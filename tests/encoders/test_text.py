@@ -35,7 +35,11 @@ def theirs():
 
 def ours(theirs):
     tower = TextTower(SPEC)
-    names = {name: value for name, value in theirs.state_dict().items() if not name.endswith(("_ids", "token_type_ids"))}
+    names = {
+        name: value
+        for name, value in theirs.state_dict().items()
+        if not name.endswith(("_ids", "token_type_ids"))
+    }
     tower.load_state_dict(names, strict=True)
     return tower
 
@@ -44,7 +48,9 @@ def test_names_and_numbers_are_those_of_the_hub(theirs):
     ids = tokens()
     told = ours(theirs).eval()(ids)
     expected = theirs(input_ids=ids.values, attention_mask=ids.valid.long())
-    torch.testing.assert_close(told.tokens[ids.valid], expected.last_hidden_state[ids.valid], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(
+        told.tokens[ids.valid], expected.last_hidden_state[ids.valid], rtol=1e-4, atol=1e-5
+    )
     torch.testing.assert_close(told.pooled, expected.pooler_output, rtol=1e-4, atol=1e-5)
 
 

@@ -12,7 +12,9 @@ def trained():
     from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
     letters = sorted(pre_tokenizers.ByteLevel.alphabet())
-    words = {token: i for i, token in enumerate(["<s>", "<pad>", "</s>", "<unk>", *letters, "re", "red", "Ġred"])}
+    words = {
+        token: i for i, token in enumerate(["<s>", "<pad>", "</s>", "<unk>", *letters, "re", "red", "Ġred"])
+    }
     tokenizer = Tokenizer(models.BPE(vocab=words, merges=[("r", "e"), ("re", "d"), ("Ġ", "red")]))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.post_processor = processors.RobertaProcessing(("</s>", 2), ("<s>", 0), add_prefix_space=False)
@@ -57,7 +59,9 @@ def test_the_hubs_cache_is_read(monkeypatch, tmp_path):
     text, _ = trained()
     file = tmp_path / "tokenizer.json"
     file.write_text(text)
-    monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda name, _: str(file) if "/" in name else None)
+    monkeypatch.setattr(
+        "huggingface_hub.try_to_load_from_cache", lambda name, _: str(file) if "/" in name else None
+    )
     assert cached_tokenizer("roberta-base") == text
 
 

@@ -96,7 +96,13 @@ def test_the_demo_may_be_run_again(examples, run):
 
 def test_json_prints_the_records_and_nothing_else(examples, run):
     _, out, _ = run("--json")
-    assert [json.loads(line)["phrase"] for line in out.splitlines()] == ["the red", "left", "right", "red", "nothing"]
+    assert [json.loads(line)["phrase"] for line in out.splitlines()] == [
+        "the red",
+        "left",
+        "right",
+        "red",
+        "nothing",
+    ]
 
 
 def test_an_installation_without_examples_is_told(tmp_path):

@@ -292,6 +292,7 @@ def test_masks_have_the_size_of_the_upright_picture(here, refseg):
         (["any", "photo.png"], "no phrase was given"),
         (["any", "photo.png", ""], "phrase 1 is empty"),
         (["any", "photo.png", "-p", " "], "phrase 1 is empty"),
+        (["any", "https://example.org/a.png", "red"], "is a web address; download it first"),
         (["any", "photo.png", "red", "photo.png"], "comes after the phrase 'red'"),
         (["any", "photo.png", "absent", "-p", "red"], "there is no file or folder 'absent'"),
         (["any", "photo.png", "red", "pictures/absent"], "if it is a phrase, give it with --phrase"),
@@ -396,7 +397,7 @@ def test_an_interrupted_run_leaves_only_whole_files(here, number, code):
     run = start(here, "pictures", "red", "left")
     wait_for("*.overlay.png", here)
     run.send_signal(number)
-    assert run.wait(30) == code
+    assert run.wait(60) == code
     written = visible_files(here / "refseg-out")
     assert 0 < len(written) < 160
     for name in written:
@@ -413,7 +414,7 @@ def test_a_run_stopped_by_the_keyboard_keeps_the_lines_of_what_is_done(here):
     wait_for("*.overlay.png", here)
     time.sleep(0.3)
     run.send_signal(signal.SIGINT)
-    assert run.wait(30) == 130
+    assert run.wait(60) == 130
     told = {line["overlay"] for line in lines_of(here / "refseg-out")}
     made = {name for name in visible_files(here / "refseg-out") if name.endswith(".overlay.png")}
     assert told and len(made - told) <= 1  # at most the one that was being written
@@ -425,5 +426,5 @@ def test_a_killed_clip_leaves_no_half_folder(here):
     run = start(here, "frames", "red", "--clip")
     wait_for("00003.png", here)
     run.send_signal(signal.SIGKILL)
-    run.wait(30)
+    run.wait(60)
     assert [p for p in (here / "refseg-out").iterdir() if not p.name.startswith(".")] == []

@@ -44,7 +44,9 @@ def test_gradients_are_those_of_finite_differences(gather):
 def test_samples_are_bilinear_and_zero_outside(gather, place, expected):
     values = torch.arange(6.0).view(1, 6, 1, 1)  # a map of 2 x 3 cells
     places = torch.tensor(place).view(1, 1, 1, 1, 1, 2)
-    assert gather(values, places, torch.ones(1, 1, 1, 1, 1), [(2, 3)]).item() == pytest.approx(expected, abs=1e-6)
+    assert gather(values, places, torch.ones(1, 1, 1, 1, 1), [(2, 3)]).item() == pytest.approx(
+        expected, abs=1e-6
+    )
 
 
 def test_a_place_that_is_no_number_does_not_break_the_gathering():
@@ -92,7 +94,9 @@ def test_values_of_padding_are_not_read():
 def test_heads_start_by_looking_around_themselves():
     attention = DeformableAttention(8, num_heads=4, num_levels=1, num_points=2)
     offsets = attention.sampling_offsets.bias.view(4, 1, 2, 2)
-    torch.testing.assert_close(offsets[0, 0], torch.tensor([[1.0, 0.0], [2.0, 0.0]]))  # first head: to the right
+    torch.testing.assert_close(
+        offsets[0, 0], torch.tensor([[1.0, 0.0], [2.0, 0.0]])
+    )  # first head: to the right
     torch.testing.assert_close(offsets[1, 0], torch.tensor([[0.0, 1.0], [0.0, 2.0]]), atol=1e-6, rtol=0)
 
 

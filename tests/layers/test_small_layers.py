@@ -69,7 +69,10 @@ def test_word_positions_count_words_and_stay_at_the_last():
     angle = 2 * math.pi * 1 / 2  # the first of two words
     slow = angle / 100  # 10000^(2/4)
     torch.testing.assert_close(
-        code[0, 0], torch.tensor([math.sin(angle), math.cos(angle), math.sin(slow), math.cos(slow)]), atol=1e-5, rtol=0
+        code[0, 0],
+        torch.tensor([math.sin(angle), math.cos(angle), math.sin(slow), math.cos(slow)]),
+        atol=1e-5,
+        rtol=0,
     )
     torch.testing.assert_close(code[0, 1], code[0, 2])
 

@@ -21,7 +21,9 @@ def test_focal_fades_what_is_easy():
 def test_dice_of_a_perfect_and_of_an_opposite_mask():
     target = torch.tensor([[1.0, 1.0, 0.0, 0.0]])
     assert masks.dice(torch.tensor([[60.0, 60.0, -60.0, -60.0]]), target).item() == pytest.approx(0, abs=1e-6)
-    assert masks.dice(torch.tensor([[-60.0, -60.0, 60.0, 60.0]]), target).item() == pytest.approx(1 - 1 / 5, abs=1e-6)
+    assert masks.dice(torch.tensor([[-60.0, -60.0, 60.0, 60.0]]), target).item() == pytest.approx(
+        1 - 1 / 5, abs=1e-6
+    )
 
 
 def test_dice_of_an_empty_answer_to_an_empty_target_is_zero():

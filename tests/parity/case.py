@@ -13,8 +13,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from parity.fill import fill
 from torch import Tensor
+
+from parity.fill import fill
 
 WIDE = 10_000_000  # weights from which a case counts as slow
 
@@ -64,7 +65,11 @@ class Case:
 
     def numbered(self, prefix: str) -> Iterator[tuple[int, Tensor]]:
         """The arrays `prefix0`, `prefix1`, ... with their numbers, in order."""
-        numbers = sorted(int(name.removeprefix(prefix)) for name in self.arrays if re.fullmatch(re.escape(prefix) + r"\d+", name))
+        numbers = sorted(
+            int(name.removeprefix(prefix))
+            for name in self.arrays
+            if re.fullmatch(re.escape(prefix) + r"\d+", name)
+        )
         return ((number, self.tensor(f"{prefix}{number}")) for number in numbers)
 
     def filled(self) -> dict[str, Tensor]:
@@ -72,7 +77,10 @@ class Case:
         aliases = self.config.get("aliases", {})
         names = self.manifest["state_dict"]
         once = {name: entry for name, entry in names.items() if name not in aliases}
-        values = {name: torch.from_numpy(np.asarray(value)) for name, value in fill(once, self.config.get("fill_scale")).items()}
+        values = {
+            name: torch.from_numpy(np.asarray(value))
+            for name, value in fill(once, self.config.get("fill_scale")).items()
+        }
         return {name: _value(values, aliases.get(name, name), entry) for name, entry in names.items()}
 
     def shapes(self) -> dict[str, Tensor]:

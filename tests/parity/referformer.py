@@ -7,17 +7,19 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from parity.case import Case, Comparison, NotBuilt
 from torch import Tensor
 
+from parity.case import Case, Comparison, NotBuilt
+from refseg.encoders.text import TextSpec
 from refseg.framing import enlarge_canvas, place_frames, valid_area
+from refseg.layers.position import sine_2d
 from refseg.models import catalog
 from refseg.models.referformer import config as settings
 from refseg.models.referformer.family import FAMILY
 from refseg.models.referformer.levels import CELL_OFFSET, level_valid
-from refseg.layers.position import sine_2d
 from refseg.structures import Clips, Output, Targets, TextTokens
-from refseg.encoders.text import TextSpec
+from refseg.training.config import OptimizerConfig
+from refseg.training.optimizer import parameter_groups
 
 
 def run(case: Case) -> None:
@@ -93,13 +95,25 @@ def load(case: Case, state: dict[str, Tensor]) -> tuple[torch.nn.Module, dict[st
         model = catalog.build("referformer", config)
     model.load_state_dict(converted, strict=True, assign=True)
     aliases = case.config.get("aliases", {})
-    names = {name: report.renamed[aliases.get(name, name)] for name in state if aliases.get(name, name) in report.renamed}
+    names = {
+        name: report.renamed[aliases.get(name, name)]
+        for name in state
+        if aliases.get(name, name) in report.renamed
+    }
     return model.eval(), names
 
 
 def run_layout(case: Case) -> None:
-    """Names and shapes alone: the conversion is complete in both directions."""
-    load(case, case.shapes())
+    """Names and shapes alone: the conversion is complete in both directions, and the counts are the published ones."""
+    model, _ = load(case, case.shapes())
+    told = case.config
+    if "parameters" in told:
+        assert sum(parameter.numel() for parameter in model.parameters()) == told["parameters"]
+    if "trainable_parameters_text_frozen" in told:
+        model.text_tower.requires_grad_(False)
+        groups = parameter_groups(model, FAMILY.param_rules, OptimizerConfig(lr=1e-4))
+        trained = sum(parameter.numel() for group in groups for parameter in group["params"])
+        assert trained == told["trainable_parameters_text_frozen"]
 
 
 def clips_of(case: Case) -> tuple[Clips, list]:
@@ -107,7 +121,9 @@ def clips_of(case: Case) -> tuple[Clips, list]:
     divisor = 32 if "multiple of 32" in case.manifest["inputs"]["batching"] else 1
     placed = []
     for _, frames in case.numbered("in/frames_"):
-        spec = dataclasses.replace(settings.DATASET_FRAMES, size=min(frames.shape[1:3]), longest=None, divisor=divisor)
+        spec = dataclasses.replace(
+            settings.DATASET_FRAMES, size=min(frames.shape[1:3]), longest=None, divisor=divisor
+        )
         placed.append((*place_frames(frames.permute(0, 3, 1, 2), spec), spec))
     canvas = tuple(max(where.canvas[axis] for _, where, _ in placed) for axis in (0, 1))
     enlarged = [enlarge_canvas(pixels, where, canvas, spec.fill) for pixels, where, spec in placed]
@@ -144,8 +160,14 @@ def run_forward(case: Case) -> None:
         query, score = model.choose(output)
         rows = slice(None) if detail == "candidates" else query[:, None]
         phrases = torch.arange(len(query))[:, None]
-        whole = output if detail == "candidates" else Output(
-            output.mask_logits[phrases, rows], output.class_logits[phrases, rows], output.boxes[phrases, rows]
+        whole = (
+            output
+            if detail == "candidates"
+            else Output(
+                output.mask_logits[phrases, rows],
+                output.class_logits[phrases, rows],
+                output.boxes[phrases, rows],
+            )
         )
         limits = case.manifest["tolerance"]
         torch.testing.assert_close(brief.mask_logits, whole.mask_logits, **limits)
@@ -178,7 +200,15 @@ def _three(output: Output) -> dict[str, Tensor]:
 def recorded(model):
     """What modules return while it is open: name -> list of results, one a call."""
     seen: dict[str, list[Any]] = {}
-    watched = ["backbone", "fusion", "text_tower", "encoder", "decoder", "mask_head.controller", "pixel_decoder.mask_features"]
+    watched = [
+        "backbone",
+        "fusion",
+        "text_tower",
+        "encoder",
+        "decoder",
+        "mask_head.controller",
+        "pixel_decoder.mask_features",
+    ]
     watched += [f"pixel_decoder.blocks.{level}.feed_forward" for level in range(4)]
     handles = [
         model.get_submodule(name).register_forward_hook(
@@ -214,7 +244,9 @@ def intermediates(model, clips: Clips, visual, text, seen) -> dict[str, Tensor]:
     named["mid/hs"] = torch.stack([torch.cat([part.states for part in layer]) for layer in layers])
     start = model.decoder.reference_points(model.decoder.query_embed.weight).sigmoid()
     named["mid/init_reference"] = start.expand(len(backbone[0]), -1, -1)
-    named["mid/inter_references"] = torch.stack([torch.cat([part.reference for part in layer]) for layer in layers])
+    named["mid/inter_references"] = torch.stack(
+        [torch.cat([part.reference for part in layer]) for layer in layers]
+    )
     for level in (3, 2, 1, 0):
         tokens = torch.cat(seen[f"pixel_decoder.blocks.{level}.feed_forward"])  # [B*T, h*w, C]
         by_clip = tokens.unflatten(0, (-1, frames)).flatten(1, 2)
@@ -234,9 +266,6 @@ def _levels(tokens: Tensor, sizes) -> list[Tensor]:
 
 def run_training(case: Case) -> None:
     """Loss terms, matches, gradients and parameter groups."""
-    from refseg.training.config import OptimizerConfig
-    from refseg.training.optimizer import parameter_groups
-
     model, names = load(case, case.filled())
     published = {ours: name for name, ours in names.items()}
     groups = parameter_groups(model, FAMILY.param_rules, OptimizerConfig(lr=1e-4, weight_decay=5e-4))
@@ -256,7 +285,10 @@ def run_training(case: Case) -> None:
         plain = f"{ours[term]}_{ending}" if ending else ours[term]
         values.append(terms[plain].item() / weights[name.removeprefix("loss_")])
     gradients = dict(model.named_parameters())
-    norms = [gradients[names[name]].grad.norm().item() for name in case.manifest["outputs"]["out/grad_norms"]["order"]]
+    norms = [
+        gradients[names[name]].grad.norm().item()
+        for name in case.manifest["outputs"]["out/grad_norms"]["order"]
+    ]
     every = [parameter.grad.norm() for parameter in gradients.values() if parameter.grad is not None]
     layers = (output, *output.earlier)
     computed = {f"mid/pred_{key}": value for key, value in _three(output).items()}
@@ -317,7 +349,9 @@ def check_groups(case: Case, model, published: dict[str, str], groups) -> None:
             continue
         group = _published_group(published[name])
         members[group].append(parameter)
-        assert abs(rates[id(parameter)] - told[group]["lr"]) < 1e-12, f"{name} learns at {rates[id(parameter)]}"
+        assert abs(rates[id(parameter)] - told[group]["lr"]) < 1e-12, (
+            f"{name} learns at {rates[id(parameter)]}"
+        )
     assert frozen == told["frozen_tensors"]
     for group in ("main", "backbone", "text"):
         counts = len(members[group]), sum(parameter.numel() for parameter in members[group])

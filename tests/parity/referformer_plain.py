@@ -5,10 +5,11 @@ from __future__ import annotations
 import dataclasses
 
 import torch
-from parity.case import Case, Comparison, NotBuilt
 from torch import Tensor
 
+from parity.case import Case, Comparison, NotBuilt
 from refseg.framing import place_frames
+from refseg.metrics import average_precision, contour
 from refseg.models.referformer import config as settings
 from refseg.models.referformer import finish
 from refseg.models.referformer.model import best_candidate
@@ -77,7 +78,10 @@ def run_objects(case: Case) -> None:
         scores[i] = torch.cat([finish.video_scores(_chosen(*clip)[1], placement) for clip in clips])
     annotators = [int(name.removeprefix("out/anno_")) for name in case.arrays if name.startswith("out/anno_")]
     objects = range(told["num_objects"])
-    computed = {f"out/anno_{a}": finish.merge_objects([scores[4 * number + a] for number in objects]) for a in annotators}
+    computed = {
+        f"out/anno_{a}": finish.merge_objects([scores[4 * number + a] for number in objects])
+        for a in annotators
+    }
     Comparison(case, computed).check()
 
 
@@ -113,7 +117,35 @@ def run_ranked(case: Case) -> None:
 
 
 def run_metrics(case: Case) -> None:
-    raise NotBuilt("average precision and contour accuracy")
+    """Section 6: the best-scored candidate, COCO's average precision, J and F of a video."""
+    samples = [
+        average_precision.Ranked(number, scores, masks.bool(), target.bool())
+        for number, (scores, masks, target) in enumerate(
+            zip(*(case.tensor(f"in/{key}") for key in ("scores", "pred", "gt")), strict=True)
+        )
+    ]
+    precision = average_precision.average_precision(samples)
+    masks = average_precision.best_masks(samples)
+    wanted = case.tensor("in/gt_boxes_xywh").clone()
+    wanted[:, 2:] += wanted[:, :2]
+    boxes = average_precision.best_boxes(case.tensor("in/scores"), case.tensor("in/pred_boxes_xyxy"), wanted)
+    video = contour.unsupervised(
+        *(case.arrays[f"in/davis_{key}"] for key in ("pred", "gt")), case.arrays["in/davis_void"] > 0
+    )
+    series = [[contour.statistics(rows) for rows in part] for part in (video.region, video.contour)]
+    computed: dict[str, object] = {
+        "out/coco_segm_stats": dataclasses.astuple(precision),
+        "out/davis_J": video.region,
+        "out/davis_F": video.contour,
+        "out/davis_stats": [
+            [*dataclasses.astuple(j), *dataclasses.astuple(f)] for j, f in zip(*series, strict=True)
+        ],
+        "out/davis_JF": video.mean,
+    }
+    for key, best in (("mask", masks), ("box", boxes)):
+        computed |= {f"out/{key}_precision": best.precision, f"out/{key}_overall_iou": best.overall_iou}
+        computed[f"out/{key}_mean_iou"] = best.mean_iou
+    Comparison(case, computed).check()
 
 
 def run_transforms(case: Case) -> None:

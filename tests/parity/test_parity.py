@@ -9,6 +9,7 @@ import importlib.util
 from pathlib import Path
 
 import pytest
+
 from parity.case import Case, NotBuilt, find_cases
 
 HERE = Path(__file__).parent
@@ -46,10 +47,16 @@ def _parameter(case: Case):
 
 
 def _absent(root: Path):
-    mark = pytest.mark.skip(reason=f"the parity cases of {root} are absent: full-width cases were NOT checked")
+    mark = pytest.mark.skip(
+        reason=f"the parity cases of {root} are absent: full-width cases were NOT checked"
+    )
     return pytest.param(None, id=f"absent:{root}", marks=[mark])
 
 
 def _fingerprint(case: Case) -> tuple[bytes, ...]:
-    files = [case.path] if case.path.is_file() else sorted(path for path in case.path.rglob("*") if path.is_file())
+    files = (
+        [case.path]
+        if case.path.is_file()
+        else sorted(path for path in case.path.rglob("*") if path.is_file())
+    )
     return tuple(path.read_bytes() for path in files)

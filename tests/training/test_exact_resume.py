@@ -29,6 +29,8 @@ warmup_steps = 3
 [run]
 steps = {STEPS}
 batch_size = 2
+precision = "bfloat16"
+channels_last = true
 ema = 0.9
 evaluate_every = 4
 evaluate_examples = 2

@@ -238,6 +238,18 @@ def test_a_file_without_the_split_to_measure_on_is_refused_before_the_first_step
     assert not (tmp_path / "run/log.jsonl").exists()
 
 
+def test_a_clip_trains_a_family_with_several_candidate_queries(tmp_path):
+    recipe = tmp_path / "clips.toml"
+    recipe.write_text(
+        'family = "referformer"\nvariant = "debug"\nmodel = {frame = {size = 96}}\n[data]\nname = "scenes"\n'
+        "frames = 2\nphrases = 2\nsize = 64\n[optimizer]\nlr = 1e-4\n[run]\nsteps = 2\nbatch_size = 2\n"
+        "evaluate_examples = 1\nlog_every = 1\n"
+    )
+    assert refseg(recipe, "--out", tmp_path / "run").exit_code == 0
+    first = json.loads((tmp_path / "run/log.jsonl").read_text().splitlines()[0])
+    assert {"class", "box", "giou", "mask", "dice"} <= set(first)
+
+
 def test_float16_trains_with_a_scaled_loss(named, tmp_path):
     arguments = [
         *SMALL,

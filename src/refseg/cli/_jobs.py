@@ -71,6 +71,8 @@ def _exists(word: str) -> bool:
 def _why_no_input(word: str, rest: Sequence[str], has_option: bool) -> str:
     if _exists(word):
         return f"{word!r} is a file or folder and comes after the phrase {rest[0]!r}; give all inputs before the phrases"
+    if "://" in word:
+        return f"{word!r} is a web address; download it first, and give the file"
     hint = (
         "with --phrase all other arguments are inputs"
         if has_option

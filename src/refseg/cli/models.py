@@ -136,13 +136,13 @@ def _card_table(cards: list[Card]) -> Table:
     from refseg.checkpoints import zoo
 
     table = Table(title="checkpoints", title_justify="left")
-    for column in ("checkpoint", "variant", "trained on", "results", "licence", "here"):
+    table.add_column("checkpoint", no_wrap=True)
+    for column in ("variant", "trained on", "published results", "our results", "licence", "here"):
         table.add_column(column, overflow="fold")
     for card in cards:
-        results = "\n".join(_result(result) for result in (*card.measured, *card.published))
+        results = ("\n".join(map(_result, kind)) for kind in (card.published, card.measured))
         here = "yes" if zoo.is_here(card) else "no"
-        variant = f"{card.family} {card.variant}"
-        table.add_row(card.name, variant, card.trained_on, results, card.licence, here)
+        table.add_row(card.name, card.variant, card.trained_on, *results, card.licence, here)
     return table
 
 
@@ -180,10 +180,7 @@ def _markdown_row(result: Result) -> str:
 
 
 def _result(result: Result) -> str:
-    from refseg.checkpoints.cards import Published
-
-    whose = "published" if isinstance(result, Published) else "ours"
-    return f"{result.dataset} {result.split} {result.metric} {result.value:g} ({whose})"
+    return f"{result.dataset} {result.split} {result.metric} {result.value:g}"
 
 
 def _print(table: Table) -> None:

@@ -33,8 +33,8 @@ VIDEO_SUFFIXES = frozenset(_SUFFIXES.split())
 DEFAULT_MAX_FRAMES = 128
 """Frames of one clip that are read without being told to read more."""
 
-MAX_CLIP_BYTES = 4 << 30
-"""Bytes of one clip's frames that are held at once."""
+MAX_CLIP_BYTES = 2 << 30
+"""Bytes of one clip's frames that are held at once; masks on their way to the source's size need up to twice as much."""
 
 FOLDER_RATE = Fraction(10)
 """Frames a second of clips that know none: folders, animations."""

@@ -8,7 +8,7 @@ padding. A tower of another shape (BERT: positions from zero; CLIP: pre-norm and
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, cast
 
 from torch import Tensor, nn
 from torch.nn import functional
@@ -69,7 +69,7 @@ class TextTower(nn.Module):
     def forward(self, tokens: TextTokens) -> TowerOutput:
         """Ids [P, L] to features of tokens and phrases; padding is not looked at."""
         hidden = self.embeddings(tokens)
-        for layer in self.encoder["layer"]:
+        for layer in cast("nn.ModuleList", self.encoder["layer"]):
             hidden = layer(hidden, tokens.valid)
         return TowerOutput(hidden, self.pooler["dense"](hidden[:, 0]).tanh())
 
@@ -110,7 +110,7 @@ class Layer(nn.Module):
 
     def forward(self, hidden: Tensor, valid: Tensor) -> Tensor:
         """[P, L, D] to the same shape."""
-        projections = self.attention["self"]
+        projections = cast("nn.ModuleDict", self.attention["self"])
         mixed = attend(
             *(projections[name](hidden) for name in ("query", "key", "value")),
             num_heads=self.num_heads,

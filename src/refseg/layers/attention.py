@@ -23,9 +23,13 @@ def attend(
         valid: [N, S] bool, True on keys that may be looked at; every row needs one.
         returns: [N, Q, C].
     """
-    heads = [part.unflatten(-1, (num_heads, -1)).transpose(1, 2) for part in (query, key, value)]
+    queries, keys, values = (
+        part.unflatten(-1, (num_heads, -1)).transpose(1, 2) for part in (query, key, value)
+    )
     allowed = None if valid is None else valid[:, None, None, :]
-    mixed = functional.scaled_dot_product_attention(*heads, attn_mask=allowed, dropout_p=dropout)
+    mixed = functional.scaled_dot_product_attention(
+        queries, keys, values, attn_mask=allowed, dropout_p=dropout
+    )
     return mixed.transpose(1, 2).flatten(2)
 
 

@@ -94,12 +94,16 @@ def _gather_maps(values: Tensor, places: Tensor, weights: Tensor, sizes: Sizes) 
     batch, queries, heads = places.shape[:3]
     extent = places.new_tensor([[w, h] for h, w in sizes])[:, None]
     grids = ((2 * places + 1) / extent - 1).transpose(1, 2).flatten(0, 1)  # [N*heads, Q, levels, points, 2]
-    shares = weights.transpose(1, 2).flatten(0, 1).to(values.dtype)[:, None]  # [N*heads, 1, Q, levels, points]
-    total: Tensor | float = 0.0
+    shares = (
+        weights.transpose(1, 2).flatten(0, 1).to(values.dtype)[:, None]
+    )  # [N*heads, 1, Q, levels, points]
+    total = values.new_zeros(())
     for level, (part, (h, w)) in enumerate(zip(values.split(_areas(sizes), dim=1), sizes, strict=True)):
         maps = part.permute(0, 2, 3, 1).reshape(batch * heads, -1, h, w)
         grid = grids[:, :, level].to(maps.dtype)
-        samples = functional.grid_sample(maps, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+        samples = functional.grid_sample(
+            maps, grid, mode="bilinear", padding_mode="zeros", align_corners=False
+        )
         total = total + (samples * shares[:, :, :, level]).sum(-1)  # [N*heads, D, Q]
     return total.view(batch, -1, queries).transpose(1, 2)
 
@@ -122,14 +126,19 @@ def _gather_rows(values: Tensor, places: Tensor, weights: Tensor, sizes: Sizes) 
     rows = torch.cat([_with_margin(part, size) for part, size in levels], dim=1)
     # fmax and fmin take the number where the other is none: a diverging run fails at its loss, not here.
     beyond = places.new_tensor([[w, h] for h, w in sizes])[:, None]
-    x, y = places.fmax(places.new_tensor(-1.0)).fmin(beyond).flatten(3, 4).unbind(-1)  # [N, Q, heads, levels*points]
+    x, y = (
+        places.fmax(places.new_tensor(-1.0)).fmin(beyond).flatten(3, 4).unbind(-1)
+    )  # [N, Q, heads, levels*points]
     left, top = x.detach().floor(), y.detach().floor()
     layout = _Layout(sizes, heads=heads, num_points=places.shape[-2], like=x)
     bags = functional.embedding_bag(
         layout.taps(left, top, per_image=rows.shape[1]).flatten(0, 2).flatten(1),  # [N*Q*heads, taps]
         rows.flatten(0, 2),
         mode="sum",
-        per_sample_weights=_shares(x - left, y - top, weights.flatten(3)).flatten(0, 2).flatten(1).to(values.dtype),
+        per_sample_weights=_shares(x - left, y - top, weights.flatten(3))
+        .flatten(0, 2)
+        .flatten(1)
+        .to(values.dtype),
     )
     return bags.view(batch, places.shape[1], -1)
 
@@ -165,7 +174,9 @@ class _Layout:
     def taps(self, left: Tensor, top: Tensor, *, per_image: int) -> Tensor:
         """Row numbers [N, Q, heads, 4, K] int32 of the cells around places, from the one above and to the left."""
         device = left.device
-        images = torch.arange(len(left), dtype=torch.int32, device=device)[:, None, None, None] * (per_image * self.heads)
+        images = torch.arange(len(left), dtype=torch.int32, device=device)[:, None, None, None] * (
+            per_image * self.heads
+        )
         head = torch.arange(self.heads, dtype=torch.int32, device=device)[:, None]
         # Whole numbers below 2^24, so exact in float32.
         first = (top * self.widths + (left + self.starts)).to(torch.int32) * self.heads + (images + head)

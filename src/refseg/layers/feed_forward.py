@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 import torch
@@ -10,7 +11,9 @@ from torch.nn import functional
 
 from refseg.layers.steps import row_steps
 
-TOKENS_AT_ONCE = 1024  # hidden values of one step are 8 MB at the published width of 2048: they stay in the cache
+TOKENS_AT_ONCE = (
+    1024  # hidden values of one step are 8 MB at the published width of 2048: they stay in the cache
+)
 
 
 class MLP(nn.Module):
@@ -19,7 +22,7 @@ class MLP(nn.Module):
     def __init__(self, widths: Sequence[int]) -> None:
         super().__init__()
         self.layers = nn.ModuleList(
-            nn.Linear(width, following) for width, following in zip(widths[:-1], widths[1:], strict=True)
+            nn.Linear(width, following) for width, following in itertools.pairwise(widths)
         )
 
     def forward(self, x: Tensor) -> Tensor:

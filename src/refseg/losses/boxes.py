@@ -25,7 +25,9 @@ def generalised_iou(boxes: Tensor, targets: Tensor) -> Tensor:
     Source: "Generalized Intersection over Union" (Rezatofighi et al., CVPR 2019).
     """
     ours, theirs = corners(boxes), corners(targets)
-    intersection = _area(torch.maximum(ours[..., :2], theirs[..., :2]), torch.minimum(ours[..., 2:], theirs[..., 2:]))
+    intersection = _area(
+        torch.maximum(ours[..., :2], theirs[..., :2]), torch.minimum(ours[..., 2:], theirs[..., 2:])
+    )
     union = _area(ours[..., :2], ours[..., 2:]) + _area(theirs[..., :2], theirs[..., 2:]) - intersection
     hull = _area(torch.minimum(ours[..., :2], theirs[..., :2]), torch.maximum(ours[..., 2:], theirs[..., 2:]))
     iou = (intersection + EPS) / (union + EPS)

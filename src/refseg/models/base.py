@@ -147,6 +147,10 @@ Objective = Callable[[ReferringModel, "Batch"], dict[str, Tensor]]
 """A training objective that needs more than the output: model and batch to named, weighted terms."""
 
 
+Converter = Callable[[StateDict, ModelConfig], tuple[StateDict, Report]]
+"""Published names to ours for one configuration, and what was done; `report.left` are names that no rule knows."""
+
+
 @dataclass(frozen=True)
 class Family:
     """A published system: all that the rest of the toolkit knows of it."""
@@ -157,9 +161,7 @@ class Family:
     criterion: type[Criterion]
     variants: Mapping[str, ModelConfig]  # includes "debug": toy widths, CPU, seconds
     loss: LossConfig  # the published weights of the loss terms
-    convert: Callable[
-        [StateDict, ModelConfig], tuple[StateDict, Report]
-    ]  # published names to ours, and what was done; `report.left` names what no rule knows
+    convert: Converter
     cards: Path  # checkpoints.toml
     param_rules: tuple[ParamRule, ...] = ()
     objectives: Mapping[str, Objective] = field(

@@ -22,7 +22,7 @@ def parameter_groups(
 ) -> list[dict[str, Any]]:
     """Parameter groups of equal learning rate and weight decay; parameters that a rule freezes lose their gradient.
 
-    The first rule whose pattern is found in a parameter's name decides. A group carries `lr_scale`, by which the
+    What a configuration froze when the model was built (a text tower) stays frozen. The first rule whose pattern is found in a parameter's name decides. A group carries `lr_scale`, by which the
     schedule's rate is multiplied.
 
     Raises:
@@ -32,8 +32,8 @@ def parameter_groups(
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         rule = _rule_of(name, rules)
-        parameter.requires_grad_(rule.trained)
-        if rule.trained:
+        parameter.requires_grad_(rule.trained and parameter.requires_grad)
+        if parameter.requires_grad:
             key = (rule.lr_scale, _decay(parameter, rule, settings))
             groups.setdefault(key, []).append(parameter)
     if not groups:

@@ -99,7 +99,7 @@ def random_states() -> dict[str, Any]:
 def restore_random_states(states: Mapping[str, Any]) -> None:
     """Gives every global random generator the state it had."""
     torch.set_rng_state(states["torch"])
-    if states["cuda"]:
+    if states["cuda"] and torch.cuda.is_available():  # a run may move to another device, without exactness
         torch.cuda.set_rng_state_all(states["cuda"])
     kind, numbers, *rest = states["numpy"]
     np.random.set_state((kind, numbers.numpy().astype(np.uint32), *rest))

@@ -21,13 +21,19 @@ def test_leftovers_of_a_profiler_and_fixed_ranges_are_dropped():
 
 
 def test_the_decoders_own_name_of_a_box_head_is_a_second_name():
-    state = {"bbox_embed.1.layers.0.bias": torch.ones(3), "transformer.decoder.bbox_embed.1.layers.0.bias": torch.ones(3)}
+    state = {
+        "bbox_embed.1.layers.0.bias": torch.ones(3),
+        "transformer.decoder.bbox_embed.1.layers.0.bias": torch.ones(3),
+    }
     converted, _ = convert(state, REFINED)
     assert list(converted) == ["decoder.box_heads.1.layers.0.bias"]
 
 
 def test_two_names_with_different_values_are_refused():
-    state = {"bbox_embed.1.layers.0.bias": torch.ones(3), "transformer.decoder.bbox_embed.1.layers.0.bias": torch.zeros(3)}
+    state = {
+        "bbox_embed.1.layers.0.bias": torch.ones(3),
+        "transformer.decoder.bbox_embed.1.layers.0.bias": torch.zeros(3),
+    }
     with pytest.raises(CheckpointMismatch, match="differ"):
         convert(state, REFINED)
 

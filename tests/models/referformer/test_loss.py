@@ -42,7 +42,9 @@ def test_a_perfect_candidate_pays_for_its_class_alone():
     assert terms["mask"].item() == pytest.approx(0, abs=1e-6)
     assert terms["dice"].item() == pytest.approx(0, abs=1e-4)
     # Logit 0 everywhere: 2 right answers at 0.25, 4 wrong ones at 0.75, each times 0.5^2 * log 2; over 2 frames; weight 2.
-    assert terms["class"].item() == pytest.approx(2 * (2 * 0.25 + 4 * 0.75) * 0.25 * math.log(2) / 2, rel=1e-5)
+    assert terms["class"].item() == pytest.approx(
+        2 * (2 * 0.25 + 4 * 0.75) * 0.25 * math.log(2) / 2, rel=1e-5
+    )
 
 
 def test_earlier_layers_add_their_own_terms():

@@ -32,7 +32,10 @@ def _leftovers() -> list[Rule]:
     return [
         Drop(r"(.*\.)?total_(params|ops)", "counters that a profiler left behind"),
         Drop(r".*\.num_batches_tracked", "batch counters, which frozen normalisation does not use"),
-        Drop(r"text_encoder\.embeddings\.(position_ids|token_type_ids)", "a fixed range of numbers, computed when needed"),
+        Drop(
+            r"text_encoder\.embeddings\.(position_ids|token_type_ids)",
+            "a fixed range of numbers, computed when needed",
+        ),
         Drop(r".*\.relative_position_index", "fixed indices, computed when needed"),
     ]
 
@@ -41,7 +44,9 @@ def _heads(config: ReferFormerConfig) -> list[Rule]:
     named = {"class_embed": "class_heads", "bbox_embed": "box_heads"}
     second: list[Rule] = [Alias(r"transformer\.decoder\.((?:class|bbox)_embed\..*)", r"\1")]
     if config.refines_boxes:
-        return second + [Rename(rf"{old}\.(\d+)\.(.*)", rf"decoder.{new}.\1.\2") for old, new in named.items()]
+        return second + [
+            Rename(rf"{old}\.(\d+)\.(.*)", rf"decoder.{new}.\1.\2") for old, new in named.items()
+        ]
     last = config.num_decoder_layers - 1
     shared: list[Rule] = []
     for old, new in named.items():
@@ -104,7 +109,10 @@ def _pyramid() -> list[Rule]:
         block, ours = rf"pixel_decoder\.cross_attn_{level + 1}", f"pixel_decoder.blocks.{level}"
         for old, new in (("adapter", "adapters"), ("layer", "layers")):
             there, here = rf"pixel_decoder\.{old}_{level + 1}", f"pixel_decoder.{new}.{level}"
-            levels += [Rename(rf"{there}\.weight", f"{here}.conv.weight"), Rename(rf"{there}\.norm\.(.*)", rf"{here}.norm.\1")]
+            levels += [
+                Rename(rf"{there}\.weight", f"{here}.conv.weight"),
+                Rename(rf"{there}\.norm\.(.*)", rf"{here}.norm.\1"),
+            ]
         levels += [
             Rename(rf"{block}\.self_attn\.(.*)", rf"{ours}.self_attention.\1"),
             Rename(rf"{block}\.norm1\.(.*)", rf"{ours}.self_norm.\1"),

@@ -40,7 +40,7 @@ def place_levels(valid: Tensor, sizes: Sequence[tuple[int, int]], dim: int) -> L
     """The levels of sizes `sizes` over canvases [P, H, W] whose content is `valid`."""
     masks = [level_valid(valid, size) for size in sizes]
     ratios = torch.stack([_covered(mask) for mask in masks], dim=1)
-    centres = torch.cat([_centres(mask.shape[-2:], ratios[:, i]) for i, mask in enumerate(masks)], dim=1)
+    centres = torch.cat([_centres(size, ratios[:, i]) for i, size in enumerate(sizes)], dim=1)
     return Levels(
         sizes=tuple(sizes),
         valid=torch.cat([mask.flatten(1) for mask in masks], dim=1),

@@ -42,9 +42,8 @@ class MaskHead(nn.Module):
         self.controller = MLP(
             (config.dim, config.dim, config.dim, sum(self._weight_counts()) + sum(self._widths()))
         )
-        for layer in self.controller.layers:
-            nn.init.xavier_uniform_(layer.weight)
-            nn.init.zeros_(layer.bias)
+        for name, values in self.controller.named_parameters():
+            (nn.init.zeros_ if name.endswith("bias") else nn.init.xavier_uniform_)(values)
 
     def _widths(self) -> list[int]:
         """Output channels of each dynamic layer."""

@@ -225,6 +225,7 @@ def _frames_to_segment(clips: Clips) -> Tensor:
 def _projection(channels: int, dim: int, *, size: int) -> nn.Sequential:
     """A level's projection; that of size 3 makes one more level, of half the resolution."""
     conv = nn.Conv2d(channels, dim, size, stride=1 if size == 1 else 2, padding=size // 2)
+    assert conv.bias is not None
     nn.init.xavier_uniform_(conv.weight)
     nn.init.zeros_(conv.bias)
     return nn.Sequential(conv, nn.GroupNorm(NORM_GROUPS, dim))

@@ -6,6 +6,8 @@ Departure: the finest map carries no words until its cross-attention, so what co
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -95,12 +97,13 @@ class PixelDecoder(nn.Module):
         self.layers = nn.ModuleList(ConvGroupNorm(dim, dim, 3) for _ in channels)
         self.mask_features = nn.Conv2d(dim, config.mask_dim, 3, padding=1)
         nn.init.kaiming_uniform_(self.mask_features.weight, a=1)
+        assert self.mask_features.bias is not None
         nn.init.zeros_(self.mask_features.bias)
 
     def prepare_finest(self, maps: Tensor, valid: Tensor) -> Tensor:
         """All that the finest level does without words: backbone maps [B*T, C0, h, w] to [B*T, C, h, w]."""
         adapted = self.adapters[0](maps)
-        return self.blocks[0].look_around(adapted, *place_map(adapted, valid))
+        return self._block(0).look_around(adapted, *place_map(adapted, valid))
 
     def coarse(self, memory: list[Tensor], valid: Tensor, words: Words) -> Tensor:
         """Strides 32, 16 and 8: memory maps [P*T, C, h, w] finest first, words of P rows; to the map of stride 8."""
@@ -108,16 +111,19 @@ class PixelDecoder(nn.Module):
         for level in (3, 2, 1):
             adapted = self.adapters[level](memory[level - 1])
             position, level_mask = place_map(adapted, valid)
-            seen = self.blocks[level].look_around(adapted, position, level_mask)
+            seen = self._block(level).look_around(adapted, position, level_mask)
             frames = torch.arange(len(seen), device=seen.device) // (len(seen) // len(position))
-            told = self.blocks[level].look_at_words(seen, position[frames], words.rows(frames))
+            told = self._block(level).look_at_words(seen, position[frames], words.rows(frames))
             summed = self._descend(level, told, summed)
         assert summed is not None
         return summed
 
     def finest(self, prepared: Tensor, position: Tensor, words: Words, coarser: Tensor) -> Tensor:
         """Stride 4 for any N frames: prepared maps, positions [N, h*w, C], words, the coarser sum; to [N, C, h, w]."""
-        return self._descend(0, self.blocks[0].look_at_words(prepared, position, words), coarser)
+        return self._descend(0, self._block(0).look_at_words(prepared, position, words), coarser)
+
+    def _block(self, level: int) -> VisionLanguageBlock:
+        return cast("VisionLanguageBlock", self.blocks[level])
 
     def _descend(self, level: int, maps: Tensor, coarser: Tensor | None) -> Tensor:
         if coarser is not None:

@@ -5,6 +5,7 @@ Source: sections 3.2 and 3.3 of the paper. Departure: the published decoder also
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from refseg.layers.attention import Attention
-from refseg.layers.deformable import DeformableAttention, DeformableEncoderLayer, Sizes
+from refseg.layers.deformable import DeformableAttention, DeformableEncoderLayer
 from refseg.layers.feed_forward import MLP, FeedForward
 from refseg.models.referformer.config import ReferFormerConfig
 from refseg.models.referformer.levels import Levels
@@ -80,19 +81,7 @@ class Encoder(nn.Module):
     def __init__(self, config: ReferFormerConfig) -> None:
         super().__init__()
         self.level_embed = nn.Parameter(torch.randn(NUM_LEVELS, config.dim))
-        self.layers = nn.ModuleList(
-            DeformableEncoderLayer(
-                config.dim,
-                num_heads=config.num_heads,
-                num_levels=NUM_LEVELS,
-                num_points=config.num_encoder_points,
-                hidden_dim=config.hidden_dim,
-                dropout=config.dropout,
-            )
-            for _ in range(config.num_encoder_layers)
-        )
-        for layer in self.layers:
-            initialise_matrices(layer.feed_forward)
+        self.layers = nn.ModuleList(_encoder_layer(config) for _ in range(config.num_encoder_layers))
 
     def forward(self, tokens: Tensor, levels: Levels) -> Tensor:
         """Tokens [N, S, C] and the levels of N rows; to the memory [N, S, C]."""
@@ -124,12 +113,12 @@ class DecoderLayer(nn.Module):
         initialise_matrices(self.feed_forward)
 
     def forward(
-        self, states: Tensor, position: Tensor, reference: Tensor, memory: Tensor, sizes: Sizes, valid: Tensor
+        self, states: Tensor, position: Tensor, reference: Tensor, memory: Tensor, levels: Levels
     ) -> Tensor:
         """States [N, Q, C] to the same shape; `reference` [N, Q, levels, 2 or 4] on each level's map."""
         placed = states + position
         states = self.self_norm(states + self.dropout(self.self_attention(placed, placed, states)))
-        read = self.cross_attention(states + position, reference, memory, sizes, valid)
+        read = self.cross_attention(states + position, reference, memory, levels.sizes, levels.valid)
         return self.feed_forward(self.cross_norm(states + self.dropout(read)))
 
 
@@ -147,21 +136,13 @@ class Decoder(nn.Module):
         self.reference_points = nn.Linear(config.dim, 2)
         self.layers = nn.ModuleList(DecoderLayer(config) for _ in range(config.num_decoder_layers))
         num_heads = config.num_decoder_layers if config.refines_boxes else 1
-        self.class_heads = nn.ModuleList(nn.Linear(config.dim, config.num_classes) for _ in range(num_heads))
-        self.box_heads = nn.ModuleList(MLP((config.dim, config.dim, config.dim, 4)) for _ in range(num_heads))
-        self._initialise()
-
-    def _initialise(self) -> None:
+        self.class_heads = nn.ModuleList(_class_head(config) for _ in range(num_heads))
+        first = _box_head(config)
+        self.box_heads = nn.ModuleList(
+            [_with_small_boxes(first), *(copy.deepcopy(first) for _ in range(num_heads - 1))]
+        )
         initialise_matrices(self.reference_points)
         nn.init.zeros_(self.reference_points.bias)
-        for head in self.class_heads:
-            nn.init.constant_(head.bias, -math.log(1 / UNLIKELY - 1))
-        for head in self.box_heads:
-            head.load_state_dict(self.box_heads[0].state_dict())
-            nn.init.zeros_(head.layers[-1].weight)
-            nn.init.zeros_(head.layers[-1].bias)
-        with torch.no_grad():
-            self.box_heads[0].layers[-1].bias[2:] = -2.0  # boxes start small
 
     def forward(self, memory: Tensor, levels: Levels, sentence: Tensor) -> list[Candidates]:
         """Memory [N, S, C] of N frames, the levels and sentences [N, C] of N rows; first layer first."""
@@ -172,7 +153,7 @@ class Decoder(nn.Module):
         for index, layer in enumerate(self.layers):
             ratios = levels.ratios.repeat(1, 1, reference.shape[-1] // 2)[:, None]
             on_maps = reference[:, :, None] * ratios  # [N, Q, levels, 2 or 4]
-            states = layer(states, position, on_maps, memory, levels.sizes, levels.valid)
+            states = layer(states, position, on_maps, memory, levels)
             head = index if self.refines_boxes else 0
             boxes = self._boxes(head, states, reference)
             # References learn through the first layer only: what refinement hands on is cut from the graph.
@@ -185,6 +166,42 @@ class Decoder(nn.Module):
         around = inverse_sigmoid(reference)
         # A reference without a size moves the centre alone.
         return (shifts + functional.pad(around, (0, 4 - around.shape[-1]))).sigmoid()
+
+
+def _encoder_layer(config: ReferFormerConfig) -> DeformableEncoderLayer:
+    layer = DeformableEncoderLayer(
+        config.dim,
+        num_heads=config.num_heads,
+        num_levels=NUM_LEVELS,
+        num_points=config.num_encoder_points,
+        hidden_dim=config.hidden_dim,
+        dropout=config.dropout,
+    )
+    initialise_matrices(layer.feed_forward)
+    return layer
+
+
+def _class_head(config: ReferFormerConfig) -> nn.Linear:
+    head = nn.Linear(config.dim, config.num_classes)
+    nn.init.constant_(head.bias, -math.log(1 / UNLIKELY - 1))
+    return head
+
+
+def _box_head(config: ReferFormerConfig) -> MLP:
+    head = MLP((config.dim, config.dim, config.dim, 4))
+    for values in head.layers[-1].parameters():
+        nn.init.zeros_(values)
+    return head
+
+
+def _with_small_boxes(head: MLP) -> MLP:
+    """A copy whose boxes start small; later layers only move them."""
+    small = copy.deepcopy(head)
+    last = small.layers[-1]
+    assert isinstance(last, nn.Linear)
+    with torch.no_grad():
+        last.bias[2:] = -2.0
+    return small
 
 
 def inverse_sigmoid(share: Tensor) -> Tensor:

@@ -1,0 +1,150 @@
+"""Scores of ranked candidates, as A2D-Sentences, JHMDB-Sentences and ReferFormer's RefCOCO results are computed.
+
+Source: COCO's evaluation (average precision with categories ignored) and the published code of MTTR for the best-scored
+candidate: IoU in float32 with 1e-6 added above and below, so that two empty masks agree; precision counts IoU *above*
+a threshold; of candidates with equal scores the last one is the best.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from refseg.errors import InvalidInput
+
+EPS = 1e-6
+THRESHOLDS = (0.5, 0.6, 0.7, 0.8, 0.9)
+
+
+@dataclass(frozen=True, slots=True)
+class Ranked:
+    """The candidates of one phrase in one frame, and what it asked for."""
+
+    name: (
+        str | int
+    )  # of the sample; samples are ordered by it, which settles equal scores of different samples
+    scores: Tensor  # [Q]
+    masks: Tensor  # [Q, H, W] bool
+    target: Tensor  # [H, W] bool
+
+
+@dataclass(frozen=True, slots=True)
+class AveragePrecision:
+    """COCO's summary, as shares; -1 where no target is of that size."""
+
+    mean: float  # over IoU 0.50:0.05:0.95
+    at_50: float
+    at_75: float
+    small: float  # targets of less than 32^2 pixels
+    medium: float  # of less than 96^2
+    large: float
+
+
+@dataclass(frozen=True, slots=True)
+class BestScored:
+    """How well the best-scored candidates fit."""
+
+    precision: tuple[float, ...]  # share of samples with IoU above each of THRESHOLDS
+    overall_iou: float  # summed intersections over summed unions
+    mean_iou: float
+
+
+def average_precision(samples: Sequence[Ranked]) -> AveragePrecision:
+    """COCO's average precision of masks, categories ignored.
+
+    Raises:
+        InvalidInput: if there are no samples, or two have one name.
+    """
+    from pycocotools.coco import COCO
+    from pycocotools.cocoeval import COCOeval
+
+    if not samples:
+        raise InvalidInput("average precision needs at least one sample")
+    if len({sample.name for sample in samples}) < len(samples):
+        raise InvalidInput("two samples have one name; give every phrase of every frame its own")
+    with contextlib.redirect_stdout(io.StringIO()):  # the library tells its progress in print
+        truth = COCO()
+        truth.dataset = _targets(samples)
+        truth.createIndex()
+        evaluation = COCOeval(truth, truth.loadRes(_candidates(samples)), iouType="segm")
+        evaluation.params.useCats = 0
+        evaluation.evaluate()
+        evaluation.accumulate()
+        evaluation.summarize()
+    return AveragePrecision(*(float(value) for value in evaluation.stats[:6]))
+
+
+def best_masks(samples: Sequence[Ranked]) -> BestScored:
+    """Precision and IoU of the best-scored mask of each sample."""
+    chosen = [(sample.masks[_best(sample.scores)], sample.target) for sample in samples]
+    intersections = torch.stack([(mask & target).sum() for mask, target in chosen])
+    unions = torch.stack([(mask | target).sum() for mask, target in chosen])
+    return _summary(intersections.float(), unions.float())
+
+
+def best_boxes(scores: Sequence[Tensor], boxes: Sequence[Tensor], targets: Sequence[Tensor]) -> BestScored:
+    """Precision and IoU of the best-scored box of each sample; boxes [Q, 4] and targets [4] are xyxy."""
+    chosen = torch.stack([row[_best(score)] for score, row in zip(scores, boxes, strict=True)]).float()
+    wanted = torch.stack(list(targets)).float()
+    low = torch.maximum(chosen[:, :2], wanted[:, :2])
+    high = torch.minimum(chosen[:, 2:], wanted[:, 2:])
+    intersections = (high - low).clamp(min=0).prod(-1)
+    areas = [(box[:, 2:] - box[:, :2]).prod(-1) for box in (chosen, wanted)]
+    return _summary(intersections, areas[0] + areas[1] - intersections)
+
+
+def _best(scores: Tensor) -> int:
+    return len(scores) - 1 - int(scores.flip(0).argmax())
+
+
+def _summary(intersections: Tensor, unions: Tensor) -> BestScored:
+    ious = (intersections + EPS) / (unions + EPS)
+    above = tuple(float((ious.double() > threshold).double().mean()) for threshold in THRESHOLDS)
+    overall = intersections.double().sum() / unions.double().sum()
+    return BestScored(above, float(overall), float(ious.double().mean()))
+
+
+def _targets(samples: Sequence[Ranked]) -> dict[str, Any]:
+    """The data set that COCO's code reads; every target counts, an empty one too."""
+    annotations = [
+        {
+            "id": number,
+            "image_id": sample.name,
+            "category_id": 1,
+            "segmentation": _runs(sample.target),
+            "area": int(sample.target.sum()),
+            "iscrowd": 0,
+        }
+        for number, sample in enumerate(samples, start=1)
+    ]
+    return {
+        "info": {},
+        "images": [
+            {"id": sample.name, "height": sample.target.shape[0], "width": sample.target.shape[1]}
+            for sample in samples
+        ],
+        "annotations": annotations,
+        "categories": [{"id": 1, "name": "object"}],
+    }
+
+
+def _candidates(samples: Sequence[Ranked]) -> list[dict[str, Any]]:
+    return [
+        {"image_id": sample.name, "category_id": 1, "segmentation": _runs(mask), "score": float(score)}
+        for sample in samples
+        for mask, score in zip(sample.masks, sample.scores, strict=True)
+    ]
+
+
+def _runs(mask: Tensor) -> dict[str, Any]:
+    from pycocotools import mask as coding
+
+    runs: dict[str, Any] = coding.encode(np.asfortranarray(mask.numpy().astype(np.uint8)))
+    return runs

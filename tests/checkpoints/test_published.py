@@ -1,0 +1,67 @@
+"""Published names of real families, along the road of a user: file -> convert -> our file -> load -> the published outputs."""
+
+import argparse
+import dataclasses
+from pathlib import Path
+
+import pytest
+import torch
+
+from parity import referformer as road
+from parity.case import Case
+from refseg.checkpoints import native
+from refseg.checkpoints.conversion import convert, variants_that_fit
+from refseg.encoders.tokens import byte_tokenizer
+from refseg.models import catalog
+from refseg.models.referformer import family
+
+CASES = Path(__file__).parents[1] / "parity" / "cases" / "referformer"
+
+
+@pytest.fixture(autouse=True)
+def _real_families(monkeypatch):
+    monkeypatch.delitem(catalog.FAMILIES, "tiny")
+
+
+def case_of(name):
+    path = CASES / name if (CASES / name).is_dir() else CASES / f"{name}.json"
+    return Case("referformer", name, path)
+
+
+@pytest.mark.parametrize("backbone", ["resnet50", "resnet101"])
+def test_a_published_layout_is_known_by_its_names_and_shapes(backbone):
+    found = list(variants_that_fit(case_of(f"manifest-{backbone}").shapes()))
+    assert found == [("referformer", backbone), ("referformer", f"{backbone}-image")]
+
+
+@pytest.mark.parametrize("is_zip", [True, False], ids=["zip", "legacy"])
+def test_a_published_file_computes_the_published_outputs_after_conversion(tmp_path, monkeypatch, is_zip):
+    case = case_of("tiny-r50-image-plain")
+    variants = {"case": road.config_of(case)}
+    monkeypatch.setattr(family, "FAMILY", dataclasses.replace(family.FAMILY, variants=variants))
+    content = {"model": case.filled(), "optimizer": {}, "epoch": 5, "args": argparse.Namespace(lr=1e-4)}
+    torch.save(content, tmp_path / "p.pth", _use_new_zipfile_serialization=is_zip)
+    (tmp_path / "tokenizer.json").write_text(byte_tokenizer(), encoding="utf-8")
+    done = convert(
+        tmp_path / "p.pth",
+        tmp_path / "ours.safetensors",
+        family="referformer",
+        variant="case",
+        tokenizer=tmp_path / "tokenizer.json",
+    )
+    model, header = native.load(done.path)
+    assert header.extra["tokenizer.json"] == byte_tokenizer()
+    _, names = road.load(case, case.filled())
+    monkeypatch.setattr(road, "load", lambda _case, _state: (model, names))
+    road.run(case)
+
+
+@pytest.mark.parametrize("name", ["scout", "referformer"])
+def test_saving_and_loading_is_the_identity_for_every_family(tmp_path, name):
+    model = catalog.build(name, "debug")
+    native.save(tmp_path / "m.safetensors", model, family=name, variant="debug", origin={})
+    loaded, _ = native.load(tmp_path / "m.safetensors")
+    assert loaded.config == model.config
+    state = loaded.state_dict()
+    assert all(torch.equal(state[key], value) for key, value in model.state_dict().items())
+    assert loaded.tokenize(["red dog"]).values.tolist() == model.tokenize(["red dog"]).values.tolist()
