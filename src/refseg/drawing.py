@@ -22,7 +22,7 @@ _BOX: Colour = (24, 24, 28)
 _PAPER: Colour = (255, 255, 255)
 
 _SMALLEST_TEXT = 10  # pixels; below it letters run together
-_TEXT_SHARE = 1 / 26  # height of a letter by the side of a square of the picture's area
+_TEXT_SHARE = 1 / 21  # height of a letter by the side of a square of the picture's area
 _MOST_HEIGHT = 0.4  # of the picture, for the box with the phrase
 
 # Fonts with other scripts, looked for in the system's folders where Pillow's own font lacks a letter of the phrase.

@@ -84,7 +84,7 @@ def test_surprises_are_noted_and_are_no_errors(folder):
 def test_progress_is_told_for_every_clip(folder):
     calls = []
     lines = [{"image": name, "phrase": "x", "no_target": True} for name in ("a.png", "b.png", "a.png")]
-    checked(folder, *lines, on_clip=lambda done, total: calls.append((done, total)))
+    checked(folder, *lines, on_clips=lambda total: lambda done: calls.append((done, total)))
     assert calls == [(1, 2), (2, 2)]
 
 

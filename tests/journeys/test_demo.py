@@ -17,10 +17,11 @@ def examples(tmp_path, monkeypatch):
     """Two pictures and a clip with their phrases, in place of those of the package."""
     folder = tmp_path / "examples"
     lines = [
-        {"image": "images/a.png", "phrase": "the red"},
-        {"image": "images/a.png", "phrase": "left"},
-        {"frames": ["clip/0.png", "clip/1.png", "clip/2.png"], "phrase": "red"},
-        {"image": "images/b.png", "phrase": "nothing"},
+        {"image": "images/a.png", "phrase": "the red", "no_target": True},
+        {"image": "images/a.png", "phrase": "left", "no_target": True},
+        {"image": "images/a.png", "phrase": "right", "no_target": True},
+        {"frames": ["clip/0.png", "clip/1.png", "clip/2.png"], "phrase": "red", "no_target": True},
+        {"image": "images/b.png", "phrase": "nothing", "no_target": True},
     ]
     for name in ("images/a.png", "images/b.png", "clip/0.png", "clip/1.png", "clip/2.png"):
         pixels = np.full((64, 96, 3), 90, np.uint8)
@@ -54,6 +55,8 @@ def test_the_demo_answers_every_phrase_and_draws_one_sheet(examples, run):
     assert names == [
         "01-a--left.mask.png",
         "01-a--left.overlay.png",
+        "01-a--right.mask.png",
+        "01-a--right.overlay.png",
         "01-a--the-red.mask.png",
         "01-a--the-red.overlay.png",
         "02-clip--red.masks",
@@ -68,7 +71,7 @@ def test_the_demo_answers_every_phrase_and_draws_one_sheet(examples, run):
     assert "01-a--the-red.mask.png" in out.splitlines()[1]
 
 
-def test_the_sheet_has_a_tile_for_every_answer(examples, run):
+def test_the_sheet_shows_two_answers_about_each_picture(examples, run):
     run()
     sheet = Image.open(examples / "refseg-demo" / "demo.png")
     assert sheet.size == (4 * 332 + 12, 332 + 12)
@@ -88,12 +91,12 @@ def test_the_demo_may_be_run_again(examples, run):
     code, _, _ = run()
     assert code == 0
     assert sorted(p.name for p in (examples / "refseg-demo").iterdir()) == before
-    assert len((examples / "refseg-demo" / "results.jsonl").read_text().splitlines()) == 4
+    assert len((examples / "refseg-demo" / "results.jsonl").read_text().splitlines()) == 5
 
 
 def test_json_prints_the_records_and_nothing_else(examples, run):
     _, out, _ = run("--json")
-    assert [json.loads(line)["phrase"] for line in out.splitlines()] == ["the red", "left", "red", "nothing"]
+    assert [json.loads(line)["phrase"] for line in out.splitlines()] == ["the red", "left", "right", "red", "nothing"]
 
 
 def test_an_installation_without_examples_is_told(tmp_path):

@@ -97,7 +97,7 @@ def test_a_part_that_is_named_starts_fresh_and_is_reported(trained):
 
 def test_a_checkpoint_of_another_family_is_refused(trained):
     with pytest.raises(InvalidInput, match=r"is of family scout; the recipe trains referformer"):
-        first_model(run_of(family="referformer", init=str(trained)), None)
+        first_model(run_of(family="referformer", init=str(trained)), WORDS)
 
 
 def test_what_is_left_on_either_side_is_listed():

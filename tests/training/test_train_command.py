@@ -5,8 +5,10 @@ import os
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from typer.testing import CliRunner
 
 from refseg.checkpoints import native
@@ -20,6 +22,7 @@ SHORT = [
     "run.batch_size=2",
     "run.evaluate_examples=2",
     "schedule.warmup_steps=0",
+    "data.workers=0",
     "variant=debug",
 ]
 SMALL = [*SHORT, "run.log_every=1", "run.precision=float32"]
@@ -174,15 +177,65 @@ def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_last_state(tmp_pat
 
 
 @pytest.mark.parametrize("name", packaged_recipes())
-@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-def test_a_packaged_recipe_trains(name, precision, named, tmp_path):
+def test_a_packaged_recipe_trains(name, named, tmp_path):
     run = read_recipe(packaged_recipes()[name])
-    more = [f"run.precision={precision}", "run.evaluate_examples=0"]
+    more = ["run.evaluate_examples=0"]
     if run.init:
         more.append(f"init={named / 'last.safetensors'}")
-    elif run.family == "scout":
+    else:
         more += ["model.num_nouns=192", "model.num_colours=16"]
-    assert refseg(name, *SMALL, *more, "--out", tmp_path / "run").exit_code == 0
+    if run.data.name != "scenes":
+        more += [f"data.name={phrase_file(tmp_path)}"]
+    assert refseg(name, *SHORT, *more, "--out", tmp_path / "run").exit_code == 0
+
+
+def phrase_file(folder):
+    """Three pictures of a white square on the left or on the right, in the open form."""
+    lines = []
+    for number, side in enumerate(("left", "right", "left")):
+        pixels = np.zeros((40, 60, 3), np.uint8)
+        start = 5 if side == "left" else 35
+        pixels[10:30, start : start + 20] = 255
+        Image.fromarray(pixels).save(folder / f"{number}.png")
+        box = [start, 10, start + 20, 10, start + 20, 30, start, 30]
+        split = "val" if number == 2 else "train"
+        line = {"image": f"{number}.png", "phrase": f"{side} squarish", "mask": [box], "split": split}
+        lines.append(json.dumps(line))
+    (folder / "mine.jsonl").write_text("\n".join(lines))
+    return folder / "mine.jsonl"
+
+
+def test_a_phrase_file_with_new_words_is_learnt_and_measured(named, tmp_path):
+    arguments = [
+        f"init={named / 'last.safetensors'}",
+        f"data.name={phrase_file(tmp_path)}",
+        "run.log_every=1",
+    ]
+    result = refseg("scout/own", *SHORT, *arguments, "--out", tmp_path / "run")
+    assert "data " in result.stderr
+    assert "2 examples, 2 a step" in result.stderr
+    assert "with new rows: text.words.weight" in result.stderr
+    last = json.loads((tmp_path / "run/log.jsonl").read_text().splitlines()[-1])
+    assert 0 <= last["evaluation"]["mIoU"] <= 1
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_picture_that_cannot_be_read_stops_the_run_in_one_sentence(named, tmp_path, workers):
+    path = phrase_file(tmp_path)
+    for number in (0, 1):
+        (tmp_path / f"{number}.png").write_bytes(b"no picture")
+    arguments = [f"init={named / 'last.safetensors'}", f"data.name={path}", f"data.workers={workers}"]
+    with pytest.raises(InvalidInput, match=r"[01]\.png") as caught:
+        refseg("scout/own", *SHORT, *arguments, "--out", tmp_path / "run")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_file_without_the_split_to_measure_on_is_refused_before_the_first_step(named, tmp_path):
+    path = phrase_file(tmp_path)
+    arguments = [f"init={named / 'last.safetensors'}", f"data.name={path}", "data.evaluate_split=test"]
+    with pytest.raises(UnknownName, match=r"split in mine.jsonl named 'test'"):
+        refseg("scout/own", *SHORT, *arguments, "--out", tmp_path / "run")
+    assert not (tmp_path / "run/log.jsonl").exists()
 
 
 def test_float16_trains_with_a_scaled_loss(named, tmp_path):

@@ -107,16 +107,11 @@ def _receive_all(url: str, part: _Part, *, trusted: bool, progress: Progress) ->
         try:
             _receive(url, part, trusted=trusted, progress=progress)
             return
-        except urllib.error.HTTPError as error:
-            raise InvalidInput(
-                f"{url} cannot be fetched: the server says {error.code} {error.reason}"
-            ) from error
-        except (urllib.error.URLError, http.client.HTTPException, TimeoutError, ConnectionError) as error:
-            if attempt == _TRIES - 1:
-                reason = getattr(error, "reason", error)
-                raise InvalidInput(
-                    f"{url} cannot be fetched: {reason or type(error).__name__}; {part.size()} bytes are kept, run it again to go on"
-                ) from error
+        except (OSError, http.client.HTTPException) as error:
+            if getattr(error, "errno", None) in _OF_THE_DISK:
+                raise
+            if attempt == _TRIES - 1 or _is_final(error):
+                raise InvalidInput(f"{url} cannot be fetched: {_reason(error)}{_kept(part)}") from error
             time.sleep(0 if part.size() > before else _PAUSE * 2**attempt)
 
 

@@ -203,14 +203,16 @@ def _from_drive(card: Card, target: Path) -> Path:
             f"{card.source.address} in a browser and run: refseg convert FILE --family {card.family} --variant {card.variant}"
         ) from error
     target.parent.mkdir(parents=True, exist_ok=True)
+    reason = "no file came"
     try:
         gdown.download(id=card.source.drive, output=str(target), resume=True, quiet=not os.isatty(2))
     except Exception as error:  # gdown passes on whatever its HTTP library raises
         reason = " ".join(str(error).split())[:300]
+    if not target.is_file():
         raise InvalidInput(
             f"{card.name} cannot be fetched from Google Drive: {reason}; download {card.source.address} in a browser and "
             f"run: refseg convert FILE --family {card.family} --variant {card.variant}"
-        ) from error
+        )
     if card.source.sha256 is not None and (found := file_sha256(target)) != card.source.sha256:
         target.unlink()
         raise InvalidInput(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,6 +16,7 @@ from refseg.cli._progress import progress_bars
 if TYPE_CHECKING:
     from PIL import Image
 
+    from refseg.cli._progress import Bars
     from refseg.data.phrase_check import CheckReport
     from refseg.structures import Example
 
@@ -56,8 +58,9 @@ def scenes(
         sprites=sprites,
     )
     with progress_bars() as bars:
-        steps = bars.track(range(count), "scenes", count)
-        path = write_scenes(out, spec=spec, count=count, force=force, on_scene=lambda _: next(steps, None))
+        path = write_scenes(
+            out, spec=spec, count=count, force=force, on_scene=_stepper(bars, "scenes", count)
+        )
     print(path)
 
 
@@ -82,14 +85,9 @@ def check(
 
     path = find_phrase_file(file)
     with progress_bars() as bars:
-        steps = None
-
-        def step(_: int, total: int) -> None:
-            nonlocal steps
-            steps = steps or bars.track(range(total), "pictures and clips", total)
-            next(steps, None)
-
-        report = check_phrase_file(path, root=root, on_clip=step)
+        report = check_phrase_file(
+            path, root=root, on_clips=lambda total: _stepper(bars, "pictures and clips", total)
+        )
     print(json.dumps(_record(report), ensure_ascii=False) if as_json else _text(path, report, show_all))
     if report.errors:
         raise typer.Exit(1)
@@ -122,13 +120,23 @@ def show(
     print(out)
 
 
+def _stepper(bars: Bars, what: str, total: int) -> Callable[[int], None]:
+    """A function that moves a bar on by one, whatever number it is told."""
+    steps = bars.track(range(total), what, total)
+
+    def step(_: int) -> None:
+        next(steps, None)
+
+    return step
+
+
 def _drawn(example: Example) -> list[Image.Image]:
     """One picture a phrase; of a clip the frame where most of the target is seen."""
     from refseg.drawing import draw_overlays
 
     assert example.masks is not None
     numbers = range(len(example.frames)) if example.target_frames is None else example.target_frames.tolist()
-    pictures = []
+    pictures: list[Image.Image] = []
     for phrase, masks in zip(example.phrases, example.masks, strict=True):
         best = int(masks.flatten(1).sum(1).argmax())
         frame = example.frames[numbers[best]].permute(1, 2, 0).numpy()
@@ -147,8 +155,8 @@ def _record(report: CheckReport) -> dict[str, Any]:
 
 def _text(path: Path, report: CheckReport, show_all: bool) -> str:
     lines = [
-        f"{path}: {report.phrases} phrases ({report.no_target} without a target) about {report.pictures} pictures "
-        f"and {report.clips} clips, {report.frames} frames"
+        f"{path}: {_number(report.phrases, 'phrase')} ({report.no_target} without a target) about "
+        f"{_number(report.pictures, 'picture')} and {_number(report.clips, 'clip')}, {_number(report.frames, 'frame')}"
     ]
     for title, counts in (
         ("splits", report.splits),
@@ -167,8 +175,12 @@ def _text(path: Path, report: CheckReport, show_all: bool) -> str:
     if len(shown) < len(report.findings):
         lines.append(f"  ... and {len(report.findings) - len(shown)} more (--all prints them)")
     num_errors = len(report.errors)
-    lines.append(f"{num_errors} errors, {len(report.findings) - num_errors} notes")
+    lines.append(f"{_number(num_errors, 'error')}, {_number(len(report.findings) - num_errors, 'note')}")
     return "\n".join(lines)
+
+
+def _number(count: int, noun: str) -> str:
+    return f"{count} {noun}{'' if count == 1 else 's'}"
 
 
 def _counted(counts: Counter[str], most: int = 12) -> str:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 EXAMPLES = Path(__file__).parents[1] / "assets" / "examples" / "examples.jsonl"
 SHEET = "demo.png"
 _COLUMNS, _TILE = 4, 320
+_PHRASES_ON_SHEET = 2  # of each picture; one beside the other they show that the words decide
 _WHAT_SCOUT_IS = (
     "scout knows only the drawn world it was trained on, not photographs; "
     "for photographs, see `refseg models` and `refseg predict`."
@@ -50,7 +51,7 @@ def demo(
 ) -> None:
     """Answer phrases about the example pictures; may be run again.
 
-    Writes masks, overlays, results.jsonl and demo.png, which shows everything on one sheet.
+    Writes masks, overlays, results.jsonl, and demo.png with two answers about each picture.
     """
     from refseg.files import check_writable
     from refseg.predictor import load
@@ -66,7 +67,7 @@ def demo(
     _print_table(records, out)
     if checkpoint == "scout":
         print(f"\n{_WHAT_SCOUT_IS}")
-    print(f"All of it on one sheet: {out / SHEET}")
+    print(f"Some of it on one sheet: {out / SHEET}")
 
 
 def read_examples(path: Path) -> list[Example]:
@@ -76,16 +77,16 @@ def read_examples(path: Path) -> list[Example]:
         InvalidInput: if the file is not there or holds none.
     """
     from refseg.cli._jobs import Job, slug
+    from refseg.data.phrase_lines import parse_line
 
     if not path.exists():
         raise InvalidInput(
             f"the example pictures are not in this installation ({path}); install refseg again"
         )
     asked: dict[tuple[str, ...], list[str]] = {}
-    for line in path.read_text(encoding="utf-8").splitlines():
-        entry = json.loads(line)
-        pictures = tuple(entry.get("frames") or [entry["image"]])
-        asked.setdefault(pictures, []).append(entry["phrase"])
+    for text in path.read_text(encoding="utf-8").splitlines():
+        line = parse_line(text)
+        asked.setdefault(line.frames, []).append(line.phrase)
     examples = []
     for number, (pictures, phrases) in enumerate(asked.items(), start=1):
         # Frames of a clip lie in a folder of their own, which names the clip.
@@ -124,7 +125,10 @@ def _answer(predictor: Predictor, examples: Sequence[Example], out: Path) -> lis
 def _draw_sheet(records: Sequence[dict[str, Any]], out: Path) -> None:
     from refseg.drawing import contact_sheet, save_picture
 
-    tiles = [_tile(out / record["overlay"]) for record in records]
+    shown: dict[str, list[Path]] = {}
+    for record in records:
+        shown.setdefault(record["input"], []).append(out / record["overlay"])
+    tiles = [_tile(path) for paths in shown.values() for path in paths[:_PHRASES_ON_SHEET]]
     save_picture(contact_sheet(tiles, columns=_COLUMNS, side=_TILE), out / SHEET)
 
 

@@ -28,36 +28,11 @@ from refseg.errors import InvalidInput
 DEFAULT_MAX_PIXELS = 100_000_000
 """Pixels of one picture that are read without being told to read more; 300 MB as RGB."""
 
-IMAGE_SUFFIXES = frozenset(
-    [
-        ".jpg",
-        ".jpeg",
-        ".jpe",
-        ".jfif",
-        ".mpo",
-        ".png",
-        ".apng",
-        ".gif",
-        ".webp",
-        ".avif",
-        ".bmp",
-        ".dib",
-        ".tif",
-        ".tiff",
-        ".ppm",
-        ".pgm",
-        ".pbm",
-        ".pnm",
-        ".jp2",
-        ".j2k",
-        ".ico",
-        ".tga",
-        ".psd",
-        ".heic",
-        ".heif",
-        ".jxl",
-    ]
+_SUFFIXES = (
+    ".jpg .jpeg .jpe .jfif .mpo .png .apng .gif .webp .avif .bmp .dib .tif .tiff .ppm .pgm .pbm .pnm .jp2 .j2k .ico .tga "
+    ".psd .heic .heif .jxl"
 )
+IMAGE_SUFFIXES = frozenset(_SUFFIXES.split())
 """What picture files are called; also such as cannot be read, so that they are told and not passed over."""
 
 _WHITE = (255, 255, 255, 255)

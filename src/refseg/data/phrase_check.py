@@ -47,13 +47,14 @@ class CheckReport:
 
 
 def check_phrase_file(
-    path: Path, *, root: Path | None = None, on_clip: Callable[[int, int], None] | None = None
+    path: Path, *, root: Path | None = None, on_clips: Callable[[int], Callable[[int], None]] | None = None
 ) -> CheckReport:
     """Reads everything that a phrase file names.
 
     Args:
         root: the folder that paths start from; None is the folder of the file.
-        on_clip: called with the number of checked pictures and clips, and of all.
+        on_clips: called with the number of pictures and clips; what it returns is called with the number of each that
+            is checked.
 
     Raises:
         InvalidInput: if the file itself cannot be read, or holds no line.
@@ -63,10 +64,11 @@ def check_phrase_file(
     if not report.phrases and not report.findings:
         raise InvalidInput(f"{path} holds no phrase; write one JSON line for each")
     _note_leaks(clips, report)
+    step = on_clips(len(clips)) if on_clips is not None else None
     for number, (paths, lines) in enumerate(clips.items(), start=1):
         _check_clip(folder, paths, lines, report)
-        if on_clip is not None:
-            on_clip(number, len(clips))
+        if step is not None:
+            step(number)
     report.findings.sort()
     return report
 

@@ -26,8 +26,8 @@ class _Section(BaseModel):
 class DataConfig(_Section):
     """What is learnt from, how an example is varied, and who prepares it."""
 
-    name: str  # "scenes", or the path of a JSONL file in the open form
-    split: str = "train"
+    name: str  # "scenes", or the path of a phrase file in the open form
+    split: str = "train"  # "" = every line of a file
     phrases: Count | None = None  # phrases of one example, drawn anew each time; absent: all it has, scenes 3
     registers: dict[str, Annotated[float, Field(ge=0)]] = {}  # scenes: share of each kind of phrase
     size: Positive | None = None  # scenes: side of the picture in pixels; absent: the family's canvas
@@ -37,7 +37,7 @@ class DataConfig(_Section):
     crop: Share = 0.0  # probability of a random crop that keeps a part of every object
     workers: Count = 0  # processes that prepare batches; 0 = the training process itself
     evaluate_name: str | None = None  # where it is measured; absent: `name`
-    evaluate_split: str = "val"
+    evaluate_split: str = "val"  # "" = every line of a file
 
 
 class OptimizerConfig(_Section):

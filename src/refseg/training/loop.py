@@ -13,13 +13,14 @@ from torch import Tensor
 
 from refseg import distributed
 from refseg.checkpoints import native
+from refseg.data.catalog import PhraseDataset
 from refseg.files import write_whole_text
 from refseg.models import catalog
 from refseg.models.base import Family, Objective, ReferringModel
 from refseg.structures import Batch
 from refseg.training.config import RunConfig, to_toml
 from refseg.training.ema import AveragedModel
-from refseg.training.feed import batches, open_evaluation_data, open_training_data, words_of
+from refseg.training.feed import SCENES, batches, open_evaluation_data, open_training_data, words_of
 from refseg.training.interruption import Interrupted, Interruption
 from refseg.training.log import Log, cut_log
 from refseg.training.measure import measure_objective, measure_phrases
@@ -88,6 +89,7 @@ class Workplace:
     folder: Path
     device: torch.device
     objective: Objective
+    held_out: PhraseDataset | None  # what the run is measured on
     log: Log
 
 
@@ -101,13 +103,14 @@ def train(run: RunConfig, folder: Path, *, device: torch.device, is_quiet: bool 
         Interrupted: on Ctrl-C or SIGTERM, after the state is saved.
     """
     family = catalog.family(run.family)
-    examples = open_training_data(run, catalog.variant(run.family, run.variant).frame.size)
+    side = catalog.variant(run.family, run.variant).frame.size
+    examples, held_out = open_training_data(run, side), open_evaluation_data(run, side)
     objective = build_objective(family, run)
     state = tidy_and_load_state(folder)
     seed_all(run.seed)
     if state is None:
         write_whole_text(folder / RUN_NAME, to_toml(run))
-        model, origin = first_model(run, words_of(examples))
+        model, origin = first_model(run, words_of(examples, run.data))
     else:
         must_be_same_run(folder, run)
         # The last checkpoint was saved with the state; it alone is sure to know its own configuration.
@@ -124,7 +127,7 @@ def train(run: RunConfig, folder: Path, *, device: torch.device, is_quiet: bool 
     )
     _announce(log, run, training, origin=origin, num_examples=len(examples), device=device)
     feed = batches(examples, run, model.config.frame, start=training.step * run.optimizer.accumulate)
-    place = Workplace(run, folder, device, objective, log)
+    place = Workplace(run, folder, device, objective, held_out, log)
     with Interruption() as interruption:
         while training.step < run.run.steps:
             _one_step(training, feed, place)
@@ -192,8 +195,8 @@ def _tell_and_keep(training: Training, place: Workplace, interruption: Interrupt
     saves = ends or stops or step % settings.save_every == 0
     if measures or saves or step % settings.log_every == 0:
         place.log.flush()
-    if measures and settings.evaluate_examples:
-        _measure(training, place)
+    if measures and place.held_out is not None:
+        _measure(training, place, place.held_out)
     if saves and distributed.is_first():
         _save_checkpoint(training, place, LAST_NAME)
         save_state(place.folder, training.state())
@@ -205,14 +208,13 @@ def _tell_and_keep(training: Training, place: Workplace, interruption: Interrupt
         )
 
 
-def _measure(training: Training, place: Workplace) -> None:
+def _measure(training: Training, place: Workplace, held_out: PhraseDataset) -> None:
     run, model = place.run, training.result
-    examples = open_evaluation_data(run.data, model.config.frame.size, num_examples=run.run.evaluate_examples)
     if run.objective == "phrases":
-        found = measure_phrases(model, examples, device=place.device)
+        found = measure_phrases(model, held_out, device=place.device)
     else:
         found = measure_objective(
-            model, examples, place.objective, batch_size=run.run.batch_size, device=place.device
+            model, held_out, place.objective, batch_size=run.run.batch_size, device=place.device
         )
     training.model.train()
     place.log.result(training.step, found.scores)
@@ -241,7 +243,7 @@ def _announce(
     parameters = list(training.model.parameters())
     total = sum(p.numel() for p in parameters) / 1e6
     trained = sum(p.numel() for p in parameters if p.requires_grad) / 1e6
-    many = "drawn, new ones at every step" if run.data.name == "scenes" else f"{num_examples} examples"
+    many = "drawn, new ones at every step" if run.data.name == SCENES else f"{num_examples} examples"
     batch = run.run.batch_size * run.optimizer.accumulate * distributed.world_size()
     log.say(f"{run.family} {run.variant}: {total:.2f} M parameters, {trained:.2f} M trained, {origin}")
     log.say(f"data {run.data.name} {run.data.split}: {many}, {batch} a step, {run.data.workers} workers")

@@ -87,7 +87,7 @@ def random_states() -> dict[str, Any]:
         "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else [],
         "numpy": [
             str(kind),
-            torch.from_numpy(numbers.astype(np.int64)),
+            torch.from_numpy(np.asarray(numbers, dtype=np.int64)),
             int(place),
             int(has_gauss),
             float(gauss),

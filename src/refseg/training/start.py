@@ -6,13 +6,12 @@ import dataclasses
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
-from refseg.checkpoints import native
+from refseg.checkpoints import zoo
 from refseg.errors import CheckpointMismatch, InvalidInput, UnknownName
 from refseg.models import catalog
 from refseg.models.base import LossConfig, ModelConfig, ReferringModel
@@ -41,11 +40,11 @@ class Taken:
         return "; ".join(parts)
 
 
-def first_model(run: RunConfig, words: Sequence[str] | None) -> tuple[ReferringModel, str]:
+def first_model(run: RunConfig, words: Sequence[str]) -> tuple[ReferringModel, str]:
     """The model at step 0 and a sentence on where its weights come from.
 
-    `words` are those of the data, where it has a closed set. A model from scratch learns them; a model from a checkpoint
-    keeps its own, and learns new ones only where the recipe says `init_new_words`.
+    `words` are those of the data's phrases. A model from scratch learns them; one from a checkpoint keeps its own, and
+    learns new ones only where the recipe says `init_new_words`. Models with a tokenizer read every word.
 
     Raises:
         InvalidInput: if the checkpoint is of another family, or lacks words of the data.
@@ -53,12 +52,11 @@ def first_model(run: RunConfig, words: Sequence[str] | None) -> tuple[ReferringM
     """
     if run.init is None:
         config = changed(catalog.variant(run.family, run.variant), run.model, "model")
-        config = config if words is None else config.for_words(words)
-        return catalog.build(run.family, config), "from scratch"
-    source, header = _load(run.init)
+        return catalog.build(run.family, config.for_words(words)), "from scratch"
+    source, header, _ = zoo.load(run.init)
     if header.family != run.family:
         raise InvalidInput(f"init {run.init} is of family {header.family}; the recipe trains {run.family}")
-    new = new_words(source, words or ())
+    new = new_words(source, words)
     if new and not run.init_new_words:
         raise InvalidInput(
             f"the data uses {len(new)} words that init {run.init} does not know: {_some(new)}; set init_new_words = true "
@@ -159,10 +157,6 @@ def _reads(model: ReferringModel, phrase: str) -> bool:
 
 def _is_longer(own: Tensor, given: Tensor, rows: int) -> bool:
     return rows > 0 and given.ndim > 0 and own.shape == (given.shape[0] + rows, *given.shape[1:])
-
-
-def _load(name: str) -> tuple[ReferringModel, native.Header]:
-    return native.load(Path(name))
 
 
 def _allowed(name: str, allow: Sequence[str]) -> bool:

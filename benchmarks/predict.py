@@ -1,0 +1,36 @@
+"""What a prediction costs, for the settings that the documentation quotes; run it on a quiet machine.
+
+python benchmarks/predict.py [CHECKPOINT]
+
+CHECKPOINT is the shipped one by default. ReferFormer is measured with random weights: they cost what trained ones cost.
+"""
+
+from __future__ import annotations
+
+import sys
+
+from refseg.evaluation.bench import Setting, measure, report
+
+
+def settings(checkpoint: str) -> list[Setting]:
+    """One picture, one clip; each in float32 and bfloat16."""
+    referformer = "referformer/resnet50"
+    return [
+        setting
+        for dtype in ("float32", "bfloat16")
+        for setting in (
+            Setting(checkpoint, 480, 640, frames=1, phrases=1, dtype=dtype, repeat=10),
+            Setting(checkpoint, 480, 640, frames=1, phrases=8, dtype=dtype, repeat=10),
+            Setting(referformer, 480, 640, frames=1, phrases=1, dtype=dtype),
+            Setting(referformer, 360, 640, frames=5, phrases=1, dtype=dtype),
+        )
+    ]
+
+
+def main() -> None:
+    checkpoint = sys.argv[1] if len(sys.argv) > 1 else "scout"
+    print(report([measure(setting) for setting in settings(checkpoint)]))
+
+
+if __name__ == "__main__":
+    main()

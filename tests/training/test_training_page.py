@@ -1,0 +1,28 @@
+"""The page about training names every key of a recipe and no other."""
+
+import re
+from pathlib import Path
+
+from refseg.training.config import FREE_KEYS, RunConfig
+
+PAGE = (Path(__file__).parents[2] / "docs" / "training.md").read_text()
+
+
+def keys_of_page(title):
+    _, _, rest = PAGE.partition(f"**{title}**")
+    table = rest.strip().split("\n\n")[1 if title == "[optimizer]" else 0]
+    firsts = [line.split("|")[1] for line in table.splitlines() if line.startswith("| `")]
+    return {key for first in firsts for key in re.findall(r"`(\w+)`", first)}
+
+
+def test_every_key_of_a_recipe_is_on_the_page_and_no_other():
+    fields = RunConfig.model_fields
+    sections = {"data", "optimizer", "schedule", "run"}
+    assert keys_of_page("Top") == set(fields) - sections - {"model", "loss"}
+    for name in sections:
+        assert keys_of_page(f"[{name}]") == set(fields[name].annotation.model_fields), name
+
+
+def test_the_keys_that_may_differ_on_resuming_are_on_the_page():
+    _, _, rest = PAGE.partition("What changes nothing that is computed may differ:")
+    assert set(re.findall(r"`([\w.]+)`", rest.split("\n\n")[0])) == FREE_KEYS
