@@ -90,7 +90,7 @@ def place_frames(frames: Tensor, spec: FrameSpec) -> tuple[Tensor, Placement]:
     """
     assert frames.dtype == torch.uint8, f"frames are uint8, not {frames.dtype}"
     placement = place((frames.shape[-2], frames.shape[-1]), spec)
-    resized = _resize_frames(frames, placement.content, spec.filter)
+    resized = resize_frames(frames, placement.content, spec.filter)
     mean, std = (resized.new_tensor(values).view(3, 1, 1) for values in (spec.mean, spec.std))
     normalised = resized.div_(255).sub_(mean).div_(std)
     return _pad(normalised, placement, spec.fill), placement
@@ -149,7 +149,9 @@ def enlarge_canvas(
 ) -> tuple[Tensor, Placement]:
     """Canvas tensor [..., h, w] padded right and at the bottom to `canvas`, with its new placement."""
     right, bottom = canvas[1] - pixels.shape[-1], canvas[0] - pixels.shape[-2]
-    assert right >= 0 and bottom >= 0, f"a canvas of {tuple(pixels.shape[-2:])} is not made smaller, to {canvas}"
+    assert right >= 0 and bottom >= 0, (
+        f"a canvas of {tuple(pixels.shape[-2:])} is not made smaller, to {canvas}"
+    )
     padded = functional.pad(pixels, (0, right, 0, bottom), value=fill)
     return padded, Placement(placement.source, placement.content, placement.offset, canvas)
 
@@ -171,7 +173,7 @@ def _pad(content: Tensor, placement: Placement, fill: float | bool) -> Tensor:
     return canvas
 
 
-def _resize_frames(frames: Tensor, size: Size, rule: Filter) -> Tensor:
+def resize_frames(frames: Tensor, size: Size, rule: Filter) -> Tensor:
     """Float32 [T, 3, h, w] in 0..255. `antialias` gives the very pixels of Pillow's bilinear filter, which is what the
     published loaders used; it rounds to whole numbers between its two passes and after them."""
     if tuple(frames.shape[-2:]) == size:

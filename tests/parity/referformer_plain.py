@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 
 import torch
 from torch import Tensor
 
 from parity.case import Case, Comparison, NotBuilt
+from refseg.data import video_augment
+from refseg.data.augment import swap_sides
 from refseg.framing import place_frames
 from refseg.metrics import average_precision, contour
 from refseg.models.referformer import config as settings
@@ -149,4 +152,34 @@ def run_metrics(case: Case) -> None:
 
 
 def run_transforms(case: Case) -> None:
-    raise NotBuilt("training transforms with boxes")
+    """Training transforms with the parameters that the case's steps name."""
+    frames, masks = case.tensor("in/frames").permute(0, 3, 1, 2), case.tensor("in/masks") > 0
+    boxes = case.tensor("in/boxes")
+    clip = video_augment.BoxedClip(frames, masks, boxes, boxes.any(-1))
+    computed: dict[str, object] = {"out/mask_boxes": video_augment.boxes_of_masks(masks[:2])[0]}
+    resized = 0
+    for step in case.config["steps"]:
+        numbers = [int(number) for number in re.findall(r"\d+", step)]
+        if step.startswith("horizontal flip"):
+            clip = video_augment.mirror(clip)
+            computed["out/boxes_flip"] = clip.boxes
+        elif step.startswith("resize"):
+            clip = video_augment.resize(clip, numbers[0], longest=numbers[1])
+            resized += 1
+            ending = "_resize" if resized == 1 else ""
+            computed |= {f"out/size{ending}": torch.tensor(clip.size), f"out/masks{ending}": clip.masks}
+            computed |= {"out/boxes_resize": clip.boxes} if resized == 1 else {}
+            computed["out/pixels"] = clip.frames.permute(0, 2, 3, 1)
+        elif step.startswith("crop"):
+            clip = video_augment.crop(clip, top=numbers[0], left=numbers[1], size=(numbers[2], numbers[3]))
+            computed["out/boxes_crop"] = clip.boxes
+        elif step == "check":
+            clip = video_augment.check(clip)
+            computed["out/valid"] = clip.visible
+        else:
+            assert step == "to tensor + normalise", step
+    spec = dataclasses.replace(settings.DATASET_FRAMES, size=min(clip.size), longest=None, divisor=1)
+    computed["out/tensor_sub"] = place_frames(clip.frames, spec)[0][:, :, ::7, ::9]
+    computed["out/boxes"] = video_augment.content_boxes(clip)
+    assert swap_sides(case.config["caption_in"]) == case.config["caption_out"]
+    Comparison(case, computed).check()

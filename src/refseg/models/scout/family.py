@@ -21,7 +21,12 @@ FAMILY = Family(
     loss=ScoutLoss(),
     convert=convert,
     cards=Path(__file__).with_name("checkpoints.toml"),
-    # Vectors (norms, biases, gains, positions) and word embeddings are not drawn to zero.
-    param_rules=(ParamRule(r"(norm|bias|gains|positions|text\.words)", weight_decay=0.0),),
+    # Vectors (norms, biases, gains, positions) and word embeddings are not drawn to zero. What clips teach is learnt
+    # last, on top of finished weights, and learns faster than they change.
+    param_rules=(
+        ParamRule(r"^cells\.time\..*(norm|bias|gains)", lr_scale=5.0, weight_decay=0.0),
+        ParamRule(r"^cells\.time\.", lr_scale=5.0),
+        ParamRule(r"(norm|bias|gains|positions|text\.words)", weight_decay=0.0),
+    ),
     objectives={"naming": naming_loss},
 )
