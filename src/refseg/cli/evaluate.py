@@ -45,6 +45,9 @@ def evaluate(
     dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "float32",
     out: Annotated[Path | None, typer.Option("--out", "-o", help="A JSON file for the result.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of the table.")] = False,
+    as_card: Annotated[
+        bool, typer.Option("--card", help="Print [[checkpoint.measured]] tables for a result card.")
+    ] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace a file of the same name.")] = False,
 ) -> None:
     """Measure oIoU, mIoU and P@0.5 to P@0.9 of a checkpoint, per register of phrases, and its speed.
@@ -53,6 +56,7 @@ def evaluate(
     """
     from refseg.data.catalog import describe, open_dataset
     from refseg.errors import InvalidInput
+    from refseg.evaluation.card import card_tables
     from refseg.evaluation.machine import this_machine
     from refseg.evaluation.run import evaluate as run_evaluation
     from refseg.evaluation.table import result_record, result_table
@@ -73,7 +77,10 @@ def evaluate(
     record = result_record(result, this_machine(predictor.device), **facts)
     if out is not None:
         write_whole_text(out, json.dumps(record, indent=2) + "\n")
-    print(json.dumps(record) if as_json else result_table(result))
+    if as_json or as_card:
+        print(json.dumps(record) if as_json else card_tables(record))
+        return
+    print(result_table(result))
 
 
 def _checkpoint_facts(name: str) -> dict[str, Any]:

@@ -1,0 +1,48 @@
+"""An evaluation's record as the `[[checkpoint.measured]]` tables of a result card, so that nobody types a number."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+METRICS = ("mIoU", "oIoU", "P@0.5", "P@0.7", "J", "kept", "refused")
+
+
+def card_tables(record: dict[str, Any]) -> str:
+    """TOML tables, one for each metric of each register that was measured; shares become percent.
+
+    Args:
+        record: what `evaluation.table.result_record` returns, and `refseg evaluate --out` writes.
+    """
+    source, machine = record["source"], record["machine"]
+    shared = {
+        "dataset": source["name"],
+        "split": source.get("split") or "all",
+        "protocol": _protocol(record),
+        "version": machine["refseg"],
+    }
+    date, where = machine["date"][:10], f"{machine['processor']}, {machine['threads']} threads"
+    tables = []
+    for metric, value in _numbers(
+        record["scores"], has_clips=record["data"]["frames"] > record["data"]["examples"]
+    ):
+        pairs = [*shared.items(), ("metric", metric), ("machine", where)]
+        lines = [f"{key} = {json.dumps(text, ensure_ascii=False)}" for key, text in pairs]
+        tables.append("\n".join(["[[checkpoint.measured]]", *lines, f"value = {value}", f"date = {date}"]))
+    return "\n\n".join(tables)
+
+
+def _protocol(record: dict[str, Any]) -> str:
+    data = record["data"]
+    asked = f"{data['examples']} examples, {data['phrases']} phrases, masks at source size, {record['dtype']}"
+    control = "; control: every phrase asked of another example" if data["shuffled_phrases"] else ""
+    return asked + control
+
+
+def _numbers(scores: dict[str, dict[str, Any]], *, has_clips: bool) -> Iterator[tuple[str, float]]:
+    """Metric and register, and the value in percent with one digit."""
+    for register, score in scores.items():
+        for metric in METRICS:
+            if score[metric] is not None and (metric != "J" or has_clips):
+                yield f"{metric} {register}", round(100 * score[metric], 1)
