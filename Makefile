@@ -55,6 +55,11 @@ types: $(VENV)/.dev
 
 check: lint types test-fast  ## what a commit must pass
 
+docs: $(VENV)/.runtime  ## the page of checkpoints and the README's picture, made anew
+	$(BIN)/refseg models --markdown > docs/models.md.part && mv docs/models.md.part docs/models.md
+	$(BIN)/refseg demo
+	cp refseg-demo/demo.png docs/images/demo.png
+
 bench: $(VENV)/.runtime  ## speed of this machine, printed with its own matrix rate
 	$(BIN)/python benchmarks/startup.py
 	$(BIN)/python benchmarks/predict.py

@@ -1,5 +1,6 @@
 """`refseg predict` from words to files, with a model whose answers are known."""
 
+import errno
 import json
 import os
 import signal
@@ -288,6 +289,7 @@ def test_masks_have_the_size_of_the_upright_picture(here, refseg):
     [
         (["any", "absent.png", "red"], "there is no file or folder 'absent.png'"),
         (["any", "red"], "no input was given"),
+        (["photo.png", "red one"], "which comes first, as in: refseg predict scout photo.png 'red one'"),
         (["any"], "no input was given"),
         (["any", "photo.png"], "no phrase was given"),
         (["any", "photo.png", ""], "phrase 1 is empty"),
@@ -341,13 +343,14 @@ def test_a_folder_that_may_not_be_written_is_told_before_work(here, refseg, monk
 
 
 def test_a_full_disk_is_one_sentence_and_leaves_no_half_file(here, refseg, monkeypatch):
-    def fill(*_, **__):
-        raise OSError(28, "No space left on device")
+    def write_half(_picture, target, **_):
+        Path(target).write_bytes(b"half")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(target))
 
-    monkeypatch.setattr("PIL.Image.Image.save", fill)
+    monkeypatch.setattr(Image.Image, "save", write_half)
     code, _, err = refseg("predict", "any", "photo.png", "red")
-    assert code == 2 and "the disk is full" in err
-    assert list((here / "refseg-out").iterdir()) == []
+    assert code == 2 and err.startswith("refseg: the disk is full, writing ") and err.count("\n") == 1
+    assert [p for p in (here / "refseg-out").rglob("*") if p.is_file()] == []
 
 
 def test_memory_that_runs_out_is_one_sentence(here, refseg, monkeypatch):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -50,6 +51,23 @@ def split_arguments(arguments: Sequence[str], phrases: Sequence[str]) -> tuple[l
             f"write --phrase {arguments[-1]!r} for a phrase that is also a file's name"
         )
     return inputs, asked
+
+
+def check_is_no_input(checkpoint: str, arguments: Sequence[str]) -> None:
+    """Refuses a picture or video in the place of the checkpoint, which comes first.
+
+    Raises:
+        InvalidInput: if the checkpoint is a file with a picture's or video's suffix.
+    """
+    from refseg.data.images import IMAGE_SUFFIXES
+    from refseg.data.video import VIDEO_SUFFIXES
+
+    if _exists(checkpoint) and Path(checkpoint).suffix.lower() in IMAGE_SUFFIXES | VIDEO_SUFFIXES:
+        words = " ".join(shlex.quote(word) for word in (checkpoint, *arguments[:2]))
+        raise InvalidInput(
+            f"{checkpoint!r} is a picture or video in the place of the checkpoint, which comes first, as in: "
+            f"refseg predict scout {words}"
+        )
 
 
 def _leading_inputs(arguments: Sequence[str]) -> list[Path]:

@@ -84,9 +84,10 @@ def predict(
     refseg predict scout photo.jpg "the left dog" "the red ball"
     """
     from refseg.cli._answers import ResultsFile, answer_files, check_absent
-    from refseg.cli._jobs import make_jobs, phrase_slugs, read_phrases, split_arguments
+    from refseg.cli._jobs import check_is_no_input, make_jobs, phrase_slugs, read_phrases, split_arguments
     from refseg.files import check_writable
 
+    check_is_no_input(checkpoint, arguments or [])
     given = [*(phrase or []), *(read_phrases(phrases) if phrases else [])]
     inputs, asked = split_arguments(arguments or [], given)
     jobs = make_jobs(inputs, as_clip=clip)
