@@ -23,10 +23,10 @@ def painted(height, width, box, frames=2):
 
 
 @st.composite
-def examples(draw):
-    height, width = draw(st.integers(3, 41)), draw(st.integers(3, 41))
-    top, left = draw(st.integers(0, height - 1)), draw(st.integers(0, width - 1))
-    bottom, right = draw(st.integers(top + 1, height)), draw(st.integers(left + 1, width))
+def examples(draw, thinnest=1):
+    height, width = draw(st.integers(max(3, thinnest), 41)), draw(st.integers(max(3, thinnest), 41))
+    top, left = draw(st.integers(0, height - thinnest)), draw(st.integers(0, width - thinnest))
+    bottom, right = draw(st.integers(top + thinnest, height)), draw(st.integers(left + thinnest, width))
     return painted(height, width, (top, left, bottom, right))
 
 
@@ -46,15 +46,14 @@ def test_pixels_masks_ids_and_boxes_stay_together_when_mirrored_and_cropped(exam
     assert not varied.masks[1].any()
 
 
-@given(example=examples(), factor=st.floats(0.5, 2.0))
+# A line two pixels wide fades to grey when the picture shrinks by half: where its end lies is then no longer to be seen.
+@given(example=examples(thinnest=4), factor=st.floats(0.5, 2.0))
 @settings(deadline=None)
 def test_the_mask_follows_resized_pixels_to_within_a_pixel(example, factor):
     varied = rescale(example, factor)
     height, width = varied.frames.shape[-2:]
     assert varied.masks.shape[-2:] == (height, width)
     seen, masks = varied.frames[:, 0] > 127, varied.masks[0]
-    if not seen.any() or not masks.any():
-        return  # a line one pixel wide may vanish when the picture shrinks
     apart = (box_of(seen[None]) - box_of(masks[None])).abs() * torch.tensor([width, height, width, height])
     assert apart.max() <= 1.0 + 1e-4  # nearest and antialiased resizing round an edge to neighbouring pixels
 
