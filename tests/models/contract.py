@@ -10,8 +10,8 @@ import re
 
 import pytest
 import torch
-from refseg.data.collate import collate
 
+from refseg.data.collate import collate
 from refseg.errors import CheckpointMismatch, InvalidInput
 from refseg.models import catalog
 from refseg.structures import Example, Output, TextTokens

@@ -134,3 +134,8 @@ def test_a_packaged_recipe_is_short_and_names_what_exists(name):
     assert run.variant in catalog.family(run.family).variants
     assert name.split("/")[0] == run.family
     assert not set(tomllib.loads(path.read_text())) & {"base", "extends", "inherit"}
+
+
+def test_a_key_without_its_section_is_told_where_it_belongs():
+    with pytest.raises(InvalidInput, match=r"did you mean 'run\.steps'"):
+        read_recipe(find_recipe("scout/scenes"), ["steps=3"])

@@ -45,7 +45,8 @@ class ClosedVocabulary:
         spelled = re.findall(r"[^\W_]+", phrase.lower())
         words = self._without_fillers(spelled)
         if not words:
-            held = "is empty" if not spelled else f"is empty but for {' '.join(spelled)!r}"
+            nothing = "is empty" if not phrase.strip() else "holds no word"
+            held = nothing if not spelled else f"is empty but for {' '.join(spelled)!r}"
             raise InvalidInput(f"the phrase {phrase!r} {held}; say what to look for, such as 'the red star'")
         self._refuse_unknown(phrase, words)
         if len(words) > self.max_tokens:

@@ -230,7 +230,8 @@ def _told(error: Any) -> str:
     place = [str(part) for part in error["loc"]]
     if error["type"] == "extra_forbidden":
         known = list(_section(place[:-1]).model_fields)
-        near = nearest(place[-1], known)
+        elsewhere = [key for key in _every_key() if key.split(".")[-1] == place[-1]]
+        near = elsewhere or nearest(place[-1], known)
         hint = f"did you mean {' or '.join(map(repr, near))}?" if near else f"known: {', '.join(known)}"
         where = f"section [{'.'.join(place[:-1])}]" if place[:-1] else "the top section"
         return f"unknown key {place[-1]!r} in {where}; {hint}"
@@ -238,6 +239,12 @@ def _told(error: Any) -> str:
         return f"{'.'.join(place)} is missing"
     said = error["msg"].removeprefix("Value error, ")
     return f"{'.'.join(place)}: {said}, not {error['input']!r}" if place else said
+
+
+def _every_key() -> list[str]:
+    """Every key of a recipe with its section, such as `run.steps`."""
+    sections = {name: _section([name]) for name in ("data", "optimizer", "schedule", "run")}
+    return [f"{name}.{key}" for name, section in sections.items() for key in section.model_fields]
 
 
 def _section(place: Sequence[str]) -> type[BaseModel]:
