@@ -19,18 +19,15 @@ DEFAULT_ROOT = HERE.parents[1].parent / "shared" / "parity"
 
 def pytest_generate_tests(metafunc):
     roots = [Path(root) for root in metafunc.config.getoption("--parity-root") or [DEFAULT_ROOT]]
-    cases = find_cases(COMMITTED)
-    known = {case.id: _fingerprint(case) for case in cases}
-    parameters = [_parameter(case) for case in cases]
-    for root in roots:
-        if not root.is_dir():
-            parameters.append(_absent(root))
-            continue
-        for case in find_cases(root):
-            if known.get(case.id) != _fingerprint(case):
-                known.setdefault(case.id, _fingerprint(case))
-                parameters.append(_parameter(case))
-    metafunc.parametrize("case", parameters)
+    cases = {case.id: case for case in find_cases(COMMITTED)}
+    for number, root in enumerate(roots, start=1):
+        for case in find_cases(root) if root.is_dir() else []:
+            earlier = cases.get(case.id)
+            if earlier is not None and _fingerprint(earlier) != _fingerprint(case):
+                cases[f"{case.id}, before root {number}"] = earlier  # a root's own case keeps the plain name
+            cases[case.id] = case
+    parameters = [_parameter(name, case) for name, case in cases.items()]
+    metafunc.parametrize("case", parameters + [_absent(root) for root in roots if not root.is_dir()])
 
 
 def test_parity(case):
@@ -42,8 +39,8 @@ def test_parity(case):
         pytest.skip(f"not built yet: {reason}")
 
 
-def _parameter(case: Case):
-    return pytest.param(case, id=case.id, marks=[pytest.mark.slow] if case.is_wide else [])
+def _parameter(name: str, case: Case):
+    return pytest.param(case, id=name, marks=[pytest.mark.slow] if case.is_wide else [])
 
 
 def _absent(root: Path):
