@@ -40,7 +40,7 @@ def test_an_unknown_word_is_named_with_its_nearest_known_words():
 
 @pytest.mark.parametrize("phrase", ["", "  ", "?!", "the", "please"])
 def test_a_phrase_that_names_nothing_is_refused(phrase):
-    with pytest.raises(InvalidInput, match="is empty|holds no word"):
+    with pytest.raises(InvalidInput, match=r"is empty|holds no word"):
         WORDS.split(phrase)
 
 

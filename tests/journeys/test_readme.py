@@ -5,6 +5,7 @@ import re
 import shlex
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -70,3 +71,23 @@ def test_the_test_command_of_the_readme_is_what_continuous_integration_runs():
 def test_the_page_of_checkpoints_is_made_from_the_cards(folder):
     printed = run(["-m", "refseg", "models", "--markdown"], folder).stdout
     assert (ROOT / "docs" / "models.md").read_text(encoding="utf-8") == printed
+
+
+def test_numbers_of_scout_in_the_readme_are_those_of_its_card():
+    cards = tomllib.loads((ROOT / "src/refseg/models/scout/checkpoints.toml").read_text(encoding="utf-8"))
+    measured = cards["checkpoint"][0]["measured"]
+    told = {(m["dataset"], m["split"], m["metric"]): m["value"] for m in measured}
+    for metric in ("mIoU", "P@0.5"):
+        row = re.search(rf"^\| {metric} \|(.*)\|$", README, flags=re.M).group(1)
+        registers = ("loc", "app", "rel", "multi", "all")
+        assert [float(cell) for cell in row.split("|")] == [
+            told["scenes", "val", f"{metric} {r}"] for r in registers
+        ]
+    for number, key in {
+        r"refuses ([\d.]+) of": ("scenes", "val", "refused none"),
+        r"answers ([\d.]+) of": ("scenes", "val", "kept all"),
+        r"falls\s+to ([\d.]+) mIoU": ("scenes, control", "val", "mIoU all"),
+        r"never showed: ([\d.]+) mIoU": ("scenes", "new", "mIoU all"),
+        r"\(J ([\d.]+) on": ("scenes, clips", "val", "J mot"),
+    }.items():
+        assert float(re.search(number, README).group(1)) == told[key]
