@@ -29,7 +29,7 @@ class Contract:
 
     # What the tests are made of
 
-    @pytest.fixture(scope="class")
+    @pytest.fixture
     def family(self):
         return catalog.family(self.family_name)
 
