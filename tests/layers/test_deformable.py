@@ -107,3 +107,17 @@ def test_an_encoder_layer_keeps_the_shape_and_trains():
     read.sum().backward()
     assert read.shape == tokens.shape
     assert all(parameter.grad is not None for parameter in encoder.parameters())
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_few_queries_read_before_the_values_are_projected(masked):
+    attention, query, tokens = layer(), torch.randn(2, 5, 8), torch.randn(2, CELLS, 8)
+    torch.nn.init.normal_(attention.value_proj.bias)
+    reference = (
+        torch.rand(2, 5, 4, 2) * 1.4 - 0.2
+    )  # some places lie outside, where the bias counts for nothing
+    valid = torch.rand(2, CELLS) > 0.4 if masked else None
+    few = attention(query, reference, tokens, SIZES, valid)
+    # The same queries among so many that values are projected first.
+    among = attention(query.repeat(1, 12, 1), reference.repeat(1, 12, 1, 1), tokens, SIZES, valid)
+    torch.testing.assert_close(few, among[:, :5])

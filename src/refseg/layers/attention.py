@@ -48,6 +48,8 @@ class Attention(nn.Module):
 
     def forward(self, query: Tensor, key: Tensor, value: Tensor, valid: Tensor | None = None) -> Tensor:
         """Queries [N, Q, C] mixed from values [N, S, C]; see `attend`."""
+        if self._folds(query, key):
+            return self._folded(query, key, value, valid)
         weights = self.in_proj_weight.chunk(3)
         biases = self.in_proj_bias.chunk(3)
         projected = [
@@ -55,3 +57,31 @@ class Attention(nn.Module):
         ]
         dropout = self.dropout if self.training else 0.0
         return self.out_proj(attend(*projected, num_heads=self.num_heads, valid=valid, dropout=dropout))
+
+    def _folds(self, query: Tensor, key: Tensor) -> bool:
+        if self.training or torch.compiler.is_compiling():
+            return False
+        return key.shape[1] < query.shape[1] and key.shape[1] * self.num_heads <= query.shape[2]
+
+    def _folded(self, query: Tensor, key: Tensor, value: Tensor, valid: Tensor | None) -> Tensor:
+        """The same where keys are few: what is linear before and after the weights is done to keys and values.
+
+        A score is (W_q x + b) . k = x . (W_q^T k) + b . k, and the output projection of a mean is the mean of projected
+        values; so no query is projected, and the numbers per query are heads * S instead of C.
+        """
+        heads, count = self.num_heads, key.shape[1]
+        weights = self.in_proj_weight.chunk(3)
+        biases = self.in_proj_bias.chunk(3)
+        keys, values = (
+            functional.linear(tokens, weights[i], biases[i]).unflatten(-1, (heads, -1)).transpose(1, 2)
+            for i, tokens in ((1, key), (2, value))
+        )  # [N, heads, S, D]
+        keys = keys * keys.shape[-1] ** -0.5
+        asked = keys @ weights[0].unflatten(0, (heads, -1))  # [N, heads, S, C]
+        shift = keys @ biases[0].view(heads, -1, 1)  # [N, heads, S, 1]
+        if valid is not None:
+            shift = shift.masked_fill(~valid[:, None, :, None], -torch.inf)
+        given = values @ self.out_proj.weight.t().unflatten(0, (heads, -1))  # [N, heads, S, C]
+        scores = torch.baddbmm(shift.flatten(1)[:, None], query, asked.flatten(1, 2).transpose(1, 2))
+        shares = scores.unflatten(-1, (heads, count)).softmax(-1).flatten(-2)  # [N, Q, heads * S]
+        return torch.baddbmm(self.out_proj.bias, shares, given.flatten(1, 2))

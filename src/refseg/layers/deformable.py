@@ -60,13 +60,25 @@ class DeformableAttention(nn.Module):
             valid: [N or 1, S] bool; the values of other tokens count as zero.
             returns: [N, Q, C].
         """
-        values = self.value_proj(tokens)
-        if valid is not None:
-            values = values.masked_fill(~valid[..., None], 0.0)
-        values = values.unflatten(-1, (self.num_heads, -1))  # [N, S, heads, D]
         places, weights = self._points(query, reference, sizes)
-        gather = _gather_rows if _prefers_rows(values) else _gather_maps
-        return self.output_proj(gather(values, places, weights, sizes))
+        if not torch.compiler.is_compiling() and query.shape[1] * self.num_heads < tokens.shape[1]:
+            return self.output_proj(self._read_then_project(tokens, places, weights, sizes, valid))
+        values = _without_padding(self.value_proj(tokens), valid)
+        return self.output_proj(_gather(values.unflatten(-1, (self.num_heads, -1)), places, weights, sizes))
+
+    def _read_then_project(
+        self, tokens: Tensor, places: Tensor, weights: Tensor, sizes: Sizes, valid: Tensor | None
+    ) -> Tensor:
+        """The same for few queries: what they read is projected, not all that they could have read.
+
+        A column of ones is read along; it becomes the share of the bias, which neither padding nor the outside has.
+        """
+        rows = _without_padding(functional.pad(tokens, (0, 1), value=1.0), valid)
+        by_head = places.flatten(1, 2)[:, :, None], weights.flatten(1, 2)[:, :, None]
+        read = _gather(rows[:, :, None], *by_head, sizes).unflatten(1, (-1, self.num_heads))
+        kernels = torch.cat([self.value_proj.weight, self.value_proj.bias[:, None]], dim=1)
+        kernels = kernels.unflatten(0, (self.num_heads, -1))  # [heads, D, C + 1]
+        return torch.einsum("nqhc,hdc->nqhd", read, kernels).flatten(2)
 
     def _points(self, query: Tensor, reference: Tensor, sizes: Sizes) -> tuple[Tensor, Tensor]:
         """Float32 places [N, Q, heads, levels, points, 2], and weights without the last axis.
@@ -82,6 +94,16 @@ class DeformableAttention(nn.Module):
             reach = reference[..., 2:].float() * extent * (0.5 / self.num_points)
             offsets = offsets * reach[:, :, None, :, None]
         return centre[:, :, None, :, None] + offsets, weights.unflatten(-1, taps[1:])
+
+
+def _without_padding(rows: Tensor, valid: Tensor | None) -> Tensor:
+    return rows if valid is None else rows.masked_fill(~valid[..., None], 0.0)
+
+
+def _gather(values: Tensor, places: Tensor, weights: Tensor, sizes: Sizes) -> Tensor:
+    """Values [N, S, heads, D] at places, weighted and summed: [N, Q, heads * D]; see `_gather_rows`."""
+    gather = _gather_rows if _prefers_rows(values) else _gather_maps
+    return gather(values, places, weights, sizes)
 
 
 def _prefers_rows(values: Tensor) -> bool:
@@ -124,11 +146,10 @@ def _gather_rows(values: Tensor, places: Tensor, weights: Tensor, sizes: Sizes) 
     batch, _, heads = values.shape[:3]
     levels = zip(values.split(_areas(sizes), dim=1), sizes, strict=True)
     rows = torch.cat([_with_margin(part, size) for part, size in levels], dim=1)
-    # fmax and fmin take the number where the other is none: a diverging run fails at its loss, not here.
+    # What is no number is not above -1 and becomes it: a diverging run fails at its loss, not here.
     beyond = places.new_tensor([[w, h] for h, w in sizes])[:, None]
-    x, y = (
-        places.fmax(places.new_tensor(-1.0)).fmin(beyond).flatten(3, 4).unbind(-1)
-    )  # [N, Q, heads, levels*points]
+    bounded = torch.where(places > -1.0, places, -1.0).minimum(beyond)
+    x, y = bounded.flatten(3, 4).unbind(-1)  # [N, Q, heads, levels*points]
     left, top = x.detach().floor(), y.detach().floor()
     layout = _Layout(sizes, heads=heads, num_points=places.shape[-2], like=x)
     bags = functional.embedding_bag(
