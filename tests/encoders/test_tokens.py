@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from refseg.encoders.tokens import BYTES, PhraseTokenizer, byte_tokenizer, cached_tokenizer
+from refseg.encoders.tokens import BYTES, PhraseTokenizer, byte_tokenizer, cached_tokenizer, word_tokenizer
 from refseg.errors import InvalidInput
 
 
@@ -85,3 +85,11 @@ def test_the_bytes_file_is_a_tokenizer():
     other = tokenizer("given")
     other.take(byte_tokenizer())
     assert other(["dog"]).values.tolist() == tokenizer()(["dog"]).values.tolist()
+
+
+def test_a_word_tokenizer_gives_a_known_word_one_token_between_the_ends():
+    reads = PhraseTokenizer(BYTES, max_tokens=20, pad_id=1)
+    reads.take(word_tokenizer(["dog", "left", "the"]))
+    tokens = reads(["the left dog", "the zebra"])
+    assert tokens.values.tolist() == [[0, 7, 6, 5, 2], [0, 7, 3, 2, 1]]
+    assert tokens.valid.tolist() == [[True] * 5, [True] * 4 + [False]]

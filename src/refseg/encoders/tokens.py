@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -98,12 +98,31 @@ def cached_tokenizer(name: str) -> str | None:
 
 def byte_tokenizer() -> str:
     """The `tokenizer.json` of a byte-level tokenizer without merges, with RoBERTa's special tokens."""
-    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+    from tokenizers import models, pre_tokenizers
 
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    vocabulary = {token: index for index, token in enumerate((*SPECIALS, *alphabet))}
-    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[], unk_token="<unk>"))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    vocabulary = _numbered(sorted(pre_tokenizers.ByteLevel.alphabet()))
+    model = models.BPE(vocab=vocabulary, merges=[], unk_token="<unk>")
+    return _tokenizer_text(model, pre_tokenizers.ByteLevel(add_prefix_space=False), vocabulary)
+
+
+def word_tokenizer(words: Sequence[str]) -> str:
+    """The `tokenizer.json` of a tokenizer that gives each of `words` one token, as RoBERTa gives common words."""
+    from tokenizers import models, pre_tokenizers
+
+    vocabulary = _numbered(words)
+    model = models.WordLevel(vocab=vocabulary, unk_token="<unk>")
+    return _tokenizer_text(model, pre_tokenizers.Whitespace(), vocabulary)
+
+
+def _numbered(tokens: Sequence[str]) -> dict[str, int]:
+    return {token: index for index, token in enumerate((*SPECIALS, *tokens))}
+
+
+def _tokenizer_text(model: Any, splitter: Any, vocabulary: dict[str, int]) -> str:
+    from tokenizers import Tokenizer, processors
+
+    tokenizer = Tokenizer(model)
+    tokenizer.pre_tokenizer = splitter
     tokenizer.post_processor = processors.RobertaProcessing(
         ("</s>", vocabulary["</s>"]), ("<s>", vocabulary["<s>"]), add_prefix_space=False
     )

@@ -147,13 +147,15 @@ def open_predictor(checkpoint: str, *, device: str = "auto", dtype: str = "float
 
 
 def _random_model(family: str, variant: str) -> ReferringModel:
-    from refseg.encoders.tokens import byte_tokenizer
+    from refseg.encoders.tokens import word_tokenizer
 
     words = sorted({word for phrase in PHRASES for word in re.findall(r"\w+", phrase)})
     torch.manual_seed(0)
     model = catalog.build(family, catalog.variant(family, variant).for_words(words))
-    if not model.extra_state():  # no tokenizer at hand: one that needs no file, with more tokens to a phrase
-        model.load_extra_state({"tokenizer.json": byte_tokenizer()})
+    if (
+        not model.extra_state()
+    ):  # no tokenizer at hand: one that needs no file, with as many tokens to these plain words
+        model.load_extra_state({"tokenizer.json": word_tokenizer(words)})
     return model
 
 
