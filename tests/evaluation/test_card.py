@@ -41,10 +41,11 @@ def test_tables_are_a_part_of_a_card():
 
 def test_the_control_says_that_it_is_one():
     control = {**RECORD, "data": {**RECORD["data"], "shuffled_phrases": True}}
-    assert "control" in card_tables(control)
+    assert 'dataset = "scenes, control"' in card_tables(control)
 
 
 def test_j_is_told_of_clips_alone():
     clips = {**RECORD, "data": {**RECORD["data"], "frames": 60}}
     assert '"J loc"' in card_tables(clips)
+    assert 'dataset = "scenes, clips"' in card_tables(clips)
     assert '"J loc"' not in card_tables(RECORD)

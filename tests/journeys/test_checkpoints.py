@@ -14,7 +14,6 @@ import torch
 from checkpoints import tiny
 from checkpoints.loopback import Behaviour, serving
 from refseg.checkpoints import native
-from refseg.cli import main
 from refseg.models import catalog
 
 CARD = """
@@ -51,20 +50,6 @@ def here(tmp_path, monkeypatch):
         tmp_path / "p.pth",
     )
     return tmp_path
-
-
-@pytest.fixture
-def refseg(monkeypatch, capsys):
-    """Runs the command line; gives its exit code, stdout and stderr."""
-
-    def run(*words):
-        monkeypatch.setattr(sys, "argv", ["refseg", *map(str, words)])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        printed = capsys.readouterr()
-        return ended.value.code or 0, printed.out, printed.err
-
-    return run
 
 
 TINY = ("--family", "tiny", "--variant", "debug", "--tokenizer", "words.json")

@@ -44,20 +44,6 @@ def here(tmp_path, monkeypatch):
     return tmp_path
 
 
-@pytest.fixture
-def refseg(monkeypatch, capsys):
-    """Runs the command line; gives its exit code, stdout and stderr."""
-
-    def run(*words):
-        monkeypatch.setattr(sys, "argv", ["refseg", *map(str, words)])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        printed = capsys.readouterr()
-        return ended.value.code or 0, printed.out, printed.err
-
-    return run
-
-
 def lines_of(folder):
     return [json.loads(line) for line in (folder / "results.jsonl").read_text("utf-8").splitlines()]
 

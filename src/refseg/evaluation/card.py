@@ -17,7 +17,7 @@ def card_tables(record: dict[str, Any]) -> str:
     """
     source, machine = record["source"], record["machine"]
     shared = {
-        "dataset": source["name"],
+        "dataset": source["name"] + _kind(record["data"]),
         "split": source.get("split") or "all",
         "protocol": _protocol(record),
         "version": machine["refseg"],
@@ -31,6 +31,12 @@ def card_tables(record: dict[str, Any]) -> str:
         lines = [f"{key} = {json.dumps(text, ensure_ascii=False)}" for key, text in pairs]
         tables.append("\n".join(["[[checkpoint.measured]]", *lines, f"value = {value}", f"date = {date}"]))
     return "\n\n".join(tables)
+
+
+def _kind(data: dict[str, Any]) -> str:
+    """What sets a measurement apart from the ordinary one of the same data."""
+    clips = ", clips" if data["frames"] > data["examples"] else ""
+    return clips + (", control" if data["shuffled_phrases"] else "")
 
 
 def _protocol(record: dict[str, Any]) -> str:
