@@ -135,7 +135,7 @@ def test_a_phrase_that_is_too_long_is_refused():
 
 
 def test_published_parameter_counts():
-    counts = {"resnet50": 176_262_207, "resnet101": 195_202_111}
+    counts = {"resnet50": 176_262_207, "resnet101": 195_202_111, "video-swin-t-a2d": 177_088_101}
     for variant, count in counts.items():
         with torch.device("meta"):
             model = catalog.build("referformer", variant)

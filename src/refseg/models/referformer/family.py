@@ -19,9 +19,8 @@ FAMILY = Family(
     loss=ReferFormerLossConfig(),
     convert=convert,
     cards=Path(__file__).parent / "checkpoints.toml",
-    # Scales of the published learning rate of 1e-4.
+    # Scales of the published learning rate of 1e-4; what stays frozen depends on the backbone and is set in model.py.
     param_rules=(
-        ParamRule(r"^backbone\.(stem|stages\.0)\.", trained=False),
         ParamRule(r"^backbone\.", lr_scale=0.5),
         ParamRule(r"^text_tower\.", lr_scale=0.1),
         ParamRule(r"reference_points|sampling_offsets", lr_scale=1.0),
