@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from refseg.encoders import video_swin
-from refseg.encoders.video_swin import VideoSwin, VideoSwinSpec, inflate
+from refseg.encoders.video_swin import VideoSwin, VideoSwinSpec
 
 SMALL = VideoSwinSpec(8, (2, 2, 1, 1), (1, 2, 2, 2), window=(2, 3, 3), drop_path=0.0)
 
@@ -50,7 +50,7 @@ def test_windows_in_steps_equal_all_at_once(monkeypatch):
 def test_recomputing_blocks_changes_no_gradient():
     gradients = []
     for recomputes in (False, True):
-        model = network(recomputes=recomputes).train()
+        model = network(recomputes_blocks=recomputes).train()
         sum(level.square().mean() for level in model(clip())).backward()
         gradients.append([parameter.grad for parameter in model.parameters()])
     for kept, again in zip(*gradients, strict=True):
@@ -74,10 +74,3 @@ def test_a_cut_window_takes_its_biases_from_the_top_left_of_the_full_one():
     attention = network().layers[0].blocks[0].attn
     full, cut = attention._bias(18), attention._bias(8)
     assert torch.equal(cut, full[:, :8, :8])
-
-
-@torch.no_grad()
-def test_weights_of_deeper_patches_are_summed_and_those_of_pictures_taken_as_they_are():
-    deep = torch.randn(8, 3, 2, 4, 4)
-    torch.testing.assert_close(inflate(deep)[:, :, 0], deep[:, :, 0] + deep[:, :, 1])
-    assert inflate(torch.randn(8, 3, 4, 4)).shape == (8, 3, 1, 4, 4)

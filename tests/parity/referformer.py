@@ -68,6 +68,10 @@ def config_of(case: Case) -> settings.ReferFormerConfig:
 BACKBONES = {
     "resnet50": settings.RESNET50,
     "resnet101": settings.RESNET101,
+    "swin_t_p4w7": settings.SWIN_TINY,
+    "swin_s_p4w7": settings.SWIN_SMALL,
+    "swin_b_p4w7": settings.SWIN_BASE,
+    "swin_l_p4w7": settings.SWIN_LARGE,
     "video_swin_t_p4w7": settings.VIDEO_SWIN_T,
     "video_swin_s_p4w7": settings.VIDEO_SWIN_S,
     "video_swin_b_p4w7": settings.VIDEO_SWIN_B,

@@ -12,10 +12,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from itertools import islice
 from typing import cast
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -43,9 +41,10 @@ class VideoSwinSpec:
     num_heads: tuple[int, ...] = (3, 6, 12, 24)
     window: Grid = (8, 7, 7)
     drop_path: float = 0.2  # of the last block; the first has none
-    recomputes: bool = False  # blocks again in the backward pass, to save memory
+    recomputes_blocks: bool = False  # in the backward pass, instead of keeping what they computed
 
 
+# https://github.com/SwinTransformer/Video-Swin-Transformer, configs/_base_/models/swin
 VIDEO_SWIN_T = VideoSwinSpec()
 VIDEO_SWIN_S = VideoSwinSpec(depths=(2, 2, 18, 2))
 VIDEO_SWIN_B = VideoSwinSpec(embed_dim=128, depths=(2, 2, 18, 2), num_heads=(4, 8, 16, 32))
@@ -215,7 +214,7 @@ class Stage(nn.Module):
         windows = _windows_of(_triple(maps.shape[1:4]), self.window)
         regions = windows.regions(maps.device) if any(windows.shift) else None
         for block in self.blocks:
-            if recomputes and self.training:
+            if recomputes and self.training and torch.is_grad_enabled():
                 maps = cast("Tensor", checkpoint(block, maps, windows, regions, use_reentrant=False))
             else:
                 maps = block(maps, windows, regions)
@@ -246,11 +245,10 @@ class VideoSwin(nn.Module):
         super().__init__()
         self.spec = spec
         self.out_channels = tuple(spec.embed_dim * 2**k for k in range(len(spec.depths)))
-        rising = iter(np.linspace(0, spec.drop_path, sum(spec.depths)).tolist())
-        drops = [list(islice(rising, depth)) for depth in spec.depths]
+        drops = torch.linspace(0, spec.drop_path, sum(spec.depths), device="cpu").split(list(spec.depths))
         self.patch_embed = PatchEmbedding(spec.embed_dim)
         self.layers = nn.ModuleList(
-            Stage(width, heads, spec.window, part)
+            Stage(width, heads, spec.window, part.tolist())
             for width, heads, part in zip(self.out_channels, spec.num_heads, drops, strict=True)
         )
         self.downsamples = nn.ModuleList(Merging(width) for width in self.out_channels[:-1])
@@ -265,15 +263,10 @@ class VideoSwin(nn.Module):
         maps = self.patch_embed(frames)
         told = []
         for index, stage in enumerate(self.layers):
-            maps = stage(maps, recomputes=self.spec.recomputes)
+            maps = stage(maps, recomputes=self.spec.recomputes_blocks)
             told.append(maps.permute(0, 1, 4, 2, 3))
             maps = self.downsamples[index](maps) if index < len(self.downsamples) else maps
         return tuple(told)
-
-
-def inflate(weight: Tensor) -> Tensor:
-    """Patch weights [C, 3, t, 4, 4] of a pre-trained file, or [C, 3, 4, 4] of one for pictures, one frame deep."""
-    return weight[:, :, None] if weight.ndim == 4 else weight.sum(2, keepdim=True)
 
 
 def _windows_of(size: Grid, window: Grid) -> _Windows:

@@ -15,7 +15,14 @@ class TestReferFormer(Contract):
     reads_padding = PADDING
 
 
-class TestReferFormerVideo(TestReferFormer):
+class TestReferFormerOfPictures(TestReferFormer):
+    @pytest.fixture
+    def model(self):
+        torch.manual_seed(0)
+        return catalog.build("referformer", "debug-swin").eval()
+
+
+class TestReferFormerOfClips(TestReferFormer):
     @pytest.fixture
     def model(self):
         torch.manual_seed(0)

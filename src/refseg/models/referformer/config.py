@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from refseg.encoders.swin import SWIN_BASE, SWIN_LARGE, SWIN_SMALL, SWIN_TINY, SwinSpec
 from refseg.encoders.text import ROBERTA_BASE, TextSpec
 from refseg.encoders.tokens import BYTES, BYTES_VOCABULARY
 from refseg.encoders.video_swin import VIDEO_SWIN_B, VIDEO_SWIN_S, VIDEO_SWIN_T, VideoSwinSpec
@@ -42,7 +43,7 @@ class ResNetSpec:
 RESNET50 = ResNetSpec()
 RESNET101 = ResNetSpec(blocks=(3, 4, 23, 3))
 
-BackboneSpec = ResNetSpec | VideoSwinSpec
+BackboneSpec = ResNetSpec | SwinSpec | VideoSwinSpec
 
 
 @dataclass(frozen=True)
@@ -94,6 +95,10 @@ class ReferFormerLossConfig(LossConfig):
 _BACKBONES: dict[str, BackboneSpec] = {
     "resnet50": RESNET50,
     "resnet101": RESNET101,
+    "swin-t": SWIN_TINY,
+    "swin-s": SWIN_SMALL,
+    "swin-b": SWIN_BASE,
+    "swin-l": SWIN_LARGE,
     "video-swin-t": VIDEO_SWIN_T,
     "video-swin-s": VIDEO_SWIN_S,
     "video-swin-b": VIDEO_SWIN_B,
@@ -139,6 +144,7 @@ VARIANTS: dict[str, ReferFormerConfig] = {
     **_IMAGE,  # image pre-training, and RefCOCO/+/g
     **_ONE_FRAME,  # A2D and JHMDB: a clip is looked at, one frame of it is segmented
     "debug": _DEBUG,
+    "debug-swin": replace(_DEBUG, backbone=SwinSpec(16, (1, 1, 2, 1), (1, 2, 4, 4), window=3, drop_path=0.1)),
     "debug-video": replace(
         _DEBUG, backbone=VideoSwinSpec(16, (1, 1, 2, 1), (1, 2, 4, 4), window=(2, 3, 3), drop_path=0.1)
     ),

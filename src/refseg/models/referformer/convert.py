@@ -58,7 +58,10 @@ def _heads(config: ReferFormerConfig) -> list[Rule]:
 def _backbone(config: ReferFormerConfig) -> list[Rule]:
     if isinstance(config.backbone, ResNetSpec):
         return _resnet()
-    return [Rename(r"backbone\.0\.body\.(.*)", r"backbone.\1")]
+    return [
+        Rename(r"backbone\.0\.body\.norm(\d)\.(.*)", r"backbone.norms.\1.\2"),
+        Rename(r"backbone\.0\.body\.(.*)", r"backbone.\1"),
+    ]
 
 
 def _resnet() -> list[Rule]:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from refseg.encoders.resnet import ResNet
+from refseg.encoders.swin import Swin, SwinSpec
 from refseg.encoders.text import TextTower
 from refseg.encoders.tokens import PhraseTokenizer
 from refseg.encoders.video_swin import VideoSwin, VideoSwinSpec
@@ -218,7 +219,9 @@ class _Frames:
         return Output(self.by_clip(logits), self.by_clip(layer.class_logits), self.by_clip(layer.boxes))
 
 
-def _backbone(spec: BackboneSpec) -> ResNet | VideoSwin:
+def _backbone(spec: BackboneSpec) -> ResNet | Swin | VideoSwin:
+    if isinstance(spec, SwinSpec):
+        return Swin(spec)
     if isinstance(spec, VideoSwinSpec):
         return VideoSwin(spec)
     network = ResNet(
