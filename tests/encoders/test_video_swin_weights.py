@@ -1,5 +1,7 @@
 """Public files as a Video Swin takes them; each file is built here in its published form."""
 
+import re
+
 import pytest
 import torch
 
@@ -20,10 +22,8 @@ def kinetics_file(source):
     """A file of the Video Swin authors: a prefix, mergings inside the layers, patches of two frames, a classifier."""
     state = {}
     for name, value in source.state_dict().items():
-        owner, _, rest = name.partition(".")
-        if owner == "downsamples":
-            name = f"layers.{rest.replace('.', '.downsample.', 1)}"
-        state[f"backbone.{name}"] = value
+        published = re.sub(r"^downsamples\.(\d)", r"layers.\1.downsample", name)
+        state[f"backbone.{published}"] = value
     patches = state["backbone.patch_embed.proj.weight"]
     state["backbone.patch_embed.proj.weight"] = torch.cat([0.25 * patches, 0.75 * patches], dim=2)
     state["backbone.layers.0.blocks.0.attn.relative_position_index"] = torch.zeros(18, 18, dtype=torch.int64)
