@@ -105,11 +105,13 @@ _BACKBONES: dict[str, BackboneSpec] = {
 }
 _VIDEO = {name: ReferFormerConfig(backbone=backbone) for name, backbone in _BACKBONES.items()}
 _IMAGE = {
-    f"{name}-image": replace(config, frame=DATASET_FRAMES, protocol="image", num_frames=1, trains_text=True)
+    f"{name}-image": replace(
+        config, frame=DATASET_FRAMES, protocol="image", detail="candidates", num_frames=1, trains_text=True
+    )
     for name, config in _VIDEO.items()
 }
 _ONE_FRAME = {
-    f"{name}-a2d": replace(config, frame=DATASET_FRAMES, protocol="image")
+    f"{name}-a2d": replace(config, frame=DATASET_FRAMES, protocol="image", detail="candidates")
     for name, config in _VIDEO.items()
     if name.startswith("video")
 }
@@ -143,6 +145,7 @@ VARIANTS: dict[str, ReferFormerConfig] = {
     **_VIDEO,
     **_IMAGE,  # image pre-training, and RefCOCO/+/g
     **_ONE_FRAME,  # A2D and JHMDB: a clip is looked at, one frame of it is segmented
+    "video-swin-t-a2d-scratch": replace(_ONE_FRAME["video-swin-t-a2d"], num_frames=6, dropout=0.0),
     "debug": _DEBUG,
     "debug-swin": replace(_DEBUG, backbone=SwinSpec(16, (1, 1, 2, 1), (1, 2, 4, 4), window=3, drop_path=0.1)),
     "debug-video": replace(

@@ -20,9 +20,10 @@ from refseg.encoders.tokens import PhraseTokenizer
 from refseg.encoders.video_swin import VideoSwin, VideoSwinSpec
 from refseg.layers.position import sine_1d
 from refseg.layers.steps import frames_at_once, row_steps
+from refseg.models.base import Candidates as Offered
 from refseg.models.base import ReferringModel, Ruler
 from refseg.models.referformer.config import BackboneSpec, ReferFormerConfig
-from refseg.models.referformer.finish import finish_masks
+from refseg.models.referformer.finish import all_candidates, finish_masks, ranked_candidates, video_scores
 from refseg.models.referformer.levels import Levels, place_levels
 from refseg.models.referformer.mask_head import MaskHead
 from refseg.models.referformer.pixel_decoder import PixelDecoder, as_map, cells, place_map
@@ -114,6 +115,20 @@ class ReferFormer(ReferringModel):
             finish_masks(logits, placement, self.config.threshold, protocol=self.config.protocol, at=at)
             for logits, placement in zip(chosen, placements, strict=True)
         ]
+
+    def candidates(self, output: Output, placements: Sequence[Placement]) -> list[Offered]:
+        """All candidates of a frame: one score each with one class; ranked pairs of candidate and class with several."""
+        if self.config.num_classes == 1:
+            return all_candidates(output, placements, self.config.threshold)
+        return ranked_candidates(output, placements, self.config.threshold)
+
+    def soft_masks(self, output: Output, placements: Sequence[Placement]) -> list[Tensor]:
+        """Scores of the chosen candidate at the source, where `config.protocol` thresholds them last."""
+        if self.config.protocol == "image":
+            return super().soft_masks(output, placements)
+        query, _ = self.choose(output)
+        chosen = output.mask_logits[torch.arange(len(query), device=query.device), query]
+        return [video_scores(logits, placement) for logits, placement in zip(chosen, placements, strict=True)]
 
     def extra_state(self) -> dict[str, str]:
         """The tokenizer's file, where it is known."""
