@@ -11,6 +11,7 @@ with scores (A2D, JHMDB), ranked candidates with boxes (RefCOCO/+/g), several ob
 from __future__ import annotations
 
 from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 from torch.nn import functional
