@@ -63,7 +63,7 @@ class Swin(nn.Module):
         super().__init__()
         self.out_channels = spec.out_channels
         self.patch_embed = PatchEmbedding(spec.embed_dim)
-        rates = torch.linspace(0, spec.drop_path, sum(spec.depths)).tolist()
+        rates = torch.linspace(0, spec.drop_path, sum(spec.depths), device="cpu").tolist()
         starts = [sum(spec.depths[:stage]) for stage in range(len(spec.depths))]
         self.layers = nn.ModuleList(
             Stage(
