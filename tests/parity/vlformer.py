@@ -32,7 +32,7 @@ FLIPPED_PIXELS = 0.001  # share of mask pixels that float32 may flip, by the cas
 
 def run(case: Case) -> None:
     """Runs a case by what it holds."""
-    if "state_dict" in case.manifest and case.manifest["state_dict"]:
+    if case.manifest.get("state_dict"):
         if not case.arrays:
             return run_layout(case)
         return run_training(case) if "out/loss_total" in case.arrays else run_forward(case)
@@ -143,7 +143,7 @@ def run_forward(case: Case) -> None:
         output = model.segment(visual, text)
     computed = intermediates(model, seen, text, output)
     query, score = model.choose(output)
-    frames, height, width = case.arrays["out/mask_shape"].tolist()
+    _, height, width = case.arrays["out/mask_shape"].tolist()
     placement = dataclasses.replace(placement, source=(height, width))
     [mask] = model.finish(output, [placement])
     computed |= {

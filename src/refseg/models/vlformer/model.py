@@ -93,9 +93,8 @@ class VLFormer(ReferringModel):
         least = _logit(self.config.threshold)
         masks = []
         for logits, placement in zip(chosen, placements, strict=True):
-            logits = upsample_to_canvas(logits, placement.canvas)
-            logits = masks_to_source(logits, placement) if at == "source" else logits
-            masks.append(logits > least)
+            grown = upsample_to_canvas(logits, placement.canvas)
+            masks.append((masks_to_source(grown, placement) if at == "source" else grown) > least)
         return masks
 
     def extra_state(self) -> dict[str, str]:
