@@ -14,6 +14,7 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from refseg.errors import InvalidInput
@@ -56,7 +57,17 @@ class ImageEncoder(nn.Module):
 
         Published behaviour: they are not multiplied by Stable Diffusion's 0.18215.
         """
-        moments: Tensor = self.quant_conv(self.encoder(pixels))
+        encoder = self.encoder
+        hidden = encoder.conv_in(pixels.contiguous(memory_format=torch.channels_last))
+        for block in encoder.down_blocks:
+            for resnet in block.resnets:
+                hidden = residual(resnet, hidden)
+            for shrink in block.downsamplers or ():
+                hidden = shrink(hidden)
+        middle = encoder.mid_block
+        hidden = middle.attentions[0](residual(middle.resnets[0], hidden))
+        hidden = _rectified(encoder.conv_norm_out(residual(middle.resnets[1], hidden)))
+        moments: Tensor = self.quant_conv(encoder.conv_out(hidden))
         return moments[:, :LATENT_CHANNELS]
 
 
@@ -101,7 +112,8 @@ class Unet(nn.Module):
 
     def _encoded(self, walk: _Walk, latents: Tensor) -> tuple[Tensor, list[Tensor]]:
         """The coarsest features, and those that the decoder takes up again, finest first."""
-        hidden = self.conv_in(latents)
+        # Convolutions are faster where the channels of a cell lie side by side, and attention reads cells without a copy.
+        hidden = self.conv_in(latents.contiguous(memory_format=torch.channels_last))
         kept = [hidden]
         for block in self.down_blocks:
             for resnet, attention in _layers(block):
@@ -145,7 +157,7 @@ class _Walk:
 
     def layer(self, resnet: nn.Module, attention: nn.Module | None, hidden: Tensor) -> Tensor:
         """Features [N, C, h, w] through a residual block and, where there is one, an attention block."""
-        hidden = self._run(resnet, hidden, self.time)
+        hidden = self._run(residual, resnet, hidden, self.time)
         return hidden if attention is None else self._run(self._attended, attention, hidden, self.context)
 
     def _attended(self, attention: nn.Module, hidden: Tensor, context: Tensor) -> Tensor:
@@ -158,6 +170,30 @@ class _Walk:
         if self.recomputes:
             return cast("Tensor", checkpoint(step, *values, use_reentrant=False))
         return cast("Tensor", step(*values))
+
+
+def residual(resnet: Any, hidden: Tensor, time: Tensor | None = None) -> Tensor:
+    """What a residual block of diffusers computes; without gradients, in as little memory as it takes.
+
+    Shapes:
+        hidden: [N, C, h, w].
+        time: [1 or N, E], the embedded step; None where the block knows no time.
+    """
+    mixed = resnet.conv1(_rectified(resnet.norm1(hidden)))
+    if time is not None:
+        mixed = _added(mixed, resnet.time_emb_proj(functional.silu(time))[:, :, None, None])
+    mixed = resnet.conv2(_rectified(resnet.norm2(mixed)))
+    if resnet.conv_shortcut is not None:
+        hidden = resnet.conv_shortcut(hidden)
+    return _added(mixed, hidden)
+
+
+def _added(sum_so_far: Tensor, more: Tensor) -> Tensor:
+    return sum_so_far + more if torch.is_grad_enabled() else sum_so_far.add_(more)
+
+
+def _rectified(hidden: Tensor) -> Tensor:
+    return functional.silu(hidden, inplace=not torch.is_grad_enabled())
 
 
 def _layers(block: Any) -> list[tuple[nn.Module, nn.Module | None]]:
