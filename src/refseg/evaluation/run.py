@@ -88,7 +88,9 @@ class Result:
         return self.overlaps.score(*registers)
 
     def scored(self) -> list[Scored]:
-        """The numbers of every protocol, in the order asked for."""
+        """The numbers of every protocol, in the order asked for; none where there was nothing to compare with."""
+        if not any(row.views for example in self.done for row in example.rows):
+            return []
         return [scored(self.done, protocol, self.plan) for protocol in self.plan.protocols]
 
 
@@ -100,6 +102,7 @@ def evaluate(
     shuffle_phrases: bool = False,
     shows_progress: bool = False,
     protocols: Sequence[Protocol] = (HONEST,),
+    window: int | None = None,
     journal: Journal | None = None,
     writer: Writer | None = None,
 ) -> Result:
@@ -111,6 +114,7 @@ def evaluate(
             the words decide. Phrases without a target are left out of it.
         shows_progress: a bar on stderr, where that is a terminal.
         protocols: conventions to measure by; what each needs is taken in one pass.
+        window: frames of a clip that are answered at once, 0 for all; None is what the protocols say.
         journal: keeps every example as it is done; those that it already holds are not asked again.
         writer: takes the masks as well, for a submission; a data set without masks needs one.
 
@@ -119,7 +123,7 @@ def evaluate(
     """
     total = len(dataset) if limit is None else min(limit, len(dataset))
     questions.check_count(dataset, total, with_neighbour=shuffle_phrases)
-    plan = Plan(tuple(protocols), _threshold(predictor), _readings(dataset))
+    plan = Plan(tuple(protocols), _threshold(predictor), _readings(dataset), window)
     task = _Task(predictor, dataset, plan, writer, total if shuffle_phrases else None)
     known = journal.done if journal is not None else {}
     result = Result(data=dataset.name, plan=plan, is_shuffled=shuffle_phrases)
@@ -165,7 +169,7 @@ class _Task:
                 _begin(done, piece, asked)
             self._ask(piece, asked, done, merged)
             merged.end_piece()
-        if self.plan.merges_objects and self.writer is None:
+        if self.plan.merges_objects and any(row.views for row in done.rows):
             self._compare_objects(index, merged, done)
         if self.writer is not None:
             self.writer.end_example(done.name, merged.maps())

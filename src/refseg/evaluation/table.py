@@ -24,8 +24,13 @@ def result_table(result: Result, published: Sequence[Published] = ()) -> str:
     Where there are several protocols, or `published` numbers, they stand side by side in a second table.
     """
     measured = [scored for scored in result.scored() if scored.values]
-    several = len(measured) > 1 or published or any(scored.protocol.name != "source" for scored in measured)
-    parts = [_registers_table(result)] if any(example.rows for example in result.done) else []
+    several = (
+        len(measured) > 1
+        or bool(measured and published)
+        or any(scored.protocol.name != "source" for scored in measured)
+    )
+    has_targets = any(row.views for example in result.done for row in example.rows)
+    parts = [_registers_table(result)] if has_targets or not result.done else []
     parts += [protocols_table(measured, published)] if several else []
     parts.append(_cost(result))
     return "\n\n".join(parts) if several else "\n".join(parts)

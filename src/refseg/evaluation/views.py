@@ -42,6 +42,7 @@ class Plan:
     protocols: tuple[Protocol, ...]
     threshold: float | None = None  # the checkpoint's own, where it is known
     readings: frozenset[str] = frozenset({"union"})  # of targets, that the data set can give
+    frames_at_once: int | None = None  # instead of what the protocols say; 0 is the whole clip
 
     def view(self, protocol: Protocol) -> View:
         """The view that a protocol compares in."""
@@ -73,6 +74,8 @@ class Plan:
     @property
     def window(self) -> int | None:
         """Frames that are answered at once; None is the whole clip."""
+        if self.frames_at_once is not None:
+            return self.frames_at_once or None
         windows = {p.window for p in self.protocols if p.window}
         return min(windows) if windows else None
 
