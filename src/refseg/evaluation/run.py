@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from refseg.data.catalog import PhraseDataset
     from refseg.evaluation.submission import Writer
     from refseg.predictor import Predictor
-    from refseg.structures import Example
 
 PROTOCOL = HONEST.title
 T = TypeVar("T")
@@ -187,7 +186,7 @@ class _Task:
             if targets is not None:
                 _count(row, answer, targets[row.number], None if others is None else others[row.number], plan)
             if answer.soft is not None:
-                merged.add(*objects.run_and_label(_number_of(example, row.number), example.name), answer.soft)
+                merged.add(*objects.run_and_label(row.id, example.name), answer.soft)
             if self.writer is not None:
                 self.writer.add(example, row.number, answer.masks[OWN], piece.first)
 
@@ -220,11 +219,9 @@ def _begin(done: Done, piece: Piece, asked: questions.Questions) -> None:
     done.name, done.frames, done.size = example.name, piece.total, list(example.frames.shape[-2:])
     for row, phrase in zip(asked.rows, asked.phrases, strict=True):
         says = None if example.no_target is None else bool(example.no_target[row])
-        done.rows.append(Row(row, phrase, questions.register_of(example, row), None, says_nothing=says))
-
-
-def _number_of(example: Example, row: int) -> str:
-    return str(row) if example.ids is None else str(example.ids[row])
+        number = None if example.ids is None else example.ids[row]
+        register = questions.register_of(example, row)
+        done.rows.append(Row(row, phrase, register, None, id=number, says_nothing=says))
 
 
 def _count(row: Row, answer: Answer, target: Tensor, other: Tensor | None, plan: Plan) -> None:

@@ -35,7 +35,10 @@ def scored(done: Sequence[Done], protocol: Protocol, plan: Plan) -> Scored:
     rows = [row for example in done for row in example.rows]
     if protocol.kind == "ranked":
         records = [
-            (f"{example.index:08d} {row.number:04d}", row.ranked)
+            (
+                f"{row.id or ''} {example.index:08d} {row.number:04d}",
+                row.ranked,
+            )  # samples are ordered by text
             for example in done
             for row in example.rows
             if row.ranked
