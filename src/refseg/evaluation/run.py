@@ -19,7 +19,7 @@ from refseg.errors import InvalidInput
 from refseg.evaluation import objects, questions
 from refseg.evaluation.answers import Answer, ask
 from refseg.evaluation.ranking import ranked_record
-from refseg.evaluation.reading import Piece, can_read_parts, check_masks, pieces
+from refseg.evaluation.reading import Piece, annotated_boxes, can_read_parts, check_masks, pieces
 from refseg.evaluation.rows import Done, Journal, Row
 from refseg.evaluation.scoring import Scored, scored
 from refseg.evaluation.views import OWN, Plan, counts_of, joined, target_on_canvas
@@ -179,12 +179,16 @@ class _Task:
         targets = example.masks if self.writer is not None else check_masks(piece, self.dataset)
         takes_others = piece.other_targets is not None and any(view.parts != "union" for view in plan.views)
         others = piece.other_targets() if takes_others and piece.other_targets else None
+        boxes = annotated_boxes(self.dataset, done.index) if plan.takes_candidates else []
         pairs = zip(done.rows, self._answers(piece, asked.phrases), strict=True)
         for (row, answer), seconds in _timed(pairs):
             done.predicting_seconds += seconds
             row.score = answer.score
             if targets is not None:
                 _count(row, answer, targets[row.number], None if others is None else others[row.number], plan)
+            if targets is not None and answer.candidates is not None:
+                box = boxes[row.number] if boxes else None
+                row.ranked = ranked_record(answer.candidates, targets[row.number], box)
             if answer.soft is not None:
                 merged.add(*objects.run_and_label(row.id, example.name), answer.soft)
             if self.writer is not None:
@@ -235,8 +239,6 @@ def _count(row: Row, answer: Answer, target: Tensor, other: Tensor | None, plan:
         row.views[view.name] = joined([row.views[view.name], counts]) if view.name in row.views else counts
     if plan.takes_contours:
         row.contour += contour_accuracies(answer.masks[OWN].numpy(), target.numpy()).tolist()
-    if answer.candidates is not None:
-        row.ranked = ranked_record(answer.candidates, target)
 
 
 def _timed(items: Iterator[T]) -> Iterator[tuple[T, float]]:
