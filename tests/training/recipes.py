@@ -24,7 +24,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from refseg.models import catalog
-from refseg.training.config import packaged_recipes, run_from_values
+from refseg.training.config import packaged_recipes, read_recipe, run_from_values
 from refseg.training.loop import train
 from refseg.training.optimizer import parameter_groups
 from refseg.training.resume import seed_all
@@ -55,7 +55,7 @@ def take_three_steps(name, folder, *, overrides=None, model=None, shrink=8, fram
     """Trains the packaged recipe `name` for three steps and asserts that losses are finite and differ, and that every
     trained parameter moved and no frozen one did.
 
-    Arguments:
+    Args:
         folder: an empty folder for the made data and the run.
         overrides: dotted keys that differ further, such as {"run.precision": "bfloat16"}.
         model: what replaces the recipe's [model] section, where its fields do not fit the debug variant.
@@ -63,7 +63,9 @@ def take_three_steps(name, folder, *, overrides=None, model=None, shrink=8, fram
         frames: of a made clip, for sets with `sample`.
         unmoved: patterns of trained parameters that an ordinary step leaves alone, with reason (see the contract test).
     """
-    run = run_from_values(_small(name, folder, overrides or {}, model, shrink, frames), source=name)
+    run = run_from_values(
+        _small(name, folder, overrides or {}, model, shrink=shrink, frames=frames), source=name
+    )
     before, trained = _first_weights(run)
     last = train(run, folder / "run", device=torch.device("cpu"), is_quiet=True)
     lines = [json.loads(line) for line in (folder / "run" / "log.jsonl").read_text().splitlines()]
@@ -75,9 +77,7 @@ def take_three_steps(name, folder, *, overrides=None, model=None, shrink=8, fram
     return trial
 
 
-def _small(name, folder, overrides, model, shrink, frames):
-    from refseg.training.config import read_recipe
-
+def _small(name, folder, overrides, model, *, shrink, frames):
     values = read_recipe(packaged_recipes()[name]).model_dump(mode="json", exclude_none=True)
     values |= {"variant": "debug", "init_allow": [], "init_new_words": False}
     values.pop("init", None)
@@ -108,16 +108,16 @@ def _shrunk(steps, shrink):
     """Steps with pixel numbers divided, but never below 16."""
     small = []
     for step in steps:
-        step = dict(step)
+        fewer = dict(step)
         for key in PIXELS:
             value = step.get(key)
             if isinstance(value, list):
-                step[key] = [max(16, number // shrink) for number in value]
+                fewer[key] = [max(16, number // shrink) for number in value]
             elif isinstance(value, int):
-                step[key] = max(16, value // shrink)
+                fewer[key] = max(16, value // shrink)
         if step["step"] == "choice":
-            step["options"] = [_shrunk(option, shrink) for option in step["options"]]
-        small.append(step)
+            fewer["options"] = [_shrunk(option, shrink) for option in step["options"]]
+        small.append(fewer)
     return small
 
 
