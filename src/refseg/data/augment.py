@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from refseg.data.annotations import mask_from_polygons
+from refseg.data.annotations import draw_polygons
 from refseg.data.sides import swap_sides
 from refseg.errors import InvalidInput
 from refseg.framing import Rounding, resize_frames, shortest_side
@@ -168,7 +168,7 @@ def redraw(example: Example) -> Example:
     for row, outlines in zip(masks, example.outlines, strict=True):
         for mask, outline in zip(row, outlines, strict=True):
             if outline is not None:
-                mask.copy_(mask_from_polygons([points.flatten().tolist() for points in outline], size))
+                mask.copy_(draw_polygons([points.flatten().tolist() for points in outline], size))
     return replace(example, masks=masks)
 
 
