@@ -133,6 +133,10 @@ class ReferringModel(nn.Module, ABC):
             masks.append(scores > self.config.threshold)
         return masks
 
+    def tell_candidates(self) -> None:
+        """From now on `segment` answers with all candidate queries; nothing changes where there is one. `choose` chooses as
+        before."""
+
     def candidates(self, output: Output, placements: Sequence[Placement]) -> list[Candidates]:
         """All candidates of each phrase with their scores, in the order of the network, for scores over ranked lists.
 
