@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 FAMILIES = {
     "scout": "refseg.models.scout.family",
     "referformer": "refseg.models.referformer.family",
+    "vlformer": "refseg.models.vlformer.family",
+    "vpd": "refseg.models.vpd.family",
 }
 
 

@@ -86,6 +86,7 @@ class ReferFormer(ReferringModel):
     def encode_text(self, tokens: TextTokens) -> TextFeatures:
         """Words [P, L, C], and the pooled first token as the phrase [P, C]."""
         told = self.text_tower(tokens)
+        assert told.pooled is not None
         # Published behaviour: the phrase is the pooler's output, though the paper speaks of pooled words.
         return TextFeatures(self.resizer(told.tokens), tokens.valid, self.resizer(told.pooled))
 
