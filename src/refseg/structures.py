@@ -68,6 +68,10 @@ class Example:
     labels: Tensor | None = None  # [P] int64 object category
     registers: tuple[str, ...] | None = None  # P names of the kind of phrase, for tables by kind
     things: Things | None = None
+    ids: tuple[str, ...] | None = None  # P: sentence, expression or sample, as the data set numbers it
+    objects: tuple[str, ...] | None = None  # P: reference or object, as the data set numbers it
+    no_target: Tensor | None = None  # [P] bool, True = the data set says that nothing answers
+    frame_names: tuple[str, ...] | None = None  # T, as evaluation servers spell them
 
     def __post_init__(self) -> None:
         assert self.frames.ndim == 4 and self.frames.shape[1] == 3, (
