@@ -133,6 +133,10 @@ class ReferringModel(nn.Module, ABC):
             masks.append(scores > self.config.threshold)
         return masks
 
+    def tell_candidates(self) -> None:
+        """From now on `segment` answers with all candidate queries; nothing changes where there is one. `choose` chooses as
+        before."""
+
     def recomputed_blocks(self) -> Sequence[nn.Module]:
         """The blocks whose activations training may compute again in the backward pass instead of keeping them.
 
