@@ -89,7 +89,9 @@ def shortest_side(source: Size, size: int, longest: int | None, rounding: Roundi
 
 def _scaled_side(source: Size, size: int, longest: int | None) -> Size:
     scale = size / min(source)
-    height, width = (float(size), scale * source[1]) if source[0] < source[1] else (scale * source[0], float(size))
+    height, width = (
+        (float(size), scale * source[1]) if source[0] < source[1] else (scale * source[0], float(size))
+    )
     if longest is not None and max(height, width) > longest:
         scale = longest / max(height, width)
         height, width = height * scale, width * scale
