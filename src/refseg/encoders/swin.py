@@ -63,7 +63,8 @@ class Swin(nn.Module):
         super().__init__()
         self.out_channels = spec.out_channels
         self.patch_embed = PatchEmbedding(spec.embed_dim)
-        rates = torch.linspace(0, spec.drop_path, sum(spec.depths)).tolist()
+        last = max(sum(spec.depths) - 1, 1)
+        rates = [spec.drop_path * block / last for block in range(sum(spec.depths))]
         starts = [sum(spec.depths[:stage]) for stage in range(len(spec.depths))]
         self.layers = nn.ModuleList(
             Stage(
