@@ -89,7 +89,12 @@ def mask_from_polygons(polygons: Sequence[Sequence[float]], size: Size) -> Tenso
             raise InvalidInput(
                 f"polygon {number} has the point ({x:g}, {y:g}), far outside the picture of {width}x{height} pixels"
             )
-    codes = coco.frPyObjects([list(map(float, polygon)) for polygon in polygons], height, width)
+    return draw_polygons(polygons, size)
+
+
+def draw_polygons(polygons: Sequence[Sequence[float]], size: Size) -> Tensor:
+    """Bool [H, W] of polygons that were checked before, wherever steps have moved them since; what is outside is cut off."""
+    codes = coco.frPyObjects([list(map(float, polygon)) for polygon in polygons], *size)
     return mask_from_rle(coco.merge(codes), size)
 
 
