@@ -123,6 +123,17 @@ def _as_frame(picture: Image.Image, stored_as: str | None) -> Tensor:
     return torch.from_numpy(pixels.copy()).permute(2, 0, 1)[None]
 
 
+def with_height(frame: Tensor, height: int) -> Tensor:
+    """A frame [3, H, W] uint8 resized to `height` rows by Pillow's bicubic filter; its width keeps the shape, rounded down.
+
+    Source: what the published demo of VLFormer does to a picture first, with 640 rows.
+    """
+    width = max(1, int(height * (frame.shape[-1] / frame.shape[-2])))
+    picture = Image.fromarray(frame.permute(1, 2, 0).contiguous().numpy())
+    resized = picture.resize((width, height), Image.Resampling.BICUBIC)
+    return torch.from_numpy(np.array(resized)).permute(2, 0, 1).contiguous()
+
+
 @contextmanager
 def _opened(path: Path, max_pixels: int) -> Iterator[Image.Image]:
     """The picture of a file; whatever its decoder trips over, also later, becomes one sentence."""

@@ -143,11 +143,17 @@ class ReferenceImages(torch.utils.data.Dataset[Example]):
 
     def masks(self, index: int) -> Tensor:
         """[P, 1, H, W] bool of example `index`; needs no picture."""
-        drawn: dict[int, Tensor] = {}
-        for row, _ in self.pairs(index):
-            if row not in drawn:
-                drawn[row] = self.table.mask(row, self.options.masks)
-        return torch.stack([drawn[row] for row, _ in self.pairs(index)])[:, None]
+        pairs = self.pairs(index)
+        height, width = self.table.picture_size(pairs[0][0])
+        masks = torch.empty(len(pairs), 1, height, width, dtype=torch.bool)
+        drawn: dict[int, int] = {}
+        for place, (row, _) in enumerate(pairs):
+            first = drawn.setdefault(row, place)
+            if first == place:
+                self.table.mask(row, self.options.masks, out=masks[place, 0])
+            else:
+                masks[place] = masks[first]
+        return masks
 
     def __getitem__(self, index: int) -> Example:
         """Example `index`.
