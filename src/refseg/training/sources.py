@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from refseg import distributed
+from refseg.data.annotated import ReadOptions
 from refseg.data.augment import is_seen
 from refseg.data.catalog import PhraseDataset, open_dataset
 from refseg.data.sampling import JointOrder, Order, generator_at
@@ -201,7 +202,7 @@ def open_evaluation_data(run: RunConfig, side: int) -> PhraseDataset | None:
     if name != SCENES:
         own = data.each[0]
         root = data.evaluate_root or own.root
-        return open_set(own, name=name, split=data.evaluate_split, root=root, count=count)
+        return open_set(own, name=name, split=data.evaluate_split, root=root, count=count, is_measured=True)
     if count is None:
         raise InvalidInput('run.evaluate_examples is "all", and scenes have no end; give a number')
     return _open_scenes(data, data.evaluate_split, count=count, seed=0, side=side)
@@ -214,15 +215,20 @@ def open_set(
     split: str | None = None,
     root: str | None = None,
     count: int | None = None,
+    is_measured: bool = False,
 ) -> PhraseDataset:
-    """The stored set of a recipe, or another one with its options."""
+    """The stored set of a recipe, or another one with its options; what is measured holds all phrases of a picture."""
     name, split, root = name or own.name, own.split if split is None else split, root or own.root
+    options = {key: value for key, value in own.options.items() if not (is_measured and key == "item")}
     for key in ("registers", "size"):
         if getattr(own, key, None):
             raise InvalidInput(f"data.{key} is for scenes; the data set {name} takes none")
-    options: dict[str, Any] = dict(own.options)
     return open_dataset(
-        name, split=split or None, count=count, root=None if root is None else Path(root), **options
+        name,
+        split=split or None,
+        count=count,
+        root=None if root is None else Path(root),
+        options=ReadOptions.of(options) if options else None,
     )
 
 
