@@ -20,7 +20,10 @@ _TYPES = ("float32", "float16", "bfloat16")
 @app.command()
 def convert(
     *,
-    file: Annotated[Path, typer.Argument(help="Published weights: .pth, .pt, .pkl or .safetensors.")],
+    file: Annotated[
+        Path,
+        typer.Argument(help="Published weights: .pth, .pt, .pkl or .safetensors; or a folder of diffusers."),
+    ],
     family: Annotated[str, typer.Option(help="The system they belong to; `refseg models` lists them.")],
     variant: Annotated[str, typer.Option(help="Its size.")],
     out: Annotated[
@@ -31,6 +34,16 @@ def convert(
         Path | None,
         typer.Option(help="The text tower's tokenizer.json; default: the one in the Hugging Face cache."),
     ] = None,
+    companion: Annotated[
+        Path | None,
+        typer.Option(
+            help="Weights that FILE leaves out, such as a frozen text tower; default: the Hugging Face cache."
+        ),
+    ] = None,
+    start: Annotated[
+        bool,
+        typer.Option("--start", help="FILE is what training starts from; what is learnt anew may be absent."),
+    ] = False,
     dtype: Annotated[str, typer.Option(help="Stored as float32, float16 or bfloat16.")] = "float32",
     force: Annotated[bool, typer.Option("--force", help="Replace the file if it is there.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON, name by name.")] = False,
@@ -56,7 +69,14 @@ def convert(
     from refseg.checkpoints import conversion
 
     done = conversion.convert(
-        file, target, family=family, variant=variant, tokenizer=tokenizer, dtype=getattr(torch, dtype)
+        file,
+        target,
+        family=family,
+        variant=variant,
+        tokenizer=tokenizer,
+        companion=companion,
+        dtype=getattr(torch, dtype),
+        starts=start,
     )
     print(json.dumps(_plain(done), ensure_ascii=False) if as_json else _told(done))
 
@@ -73,6 +93,7 @@ def _plain(done: Conversion) -> dict[str, Any]:
         "renamed": done.report.renamed,
         "merged": {name: list(parts) for name, parts in done.report.merged.items()},
         "dropped": done.report.dropped,
+        "fresh": done.report.fresh,
     }
 
 
@@ -88,9 +109,14 @@ def _told(done: Conversion) -> str:
             *_shortened(merged),
             *_shortened(dropped),
             *([f"  carries {carried}"] if carried else []),
-            f"  from {done.header.origin['file']}, sha256 {done.header.origin['sha256']}",
+            ", ".join(f"{key} {value}" for key, value in _origin(done).items()),
         ]
     )
+
+
+def _origin(done: Conversion) -> dict[str, str]:
+    origin = done.header.origin
+    return {"  from": origin["file"]} | ({"sha256": origin["sha256"]} if "sha256" in origin else {})
 
 
 def _shortened(lines: list[str], most: int = 8) -> list[str]:
