@@ -163,8 +163,8 @@ def pictures_of(case: Case) -> dict[str, int]:
 
 def run_references(case: Case) -> None:
     """What the references are asked for, the masks of all, and the same masks from run-length codes."""
-    for annotations in (None, case.config["refclef_style_annotations"]):
-        with laid_out(case, annotations) as root:
+    for parts in (None, case.config["refclef_style_annotations"]):
+        with laid_out(case, parts) as root:
             table = open_table(Place(PUBLISHED[DATASET], root / PUBLISHED[DATASET].folder))
             ids = table.arrays["ref.id"].tolist()
             counted = {number: table.count_mask(row) for row, number in enumerate(ids)}
