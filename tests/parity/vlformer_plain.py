@@ -39,13 +39,19 @@ def run(case: Case) -> None:
         return run_optimiser(case)
     if "min_size_test" in config:
         return run_placing(case)
+    if "augmentations" in config:
+        from parity import vlformer_data
+
+        return vlformer_data.run_augmentation(case)
     if "in/mask" in case.arrays:
         return run_overlay(case)
     if "in/predN, in/gtN" in told:
         return run_metrics(case)
     if any(name.startswith("in/pred_logits") for name in case.arrays):
         return run_choice(case)
-    raise NotBuilt(f"the road of {case.id}")
+    from parity import vlformer_data
+
+    vlformer_data.run(case)
 
 
 def run_tokenizer(case: Case) -> None:
