@@ -20,7 +20,7 @@ from refseg.structures import Placement, Size
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
-Fit = Literal["stretch", "shortest", "letterbox"]
+Fit = Literal["stretch", "shortest", "shortest-rounded", "letterbox"]
 Filter = Literal["bilinear", "antialias", "bicubic"]
 
 
@@ -31,6 +31,7 @@ class FrameSpec:
     stretch: the content is `size` x `size`, whatever the source's shape.
     shortest: the short side becomes `size`; the long side follows, at most `longest` where that is set; padding on the
         right and at the bottom up to a multiple of `divisor`.
+    shortest-rounded: the same, with both sides rounded to the nearest pixel, as detectron2 does.
     letterbox: the content fits inside `size` x `size` and is centred.
     """
 
@@ -59,7 +60,8 @@ def place(source: Size, spec: FrameSpec) -> Placement:
         content = (max(1, int(height * scale)), max(1, int(width * scale)))
         offset = ((spec.size - content[0]) // 2, (spec.size - content[1]) // 2)
         return Placement(source, content, offset, (spec.size, spec.size))
-    content = shortest_side(source, spec.size, spec.longest)
+    rule = rounded_shortest_side if spec.fit == "shortest-rounded" else shortest_side
+    content = rule(source, spec.size, spec.longest)
     canvas = tuple(-(-side // spec.divisor) * spec.divisor for side in content)
     return Placement(source, content, (0, 0), (canvas[0], canvas[1]))
 
@@ -79,6 +81,19 @@ def shortest_side(source: Size, size: int, longest: int | None) -> Size:
         return source
     grown = max(1, int(size * long / short))
     return (size, grown) if source[0] <= source[1] else (grown, size)
+
+
+def rounded_shortest_side(source: Size, size: int, longest: int | None) -> Size:
+    """The size of `source` when its short side becomes `size`, its long side at most `longest`; both sides rounded.
+
+    Source: the rule of detectron2's ResizeShortestEdge.
+    """
+    scale = size / min(source)
+    height, width = (side * scale for side in source)
+    if longest is not None and max(height, width) > longest:
+        scale = longest / max(height, width)
+        height, width = height * scale, width * scale
+    return max(1, int(height + 0.5)), max(1, int(width + 0.5))
 
 
 def place_frames(frames: Tensor, spec: FrameSpec) -> tuple[Tensor, Placement]:

@@ -5,7 +5,7 @@ A picture is encoded once and asked many phrases; `EncodedClip` is a plain value
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -163,12 +163,26 @@ class Predictor:
                 f"{_MOST_CANVAS_PIXELS:,} pixels it takes; crop them to a less extreme shape"
             )
 
+    def outputs(self, clip: EncodedClip, phrases: Sequence[str]) -> Iterator[Output]:
+        """What the network says of `phrases`, unfinished, in float32: as many at a time as memory allows, in their order.
+
+        Raises:
+            InvalidInput: as `segment`.
+        """
+        asked = check_phrases(phrases)
+        step = _phrases_at_once(clip.visual)
+        for start in range(0, len(asked), step):
+            yield self._output(clip, asked[start : start + step]).to(dtype=torch.float32)
+
     def _answer(self, clip: EncodedClip, phrases: Sequence[str], at: Ruler) -> list[Prediction]:
+        output = self._output(clip, phrases)
+        return self._finish(output, [clip.placement] * len(phrases), phrases, at)
+
+    def _output(self, clip: EncodedClip, phrases: Sequence[str]) -> Output:
         with torch.inference_mode(), self._precision():
             tokens = self.model.tokenize(phrases).to(self.device)
             index = torch.zeros(len(phrases), dtype=torch.int64, device=self.device)
-            output = self.model.segment(clip.visual.rows(index), self.model.encode_text(tokens))
-        return self._finish(output, [clip.placement] * len(phrases), phrases, at)
+            return self.model.segment(clip.visual.rows(index), self.model.encode_text(tokens))
 
     def _finish(
         self, output: Output, placements: Sequence[Placement], phrases: Sequence[str], at: Ruler

@@ -28,10 +28,20 @@ def case_of(name):
     return Case("referformer", name, path)
 
 
-@pytest.mark.parametrize("backbone", ["resnet50", "resnet101"])
-def test_a_published_layout_is_known_by_its_names_and_shapes(backbone):
-    found = list(variants_that_fit(case_of(f"manifest-{backbone}").shapes()))
-    assert found == [("referformer", backbone), ("referformer", f"{backbone}-image")]
+@pytest.mark.parametrize(
+    ("layout", "variants"),
+    [
+        ("resnet50", ["resnet50", "resnet50-image"]),
+        ("resnet101", ["resnet101", "resnet101-image"]),
+        (
+            "video_swin_t_p4w7",
+            ["video-swin-t", "video-swin-t-image", "video-swin-t-a2d", "video-swin-t-a2d-scratch"],
+        ),
+    ],
+)
+def test_a_published_layout_is_known_by_its_names_and_shapes(layout, variants):
+    found = list(variants_that_fit(case_of(f"manifest-{layout}").shapes()))
+    assert found == [("referformer", variant) for variant in variants]
 
 
 @pytest.mark.parametrize("is_zip", [True, False], ids=["zip", "legacy"])

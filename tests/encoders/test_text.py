@@ -75,3 +75,37 @@ def test_padding_changes_no_feature():
 def test_dropout_is_active_in_training():
     tower = TextTower(dataclasses.replace(SPEC, dropout=0.5)).train()
     assert not torch.equal(tower(tokens()).pooled, tower(tokens()).pooled)
+
+
+BERT = dataclasses.replace(
+    SPEC, tower="bert", num_token_types=2, norm_eps=1e-12, pad_id=0, tokenizer="bert-base-uncased"
+)
+
+
+@pytest.fixture(scope="module")
+def their_bert():
+    transformers = pytest.importorskip("transformers")
+    config = transformers.BertConfig(
+        vocab_size=60,
+        hidden_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        intermediate_size=24,
+        max_position_embeddings=20,
+    )
+    torch.manual_seed(0)
+    return transformers.BertModel(config, add_pooling_layer=False).eval()
+
+
+def test_bert_has_the_names_and_numbers_of_the_hub_even_on_padding(their_bert):
+    tower = TextTower(BERT).eval()
+    tower.load_state_dict(
+        {name: value for name, value in their_bert.state_dict().items() if not name.endswith("_ids")},
+        strict=True,
+    )
+    ids = torch.tensor([[5, 7, 0, 9, 2], [5, 11, 2, 0, 0]])  # id 0 as a word counts as a place
+    valid = torch.tensor([[True] * 5, [True] * 3 + [False] * 2])
+    told = tower(TextTokens(ids, valid))
+    expected = their_bert(input_ids=ids, attention_mask=valid.long()).last_hidden_state
+    torch.testing.assert_close(told.tokens, expected, rtol=1e-4, atol=1e-5)
+    assert told.pooled is None

@@ -39,13 +39,10 @@ def run(case: Case) -> None:
 def config_of(case: Case) -> settings.ReferFormerConfig:
     """The configuration that a manifest tells in the published code's words."""
     told = case.config
-    depths = {"resnet50": settings.RESNET50, "resnet101": settings.RESNET101}
-    if told["backbone"] not in depths:
-        raise NotBuilt(f"ReferFormer with the backbone {told['backbone']}")
     if told["num_feature_levels"] != 4:
         raise NotBuilt(f"ReferFormer with {told['num_feature_levels']} levels")
     return settings.ReferFormerConfig(
-        backbone=depths[told["backbone"]],
+        backbone=_backbone_of(told),
         text=_text_of(told["text_config"]),
         trains_text=not told["freeze_text_encoder"],
         num_frames=told["num_frames"],
@@ -66,6 +63,36 @@ def config_of(case: Case) -> settings.ReferFormerConfig:
         supervises_every_layer=told["aux_loss"],
         detail="layers",
     )
+
+
+BACKBONES = {
+    "resnet50": settings.RESNET50,
+    "resnet101": settings.RESNET101,
+    "swin_t_p4w7": settings.SWIN_TINY,
+    "swin_s_p4w7": settings.SWIN_SMALL,
+    "swin_b_p4w7": settings.SWIN_BASE,
+    "swin_l_p4w7": settings.SWIN_LARGE,
+    "video_swin_t_p4w7": settings.VIDEO_SWIN_T,
+    "video_swin_s_p4w7": settings.VIDEO_SWIN_S,
+    "video_swin_b_p4w7": settings.VIDEO_SWIN_B,
+}
+
+
+def _backbone_of(told: dict[str, Any]) -> settings.BackboneSpec:
+    if told["backbone"] not in BACKBONES:
+        raise NotBuilt(f"ReferFormer with the backbone {told['backbone']}")
+    if told.get("dilation"):
+        raise NotBuilt("ReferFormer with a dilated last stage")
+    published, changes = BACKBONES[told["backbone"]], told.get("backbone_config", "published")
+    if changes == "published":
+        return published
+    names = {"window_size": "window", "drop_path_rate": "drop_path"}
+    plain = {names.get(key, key): _plain(value) for key, value in changes.items()}
+    return dataclasses.replace(published, **plain)
+
+
+def _plain(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
 
 
 def _text_of(told: dict[str, Any]) -> TextSpec:

@@ -105,7 +105,7 @@ def run_candidates(case: Case) -> None:
     """A2D and JHMDB: every candidate with its score."""
     computed = {}
     for i, row in enumerate(finish.all_candidates(_output(case), _placements(case))):
-        computed |= {f"out/scores_{i}": row.scores, f"out/masks_{i}": row.masks}
+        computed |= {f"out/scores_{i}": row.scores, f"out/masks_{i}": row.masks[:, 0]}
     Comparison(case, computed).check()
 
 
@@ -114,7 +114,11 @@ def run_ranked(case: Case) -> None:
     computed = {}
     ranked = finish.ranked_candidates(_output(case), _placements(case), case.config["threshold"])
     for i, row in enumerate(ranked):
-        computed |= {f"out/scores_{i}": row.scores, f"out/masks_{i}": row.masks, f"out/boxes_{i}": row.boxes}
+        computed |= {
+            f"out/scores_{i}": row.scores,
+            f"out/masks_{i}": row.masks[:, 0],
+            f"out/boxes_{i}": row.boxes,
+        }
         computed[f"out/labels_{i}"] = torch.ones(len(row.scores))
     Comparison(case, computed).check()
 
@@ -164,7 +168,7 @@ def run_transforms(case: Case) -> None:
             clip = video_augment.mirror(clip)
             computed["out/boxes_flip"] = clip.boxes
         elif step.startswith("resize"):
-            clip = video_augment.resize(clip, numbers[0], longest=numbers[1])
+            clip = video_augment.resize(clip, numbers[0], longest=numbers[1] if "max" in step else None)
             resized += 1
             ending = "_resize" if resized == 1 else ""
             computed |= {f"out/size{ending}": torch.tensor(clip.size), f"out/masks{ending}": clip.masks}

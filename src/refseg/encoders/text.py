@@ -1,8 +1,7 @@
 """Text towers with the names of the Hugging Face hub: words in, one vector a token and one a phrase out.
 
-One transformer, whose shapes are data (`TextSpec`). Today: RoBERTa, post-norm with learned positions that skip the
-padding. A tower of another shape (BERT: positions from zero; CLIP: pre-norm and causal) is one more value of
-`TextSpec.tower` and one more branch in `Embeddings` or `Layer`, not another class.
+One transformer, whose shapes are data (`TextSpec`): RoBERTa, whose learned positions skip the padding, and BERT, whose
+positions count from zero and which comes without a pooler. Both are post-norm.
 """
 
 from __future__ import annotations
@@ -10,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, cast
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -21,8 +21,8 @@ from refseg.structures import TextTokens
 class TextSpec:
     """The numbers of a tower, and which tokenizer feeds it."""
 
-    tower: Literal["roberta"] = "roberta"
-    tokenizer: str = "roberta-base"  # a hub name, or "bytes" for one id a byte, which needs no file
+    tower: Literal["roberta", "bert"] = "roberta"
+    tokenizer: str = "roberta-base"  # a hub name, or "bytes" or "letters", which need no file
     vocabulary: int = 50265
     width: int = 768
     num_layers: int = 12
@@ -36,11 +36,20 @@ class TextSpec:
 
     @property
     def max_tokens(self) -> int:
-        """The longest phrase: positions up to and with the padding's own are not for tokens."""
-        return self.num_positions - self.pad_id - 1
+        """The longest phrase; in RoBERTa, positions up to and with the padding's own are not for tokens."""
+        return self.num_positions if self.tower == "bert" else self.num_positions - self.pad_id - 1
 
 
 ROBERTA_BASE = TextSpec()  # https://huggingface.co/FacebookAI/roberta-base, config.json
+BERT_BASE = TextSpec(  # https://huggingface.co/google-bert/bert-base-uncased, config.json
+    tower="bert",
+    tokenizer="bert-base-uncased",
+    vocabulary=30522,
+    num_positions=512,
+    num_token_types=2,
+    norm_eps=1e-12,
+    pad_id=0,
+)
 INITIAL_SPREAD = 0.02  # standard deviation of initial weights, as published with BERT
 
 
@@ -49,7 +58,7 @@ class TowerOutput:
     """What a tower says."""
 
     tokens: Tensor  # [P, L, D] the last layer
-    pooled: Tensor  # [P, D] tanh of a dense layer on the first token
+    pooled: Tensor | None  # [P, D] tanh of a dense layer on the first token; None without a pooler
 
 
 class TextTower(nn.Module):
@@ -59,7 +68,9 @@ class TextTower(nn.Module):
         super().__init__()
         self.embeddings = Embeddings(spec)
         self.encoder = nn.ModuleDict({"layer": nn.ModuleList(Layer(spec) for _ in range(spec.num_layers))})
-        self.pooler = nn.ModuleDict({"dense": nn.Linear(spec.width, spec.width)})
+        if spec.tower == "roberta":
+            self.pooler = nn.ModuleDict({"dense": nn.Linear(spec.width, spec.width)})
+        self.has_pooler = spec.tower == "roberta"
         for module in self.modules():
             if isinstance(module, nn.Linear | nn.Embedding):
                 nn.init.normal_(module.weight, std=INITIAL_SPREAD)
@@ -71,7 +82,8 @@ class TextTower(nn.Module):
         hidden = self.embeddings(tokens)
         for layer in cast("nn.ModuleList", self.encoder["layer"]):
             hidden = layer(hidden, tokens.valid)
-        return TowerOutput(hidden, self.pooler["dense"](hidden[:, 0]).tanh())
+        pooled = self.pooler["dense"](hidden[:, 0]).tanh() if self.has_pooler else None
+        return TowerOutput(hidden, pooled)
 
 
 class Embeddings(nn.Module):
@@ -80,6 +92,7 @@ class Embeddings(nn.Module):
     def __init__(self, spec: TextSpec) -> None:
         super().__init__()
         self.pad_id = spec.pad_id
+        self.skips_padding = spec.tower == "roberta"
         self.word_embeddings = nn.Embedding(spec.vocabulary, spec.width)
         self.position_embeddings = nn.Embedding(spec.num_positions, spec.width)
         self.token_type_embeddings = nn.Embedding(spec.num_token_types, spec.width)
@@ -87,12 +100,18 @@ class Embeddings(nn.Module):
         self.dropout = nn.Dropout(spec.dropout)
 
     def forward(self, tokens: TextTokens) -> Tensor:
-        """[P, L] to [P, L, D]; positions count tokens that are not padding, from `pad_id` + 1."""
-        is_token = tokens.values != self.pad_id
-        positions = is_token.cumsum(-1) * is_token + self.pad_id
+        """[P, L] to [P, L, D]."""
+        positions = self._positions(tokens.values)
         summed = self.word_embeddings(tokens.values) + self.position_embeddings(positions)
         summed = summed + self.token_type_embeddings.weight[0]
         return self.dropout(self.LayerNorm(summed))
+
+    def _positions(self, ids: Tensor) -> Tensor:
+        """RoBERTa counts tokens that are not padding, from `pad_id` + 1; BERT counts places, from 0."""
+        if not self.skips_padding:
+            return torch.arange(ids.shape[-1], device=ids.device)
+        is_token = ids != self.pad_id
+        return is_token.cumsum(-1) * is_token + self.pad_id
 
 
 class Layer(nn.Module):

@@ -21,7 +21,10 @@ if TYPE_CHECKING:
 BYTES = "bytes"  # the tokenizer that needs no file: RoBERTa's form, one id a byte
 SPECIALS = ("<s>", "<pad>", "</s>", "<unk>", "<mask>")  # ids 0 to 4
 BYTES_VOCABULARY = len(SPECIALS) + 256
-ORGANISATIONS = {"roberta-base": "FacebookAI/roberta-base"}  # names of today for names of then
+ORGANISATIONS = {  # names of today for names of then
+    "roberta-base": "FacebookAI/roberta-base",
+    "bert-base-uncased": "google-bert/bert-base-uncased",
+}
 
 
 class PhraseTokenizer:

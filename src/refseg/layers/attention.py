@@ -20,13 +20,16 @@ def attend(
 
     Shapes:
         query: [N, Q, C]; key, value: [N, S, C], C = heads x width of a head, heads first.
-        valid: [N, S] bool, True on keys that may be looked at; every row needs one.
+        valid: [N, S], or [N, Q, S] where queries differ: bool, True on keys that may be looked at, of which every query
+            needs one; or float, added to the scores before the softmax.
         returns: [N, Q, C].
     """
     queries, keys, values = (
         part.unflatten(-1, (num_heads, -1)).transpose(1, 2) for part in (query, key, value)
     )
-    allowed = None if valid is None else valid[:, None, None, :]
+    allowed = valid
+    if valid is not None:
+        allowed = valid[:, None, None] if valid.ndim == 2 else valid[:, None]
     mixed = functional.scaled_dot_product_attention(
         queries, keys, values, attn_mask=allowed, dropout_p=dropout
     )
@@ -48,7 +51,7 @@ class Attention(nn.Module):
 
     def forward(self, query: Tensor, key: Tensor, value: Tensor, valid: Tensor | None = None) -> Tensor:
         """Queries [N, Q, C] mixed from values [N, S, C]; see `attend`."""
-        if self._folds(query, key):
+        if self._folds(query, key, valid):
             return self._folded(query, key, value, valid)
         weights = self.in_proj_weight.chunk(3)
         biases = self.in_proj_bias.chunk(3)
@@ -58,7 +61,9 @@ class Attention(nn.Module):
         dropout = self.dropout if self.training else 0.0
         return self.out_proj(attend(*projected, num_heads=self.num_heads, valid=valid, dropout=dropout))
 
-    def _folds(self, query: Tensor, key: Tensor) -> bool:
+    def _folds(self, query: Tensor, key: Tensor, valid: Tensor | None = None) -> bool:
+        if valid is not None and (valid.ndim != 2 or valid.dtype != torch.bool):
+            return False
         if self.training or torch.compiler.is_compiling():
             return False
         return key.shape[1] < query.shape[1] and key.shape[1] * self.num_heads <= query.shape[2]

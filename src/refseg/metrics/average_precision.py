@@ -27,12 +27,11 @@ THRESHOLDS = (0.5, 0.6, 0.7, 0.8, 0.9)
 class Ranked:
     """The candidates of one phrase in one frame, and what it asked for."""
 
-    name: (
-        str | int
-    )  # of the sample; samples are ordered by it, which settles equal scores of different samples
+    name: str | int  # samples are ordered by it, which settles equal scores of different samples
     scores: Tensor  # [Q]
     masks: Tensor  # [Q, H, W] bool
     target: Tensor  # [H, W] bool
+    boxes: Tensor | None = None  # [Q, 4] xyxy in source pixels
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,8 +55,13 @@ class BestScored:
     mean_iou: float
 
 
-def average_precision(samples: Sequence[Ranked]) -> AveragePrecision:
+def average_precision(samples: Sequence[Ranked], *, sizes_from_corners: bool = False) -> AveragePrecision:
     """COCO's average precision of masks, categories ignored.
+
+    Args:
+        sizes_from_corners: the published fault of ReferFormer on RefCOCO/+/g, for comparison with its numbers alone: a
+            candidate's size is read off its box as if the corner (x2, y2) were width and height, so that those of
+            small, medium and large objects are wrong. Needs boxes.
 
     Raises:
         InvalidInput: if there are no samples, or two have one name.
@@ -73,7 +77,7 @@ def average_precision(samples: Sequence[Ranked]) -> AveragePrecision:
         truth = COCO()
         truth.dataset = _targets(samples)
         truth.createIndex()
-        evaluation = COCOeval(truth, truth.loadRes(_candidates(samples)), iouType="segm")
+        evaluation = COCOeval(truth, truth.loadRes(_candidates(samples, sizes_from_corners)), iouType="segm")
         evaluation.params.useCats = 0
         evaluation.evaluate()
         evaluation.accumulate()
@@ -135,12 +139,19 @@ def _targets(samples: Sequence[Ranked]) -> dict[str, Any]:
     }
 
 
-def _candidates(samples: Sequence[Ranked]) -> list[dict[str, Any]]:
-    return [
-        {"image_id": sample.name, "category_id": 1, "segmentation": _runs(mask), "score": float(score)}
-        for sample in samples
-        for mask, score in zip(sample.masks, sample.scores, strict=True)
-    ]
+def _candidates(samples: Sequence[Ranked], sizes_from_corners: bool) -> list[dict[str, Any]]:
+    rows = []
+    for sample in samples:
+        boxes: list[dict[str, Any]] = [{}] * len(sample.scores)
+        if sizes_from_corners:
+            if sample.boxes is None:
+                raise InvalidInput(f"sample {sample.name} has no boxes to read sizes off")
+            boxes = [{"bbox": box} for box in sample.boxes.tolist()]
+        rows += [
+            {"image_id": sample.name, "category_id": 1, "segmentation": _runs(mask), "score": score, **box}
+            for mask, score, box in zip(sample.masks, sample.scores.tolist(), boxes, strict=True)
+        ]
+    return rows
 
 
 def _runs(mask: Tensor) -> dict[str, Any]:

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from refseg.framing import FrameSpec, masks_to_source, upsample_to_canvas
+from refseg.metrics.protocols import Protocol
 from refseg.models.renaming import Report
 
 if TYPE_CHECKING:
@@ -46,6 +47,15 @@ class ModelConfig:
     def for_words(self, words: Sequence[str]) -> Self:
         """The configuration for a world of `words`; families with a tokenizer of their own stay as they are."""
         return self
+
+
+@dataclass(frozen=True, slots=True)
+class Candidates:
+    """What a model offers for one phrase, with how sure it is of each."""
+
+    scores: Tensor  # [R] in [0, 1]
+    masks: Tensor  # [R, T', H, W] bool, source size
+    boxes: Tensor | None = None  # [R, 4] xyxy in source pixels
 
 
 @dataclass(frozen=True)
@@ -123,6 +133,24 @@ class ReferringModel(nn.Module, ABC):
             masks.append(scores > self.config.threshold)
         return masks
 
+    def candidates(self, output: Output, placements: Sequence[Placement]) -> list[Candidates]:
+        """All candidates of each phrase with their scores, in the order of the network, for scores over ranked lists.
+
+        The default knows the chosen one alone. A family with several says what they are.
+        """
+        _, scores = self.choose(output)
+        certain = [1.0] * len(placements) if scores is None else scores.tolist()
+        masks = self.finish(output, placements)
+        return [Candidates(torch.tensor([s]), m[None]) for s, m in zip(certain, masks, strict=True)]
+
+    def soft_masks(self, output: Output, placements: Sequence[Placement]) -> list[Tensor]:
+        """Scores [T', H, W] of each phrase in [0, 1] at the size of its source, for merging several objects into one map.
+
+        The default is the mask itself as 0 and 1, which no order of resizing can contradict; a family whose masks are
+        thresholded last gives what it thresholds.
+        """
+        return [masks.float() for masks in self.finish(output, placements)]
+
     def extra_state(self) -> dict[str, str]:
         """Texts that prediction needs beside the weights (a tokenizer's file, a vocabulary); kept in the checkpoint's header."""
         return {}
@@ -167,3 +195,6 @@ class Family:
     objectives: Mapping[str, Objective] = field(
         default_factory=dict
     )  # named pre-training objectives, beside "phrases"
+    protocols: Mapping[str, Protocol] = field(
+        default_factory=dict
+    )  # data set -> how the published numbers on it were taken; "refcocog" also speaks for "refcocog-umd"

@@ -135,7 +135,17 @@ def test_a_phrase_that_is_too_long_is_refused():
 
 
 def test_published_parameter_counts():
-    counts = {"resnet50": 176_262_207, "resnet101": 195_202_111}
+    counts = {
+        "resnet50": 176_262_207,
+        "resnet101": 195_202_111,
+        "swin-t": 176_764_473,
+        "swin-s": 198_082_377,
+        "swin-b": 236_701_495,
+        "swin-l-image": 346_380_051,
+        "video-swin-t-a2d": 177_088_101,
+        "video-swin-s": 198_746_709,
+        "video-swin-b": 237_587_271,
+    }
     for variant, count in counts.items():
         with torch.device("meta"):
             model = catalog.build("referformer", variant)

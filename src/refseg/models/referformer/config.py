@@ -9,8 +9,10 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from refseg.encoders.swin import SWIN_BASE, SWIN_LARGE, SWIN_SMALL, SWIN_TINY, SwinSpec
 from refseg.encoders.text import ROBERTA_BASE, TextSpec
 from refseg.encoders.tokens import BYTES, BYTES_VOCABULARY
+from refseg.encoders.video_swin import VIDEO_SWIN_B, VIDEO_SWIN_S, VIDEO_SWIN_T, VideoSwinSpec
 from refseg.framing import FrameSpec
 from refseg.models.base import LossConfig, ModelConfig
 
@@ -41,13 +43,15 @@ class ResNetSpec:
 RESNET50 = ResNetSpec()
 RESNET101 = ResNetSpec(blocks=(3, 4, 23, 3))
 
+BackboneSpec = ResNetSpec | SwinSpec | VideoSwinSpec
+
 
 @dataclass(frozen=True)
 class ReferFormerConfig(ModelConfig):
     """Everything that fixes the computation; defaults are the published ones."""
 
     frame: FrameSpec = VIDEO_FRAMES
-    backbone: ResNetSpec = RESNET50
+    backbone: BackboneSpec = RESNET50
     text: TextSpec = ROBERTA_BASE
     trains_text: bool = False  # only image pre-training does
     num_frames: int = 5  # of a training clip; any number works
@@ -88,40 +92,63 @@ class ReferFormerLossConfig(LossConfig):
     focal_alpha: float = 0.25  # of the class term alone; mask term and matching keep 0.25
 
 
-_VIDEO_50 = ReferFormerConfig()
-_VIDEO_101 = replace(_VIDEO_50, backbone=RESNET101)
+_BACKBONES: dict[str, BackboneSpec] = {
+    "resnet50": RESNET50,
+    "resnet101": RESNET101,
+    "swin-t": SWIN_TINY,
+    "swin-s": SWIN_SMALL,
+    "swin-b": SWIN_BASE,
+    "swin-l": SWIN_LARGE,
+    "video-swin-t": VIDEO_SWIN_T,
+    "video-swin-s": VIDEO_SWIN_S,
+    "video-swin-b": VIDEO_SWIN_B,
+}
+_VIDEO = {name: ReferFormerConfig(backbone=backbone) for name, backbone in _BACKBONES.items()}
+_IMAGE = {
+    f"{name}-image": replace(
+        config, frame=DATASET_FRAMES, protocol="image", detail="candidates", num_frames=1, trains_text=True
+    )
+    for name, config in _VIDEO.items()
+}
+_ONE_FRAME = {
+    f"{name}-a2d": replace(config, frame=DATASET_FRAMES, protocol="image", detail="candidates")
+    for name, config in _VIDEO.items()
+    if name.startswith("video")
+}
+
+_DEBUG = ReferFormerConfig(
+    frame=replace(VIDEO_FRAMES, size=64),
+    backbone=ResNetSpec(blocks=(1, 1, 1, 1), stem_width=8, bottleneck_width=4, stage_width=16),
+    text=TextSpec(
+        tokenizer=BYTES,
+        vocabulary=BYTES_VOCABULARY,
+        width=16,
+        num_layers=1,
+        num_heads=2,
+        hidden_dim=32,
+        num_positions=128,
+    ),
+    trains_text=True,
+    num_frames=2,
+    dim=64,
+    num_heads=4,
+    num_encoder_layers=1,
+    num_decoder_layers=2,
+    num_encoder_points=2,
+    num_decoder_points=2,
+    hidden_dim=48,
+    mask_dim=16,
+    dynamic_channels=4,
+)
 
 VARIANTS: dict[str, ReferFormerConfig] = {
-    "resnet50": _VIDEO_50,
-    "resnet101": _VIDEO_101,
-    "resnet50-image": replace(
-        _VIDEO_50, frame=DATASET_FRAMES, protocol="image", num_frames=1, trains_text=True
-    ),
-    "resnet101-image": replace(
-        _VIDEO_101, frame=DATASET_FRAMES, protocol="image", num_frames=1, trains_text=True
-    ),
-    "debug": ReferFormerConfig(
-        frame=replace(VIDEO_FRAMES, size=64),
-        backbone=ResNetSpec(blocks=(1, 1, 1, 1), stem_width=8, bottleneck_width=4, stage_width=16),
-        text=TextSpec(
-            tokenizer=BYTES,
-            vocabulary=BYTES_VOCABULARY,
-            width=16,
-            num_layers=1,
-            num_heads=2,
-            hidden_dim=32,
-            num_positions=128,
-        ),
-        trains_text=True,
-        num_frames=2,
-        dim=64,
-        num_heads=4,
-        num_encoder_layers=1,
-        num_decoder_layers=2,
-        num_encoder_points=2,
-        num_decoder_points=2,
-        hidden_dim=48,
-        mask_dim=16,
-        dynamic_channels=4,
+    **_VIDEO,
+    **_IMAGE,  # image pre-training, and RefCOCO/+/g
+    **_ONE_FRAME,  # A2D and JHMDB: a clip is looked at, one frame of it is segmented
+    "video-swin-t-a2d-scratch": replace(_ONE_FRAME["video-swin-t-a2d"], num_frames=6, dropout=0.0),
+    "debug": _DEBUG,
+    "debug-swin": replace(_DEBUG, backbone=SwinSpec(16, (1, 1, 2, 1), (1, 2, 4, 4), window=3, drop_path=0.1)),
+    "debug-video": replace(
+        _DEBUG, backbone=VideoSwinSpec(16, (1, 1, 2, 1), (1, 2, 4, 4), window=(2, 3, 3), drop_path=0.1)
     ),
 }

@@ -7,7 +7,7 @@ layers share without box refinement, and the decoder's own name for the box head
 from __future__ import annotations
 
 from refseg.models.base import ModelConfig, StateDict
-from refseg.models.referformer.config import ReferFormerConfig
+from refseg.models.referformer.config import ReferFormerConfig, ResNetSpec
 from refseg.models.renaming import Alias, Drop, Rename, Report, Rule, apply
 
 _VECTORS = "(weight|bias|running_mean|running_var)"
@@ -25,7 +25,7 @@ def convert(state: StateDict, config: ModelConfig) -> tuple[StateDict, Report]:
 
 def rules(config: ReferFormerConfig) -> list[Rule]:
     """The rules for one configuration; the first that matches a name decides."""
-    return [*_leftovers(), *_heads(config), *_backbone(), *_text(), *_transformer(), *_pyramid()]
+    return [*_leftovers(), *_heads(config), *_backbone(config), *_text(), *_transformer(), *_pyramid()]
 
 
 def _leftovers() -> list[Rule]:
@@ -55,7 +55,16 @@ def _heads(config: ReferFormerConfig) -> list[Rule]:
     return second + shared
 
 
-def _backbone() -> list[Rule]:
+def _backbone(config: ReferFormerConfig) -> list[Rule]:
+    if isinstance(config.backbone, ResNetSpec):
+        return _resnet()
+    return [
+        Rename(r"backbone\.0\.body\.norm(\d)\.(.*)", r"backbone.norms.\1.\2"),
+        Rename(r"backbone\.0\.body\.(.*)", r"backbone.\1"),
+    ]
+
+
+def _resnet() -> list[Rule]:
     stages: list[Rule] = []
     for stage in range(4):
         there, here = rf"backbone\.0\.body\.layer{stage + 1}\.(\d+)", rf"backbone.stages.{stage}.\1"

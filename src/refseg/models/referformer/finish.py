@@ -11,13 +11,12 @@ with scores (A2D, JHMDB), ranked candidates with boxes (RefCOCO/+/g), several ob
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from refseg.models.base import Ruler
+from refseg.models.base import Candidates, Ruler
 from refseg.models.referformer.config import Protocol
 from refseg.models.referformer.mask_head import STRIDE
 from refseg.structures import Output, Placement, Size
@@ -26,15 +25,6 @@ DATASET_THRESHOLD = 0.5  # Published behaviour: A2D and JHMDB ignore the thresho
 DAVIS_CLIP = 36  # frames that are segmented at once, with one chosen candidate
 DAVIS_BACKGROUND = 0.1  # score of "none of the objects"
 DAVIS_THRESHOLD = 0.5  # an object's score below it counts as zero
-
-
-@dataclass(slots=True)
-class RankedMasks:
-    """Candidates of one phrase, best first."""
-
-    scores: Tensor  # [R] in [0, 1]
-    masks: Tensor  # [R, H, W] bool, source size
-    boxes: Tensor | None = None  # [R, 4] xyxy in source pixels
 
 
 def finish_masks(
@@ -57,21 +47,28 @@ def video_scores(logits: Tensor, placement: Placement) -> Tensor:
     return _resized(logits[..., :h, :w], placement.source, "bilinear").sigmoid()
 
 
-def all_candidates(output: Output, placements: Sequence[Placement]) -> list[RankedMasks]:
-    """A2D and JHMDB: every candidate of the frame to segment, in the network's order, with its score.
+def all_candidates(
+    output: Output, placements: Sequence[Placement], threshold: float = DATASET_THRESHOLD
+) -> list[Candidates]:
+    """A2D and JHMDB: every candidate of the frame to segment, in the network's order, with its score; one class.
 
     Shapes:
         placements: P of them, one a phrase.
     """
     assert output.class_logits is not None
     scores = output.class_logits[:, :, 0, 0].sigmoid()
+    boxes = None if output.boxes is None else output.boxes[:, :, 0]
     return [
-        RankedMasks(row, _threshold_then_source(logits[:, 0], placement, DATASET_THRESHOLD))
-        for row, logits, placement in zip(scores, output.mask_logits, placements, strict=True)
+        Candidates(
+            scores[p],
+            _threshold_then_source(output.mask_logits[p, :, :1], placement, threshold),
+            None if boxes is None else _to_source_xyxy(boxes[p], placement.source),
+        )
+        for p, placement in enumerate(placements)
     ]
 
 
-def ranked_candidates(output: Output, placements: Sequence[Placement], threshold: float) -> list[RankedMasks]:
+def ranked_candidates(output: Output, placements: Sequence[Placement], threshold: float) -> list[Candidates]:
     """RefCOCO/+/g: as many pairs of frame's candidate and class as there are candidates, best first, with boxes.
 
     Published behaviour: with several classes one candidate may appear more than once.
@@ -84,8 +81,8 @@ def ranked_candidates(output: Output, placements: Sequence[Placement], threshold
         boxes = output.boxes[p].transpose(0, 1).flatten(0, 1)  # [T*Q, 4]
         best = scores.flatten().topk(len(scores))
         index = best.indices // scores.shape[1]
-        masks = _threshold_then_source(logits, placement, threshold)
-        ranked.append(RankedMasks(best.values, masks[index], _to_source_xyxy(boxes[index], placement.source)))
+        masks = _threshold_then_source(logits[:, None], placement, threshold)
+        ranked.append(Candidates(best.values, masks[index], _to_source_xyxy(boxes[index], placement.source)))
     return ranked
 
 

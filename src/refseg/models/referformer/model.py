@@ -14,13 +14,16 @@ import torch
 from torch import Tensor, nn
 
 from refseg.encoders.resnet import ResNet
+from refseg.encoders.swin import Swin, SwinSpec
 from refseg.encoders.text import TextTower
 from refseg.encoders.tokens import PhraseTokenizer
+from refseg.encoders.video_swin import VideoSwin, VideoSwinSpec
 from refseg.layers.position import sine_1d
 from refseg.layers.steps import frames_at_once, row_steps
+from refseg.models.base import Candidates as Offered
 from refseg.models.base import ReferringModel, Ruler
-from refseg.models.referformer.config import ReferFormerConfig
-from refseg.models.referformer.finish import finish_masks
+from refseg.models.referformer.config import BackboneSpec, ReferFormerConfig
+from refseg.models.referformer.finish import all_candidates, finish_masks, ranked_candidates, video_scores
 from refseg.models.referformer.levels import Levels, place_levels
 from refseg.models.referformer.mask_head import MaskHead
 from refseg.models.referformer.pixel_decoder import PixelDecoder, as_map, cells, place_map
@@ -53,13 +56,7 @@ class ReferFormer(ReferringModel):
 
     def __init__(self, config: ReferFormerConfig) -> None:
         super().__init__(config)
-        spec = config.backbone
-        self.backbone = ResNet(
-            spec.blocks,
-            stem_width=spec.stem_width,
-            bottleneck_width=spec.bottleneck_width,
-            stage_width=spec.stage_width,
-        )
+        self.backbone = _backbone(config.backbone)
         channels = self.backbone.out_channels
         self.projections = nn.ModuleList(_projection(width, config.dim, size=1) for width in channels[1:])
         self.projections.append(_projection(channels[-1], config.dim, size=3))
@@ -80,18 +77,16 @@ class ReferFormer(ReferringModel):
 
     def encode_visual(self, clips: Clips) -> VisualFeatures:
         """Maps of strides 4 (adapted, and looked around), 8, 16, 32 and 64 (projected)."""
-        frames = _frames_to_segment(clips)  # [B, T', 3, H, W]
-        pixels = frames.flatten(0, 1).contiguous(memory_format=torch.channels_last)
-        steps = row_steps(len(pixels), frames_at_once(pixels.device))
-        parts = [self._backbone_and_projections(pixels[rows]) for rows in steps]
+        parts = self._looked_at(clips)
         finest, *coarser = (torch.cat(level) for level in zip(*parts, strict=True))
         prepared = self.pixel_decoder.prepare_finest(finest, clips.valid)
-        maps = tuple(level.unflatten(0, frames.shape[:2]) for level in (prepared, *coarser))
+        maps = tuple(level.unflatten(0, (len(clips.pixels), -1)) for level in (prepared, *coarser))
         return VisualFeatures(maps, clips.valid, clips.content)
 
     def encode_text(self, tokens: TextTokens) -> TextFeatures:
         """Words [P, L, C], and the pooled first token as the phrase [P, C]."""
         told = self.text_tower(tokens)
+        assert told.pooled is not None
         # Published behaviour: the phrase is the pooler's output, though the paper speaks of pooled words.
         return TextFeatures(self.resizer(told.tokens), tokens.valid, self.resizer(told.pooled))
 
@@ -122,6 +117,20 @@ class ReferFormer(ReferringModel):
             for logits, placement in zip(chosen, placements, strict=True)
         ]
 
+    def candidates(self, output: Output, placements: Sequence[Placement]) -> list[Offered]:
+        """All candidates of a frame: one score each with one class; ranked pairs of candidate and class with several."""
+        if self.config.num_classes == 1:
+            return all_candidates(output, placements, self.config.threshold)
+        return ranked_candidates(output, placements, self.config.threshold)
+
+    def soft_masks(self, output: Output, placements: Sequence[Placement]) -> list[Tensor]:
+        """Scores of the chosen candidate at the source, where `config.protocol` thresholds them last."""
+        if self.config.protocol == "image":
+            return super().soft_masks(output, placements)
+        query, _ = self.choose(output)
+        chosen = output.mask_logits[torch.arange(len(query), device=query.device), query]
+        return [video_scores(logits, placement) for logits, placement in zip(chosen, placements, strict=True)]
+
     def extra_state(self) -> dict[str, str]:
         """The tokenizer's file, where it is known."""
         text = self._tokenizer.text
@@ -132,8 +141,20 @@ class ReferFormer(ReferringModel):
         if "tokenizer.json" in extra:
             self._tokenizer.take(extra["tokenizer.json"])
 
-    def _backbone_and_projections(self, pixels: Tensor) -> tuple[Tensor, ...]:
-        finest, *maps = self.backbone(pixels)
+    def _looked_at(self, clips: Clips) -> list[tuple[Tensor, ...]]:
+        """Backbone and projections for all frames to segment, in pieces of consecutive frames."""
+        if isinstance(self.backbone, VideoSwin):
+            seen = self.backbone(clips.pixels)  # frames that are not segmented are looked at too
+            maps = [_frames_to_segment(level, clips.target_frames).flatten(0, 1) for level in seen]
+            steps = row_steps(len(maps[0]), frames_at_once(maps[0].device))
+            return [self._project([level[rows] for level in maps]) for rows in steps]
+        pixels = _frames_to_segment(clips.pixels, clips.target_frames).flatten(0, 1)
+        pixels = pixels.contiguous(memory_format=torch.channels_last)
+        steps = row_steps(len(pixels), frames_at_once(pixels.device))
+        return [self._project(self.backbone(pixels[rows])) for rows in steps]
+
+    def _project(self, stages: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        finest, *maps = stages
         projected = (
             project(level) for project, level in zip(self.projections, [*maps, maps[-1]], strict=True)
         )
@@ -214,12 +235,29 @@ class _Frames:
         return Output(self.by_clip(logits), self.by_clip(layer.class_logits), self.by_clip(layer.boxes))
 
 
-def _frames_to_segment(clips: Clips) -> Tensor:
-    """[B, T', 3, H, W]: with a backbone that sees frames alone, the others tell nothing."""
-    if clips.target_frames is None:
-        return clips.pixels
-    rows = torch.arange(len(clips.pixels), device=clips.pixels.device)
-    return clips.pixels[rows[:, None], clips.target_frames]
+def _backbone(spec: BackboneSpec) -> ResNet | Swin | VideoSwin:
+    if isinstance(spec, SwinSpec):
+        return Swin(spec)
+    if isinstance(spec, VideoSwinSpec):
+        return VideoSwin(spec)
+    network = ResNet(
+        spec.blocks,
+        stem_width=spec.stem_width,
+        bottleneck_width=spec.bottleneck_width,
+        stage_width=spec.stage_width,
+    )
+    # Published behaviour: the stem and the first stage of a ResNet keep their ImageNet weights; a Swin trains whole.
+    network.stem.requires_grad_(False)
+    network.stages[0].requires_grad_(False)
+    return network
+
+
+def _frames_to_segment(values: Tensor, target_frames: Tensor | None) -> Tensor:
+    """[B, T, ...] to [B, T', ...]."""
+    if target_frames is None:
+        return values
+    rows = torch.arange(len(values), device=values.device)
+    return values[rows[:, None], target_frames]
 
 
 def _projection(channels: int, dim: int, *, size: int) -> nn.Sequential:
