@@ -13,12 +13,14 @@ import torch
 
 from refseg.checkpoints import native
 from refseg.checkpoints.readers import read
-from refseg.errors import CheckpointMismatch, InvalidInput
+from refseg.errors import CheckpointMismatch, InvalidInput, UnknownName
 from refseg.models import catalog
 from refseg.models.base import ReferringModel, StateDict
 from refseg.models.renaming import Report
 
 TOKENIZER = "tokenizer.json"
+WORDS = "words"  # texts whose words' vectors a checkpoint is to carry, for families that read word vectors
+_START_SEED = 0  # of the weights that a file of a part alone does not give
 
 
 @dataclass(frozen=True)
@@ -37,12 +39,18 @@ def convert(
     family: str,
     variant: str,
     tokenizer: Path | None = None,
+    words: Path | None = None,
+    part: str | None = None,
     dtype: torch.dtype | None = None,
     origin: Mapping[str, str] | None = None,
 ) -> Conversion:
     """Writes the weights of `source` to `out` as our own file, with all that prediction needs.
 
-    `origin` is put into the header beside the source's name and sha256.
+    Args:
+        words: a text whose words' vectors the file is to carry, for families that read word vectors.
+        part: the part of the model that `source` alone gives, such as a backbone; the rest begins with fresh weights, so
+            that the file is a start for training.
+        origin: is put into the header beside the source's name and sha256.
 
     Raises:
         InvalidInput: if the source cannot be read, is ours already, or the tokenizer is not at hand.
@@ -50,11 +58,18 @@ def convert(
         CheckpointMismatch: if a name or shape is left on either side; the message names the variants that would fit.
     """
     catalog.variant(family, variant)  # a mistake in a name is told before a big file is read
+    if part is not None and part not in catalog.family(family).starts:
+        raise UnknownName(f"part of {family} that a file may give alone", part, catalog.family(family).starts)
     _refuse_native(source)
     state = read(source)
-    model, report = _loaded(state, family, variant, source.name)
+    if part is None:
+        model, report = _loaded(state, family, variant, source.name)
+    else:
+        model, report = _started(state, family, variant, part)
     _give_tokenizer(model, tokenizer)
+    _give_words(model, words)
     told = {"file": source.name, "sha256": file_sha256(source), **(origin or {})}
+    told |= {} if part is None else {"part": f"{part}; all else is untrained"}
     header = native.save(out, model, family=family, variant=variant, origin=told, dtype=dtype)
     return Conversion(out, header, report)
 
@@ -96,6 +111,32 @@ def _loaded(state: StateDict, family: str, variant: str, source: str) -> tuple[R
             unexpected=error.unexpected,
         ) from error
     return model, report
+
+
+def _started(state: StateDict, family: str, variant: str, part: str) -> tuple[ReferringModel, Report]:
+    """A fresh model whose `part` is that of a file."""
+    config = catalog.variant(family, variant)
+    converted, report = catalog.family(family).starts[part](state, config)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(_START_SEED)
+        model = catalog.build(family, config)
+    native.load_strictly(model, {**model.state_dict(), **converted}, source=f"the {part}", left=report.left)
+    return model, report
+
+
+def _give_words(model: ReferringModel, words: Path | None) -> None:
+    if words is None:
+        return
+    try:
+        text = words.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InvalidInput(f"the words {words} cannot be read: {error}") from error
+    before = model.extra_state()
+    model.load_extra_state({WORDS: text})
+    if model.extra_state() == before:
+        raise InvalidInput(
+            f"{words} brings no word vectors: the file is empty, or this family reads none; leave out --words"
+        )
 
 
 def _refuse_native(source: Path) -> None:

@@ -20,7 +20,9 @@ _TYPES = ("float32", "float16", "bfloat16")
 @app.command()
 def convert(
     *,
-    file: Annotated[Path, typer.Argument(help="Published weights: .pth, .pt, .pkl or .safetensors.")],
+    file: Annotated[
+        Path, typer.Argument(help="Published weights: .pth, .pt, .pkl, .safetensors or Keras .h5.")
+    ],
     family: Annotated[str, typer.Option(help="The system they belong to; `refseg models` lists them.")],
     variant: Annotated[str, typer.Option(help="Its size.")],
     out: Annotated[
@@ -30,6 +32,16 @@ def convert(
     tokenizer: Annotated[
         Path | None,
         typer.Option(help="The text tower's tokenizer.json; default: the one in the Hugging Face cache."),
+    ] = None,
+    words: Annotated[
+        Path | None,
+        typer.Option(help="A text, such as phrases one a line, whose words' vectors the file carries (VLT)."),
+    ] = None,
+    part: Annotated[
+        str | None,
+        typer.Option(
+            help="FILE holds this part alone, such as backbone; the result is a start for training."
+        ),
     ] = None,
     dtype: Annotated[str, typer.Option(help="Stored as float32, float16 or bfloat16.")] = "float32",
     force: Annotated[bool, typer.Option("--force", help="Replace the file if it is there.")] = False,
@@ -56,7 +68,14 @@ def convert(
     from refseg.checkpoints import conversion
 
     done = conversion.convert(
-        file, target, family=family, variant=variant, tokenizer=tokenizer, dtype=getattr(torch, dtype)
+        file,
+        target,
+        family=family,
+        variant=variant,
+        tokenizer=tokenizer,
+        words=words,
+        part=part,
+        dtype=getattr(torch, dtype),
     )
     print(json.dumps(_plain(done), ensure_ascii=False) if as_json else _told(done))
 
@@ -80,7 +99,7 @@ def _told(done: Conversion) -> str:
     reasons = Counter(done.report.dropped.values())
     dropped = [f"  dropped {count}: {reason}" for reason, count in reasons.most_common()]
     merged = [f"  merged {' + '.join(parts)} -> {name}" for name, parts in done.report.merged.items()]
-    carried = ", ".join(sorted(done.header.extra))
+    carried, origin = ", ".join(sorted(done.header.extra)), done.header.origin
     return "\n".join(
         [
             f"{done.path}: {done.header.family} {done.header.variant}, {done.path.stat().st_size / 1e6:.1f} MB",
@@ -88,7 +107,8 @@ def _told(done: Conversion) -> str:
             *_shortened(merged),
             *_shortened(dropped),
             *([f"  carries {carried}"] if carried else []),
-            f"  from {done.header.origin['file']}, sha256 {done.header.origin['sha256']}",
+            *([f"  only its {origin['part']}"] if "part" in origin else []),
+            f"  from {origin['file']}, sha256 {origin['sha256']}",
         ]
     )
 

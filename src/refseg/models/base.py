@@ -203,6 +203,9 @@ class Family:
     objectives: Mapping[str, Objective] = field(
         default_factory=dict
     )  # named pre-training objectives, beside "phrases"
+    starts: Mapping[str, Converter] = field(
+        default_factory=dict
+    )  # files of a part alone (a backbone that training begins with), by the part's name
     protocols: Mapping[str, Protocol] = field(
         default_factory=dict
     )  # data set -> how the published numbers on it were taken; "refcocog" also speaks for "refcocog-umd"
