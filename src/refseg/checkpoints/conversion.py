@@ -41,6 +41,7 @@ def convert(
     tokenizer: Path | None = None,
     words: Path | None = None,
     part: str | None = None,
+    onto: Path | None = None,
     dtype: torch.dtype | None = None,
     origin: Mapping[str, str] | None = None,
 ) -> Conversion:
@@ -50,6 +51,7 @@ def convert(
         words: a text whose words' vectors the file is to carry, for families that read word vectors.
         part: the part of the model that `source` alone gives, such as a backbone; the rest begins with fresh weights, so
             that the file is a start for training.
+        onto: a file of ours of the same variant that gives the rest instead, such as an earlier part.
         origin: is put into the header beside the source's name and sha256.
 
     Raises:
@@ -58,6 +60,8 @@ def convert(
         CheckpointMismatch: if a name or shape is left on either side; the message names the variants that would fit.
     """
     catalog.variant(family, variant)  # a mistake in a name is told before a big file is read
+    if onto is not None and part is None:
+        raise InvalidInput("--onto gives the rest of a model whose --part comes from a file; name the part")
     if part is not None and part not in catalog.family(family).starts:
         raise UnknownName(f"part of {family} that a file may give alone", part, catalog.family(family).starts)
     _refuse_native(source)
@@ -65,11 +69,11 @@ def convert(
     if part is None:
         model, report = _loaded(state, family, variant, source.name)
     else:
-        model, report = _started(state, family, variant, part)
+        model, report = _started(state, _start(family, variant, onto), family, part)
     _give_tokenizer(model, tokenizer)
     _give_words(model, words)
     told = {"file": source.name, "sha256": file_sha256(source), **(origin or {})}
-    told |= {} if part is None else {"part": f"{part}; all else is untrained"}
+    told |= {} if part is None else {"part": _parts_told(part, onto)}
     header = native.save(out, model, family=family, variant=variant, origin=told, dtype=dtype)
     return Conversion(out, header, report)
 
@@ -113,13 +117,33 @@ def _loaded(state: StateDict, family: str, variant: str, source: str) -> tuple[R
     return model, report
 
 
-def _started(state: StateDict, family: str, variant: str, part: str) -> tuple[ReferringModel, Report]:
-    """A fresh model whose `part` is that of a file."""
+def _start(family: str, variant: str, onto: Path | None) -> ReferringModel:
+    """The model that a part is put into: a fresh one, or that of a file of ours."""
     config = catalog.variant(family, variant)
-    converted, report = catalog.family(family).starts[part](state, config)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(_START_SEED)
-        model = catalog.build(family, config)
+    if onto is None:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(_START_SEED)
+            return catalog.build(family, config)
+    model, header = native.load(onto)
+    if (header.family, header.variant) != (family, variant):
+        raise InvalidInput(
+            f"{onto} is {header.family} {header.variant}, and the part is for {family} {variant}; give a file of the same"
+        )
+    return model
+
+
+def _parts_told(part: str, onto: Path | None) -> str:
+    if onto is None:
+        return f"{part}; all else is untrained"
+    earlier = native.read_header(onto).origin
+    return f"{part}; all else from {onto.name} ({earlier.get('part', 'a whole checkpoint')})"
+
+
+def _started(
+    state: StateDict, model: ReferringModel, family: str, part: str
+) -> tuple[ReferringModel, Report]:
+    """The model with its `part` from a file."""
+    converted, report = catalog.family(family).starts[part](state, model.config)
     native.load_strictly(model, {**model.state_dict(), **converted}, source=f"the {part}", left=report.left)
     return model, report
 

@@ -43,6 +43,10 @@ def convert(
             help="FILE holds this part alone, such as backbone; the result is a start for training."
         ),
     ] = None,
+    onto: Annotated[
+        Path | None,
+        typer.Option(help="With --part: a file of ours that gives the rest, such as an earlier part."),
+    ] = None,
     dtype: Annotated[str, typer.Option(help="Stored as float32, float16 or bfloat16.")] = "float32",
     force: Annotated[bool, typer.Option("--force", help="Replace the file if it is there.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON, name by name.")] = False,
@@ -75,6 +79,7 @@ def convert(
         tokenizer=tokenizer,
         words=words,
         part=part,
+        onto=onto,
         dtype=getattr(torch, dtype),
     )
     print(json.dumps(_plain(done), ensure_ascii=False) if as_json else _told(done))
