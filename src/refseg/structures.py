@@ -159,7 +159,7 @@ class TextFeatures(_Movable):
 class Targets(_Movable):
     """Ground truth on the canvas, ready for a loss."""
 
-    masks: Tensor  # [P, T', H, W] bool on the canvas
+    masks: Tensor  # [P, T', H, W] on the canvas; bool, or in [0, 1] where a family learns from soft masks
     visible: Tensor  # [P, T'] bool, the object is in the frame
     boxes: Tensor  # [P, T', 4] cxcywh in [0, 1] of the content; zeros where not visible
     labels: Tensor  # [P] int64

@@ -1,0 +1,130 @@
+"""Published names to ours: by name, or by the order of the file where its names are those of some training run.
+
+A file of Keras weights holds layer groups; a name here is the path in the file, with dots and without `:0`. The order of
+the dict is the order of the file.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Mapping
+
+import torch
+from torch import Tensor
+
+from refseg.errors import CheckpointMismatch
+from refseg.models.base import ModelConfig, StateDict
+from refseg.models.renaming import Report
+from refseg.models.vlt.config import VltConfig
+from refseg.models.vlt.layout import Part, backbone_parts, parts
+from refseg.models.vlt.model import Vlt
+
+_TO_OURS = {"kernel": (3, 2, 0, 1), "matrix": (1, 0)}
+_SHOWN = 4
+
+
+def convert(state: StateDict, config: ModelConfig) -> tuple[StateDict, Report]:
+    """The tensors of a published file under our names, and what was done.
+
+    Where every name of the layout is there with its shape, tensors are taken by name, and any others are left over. Else
+    layers are taken in the order of the file, and tensors in the order of their layer, each shape checked.
+
+    Raises:
+        CheckpointMismatch: if neither way fits; the message tells what differs by name and by order.
+    """
+    assert isinstance(config, VltConfig)
+    wanted = [part for layer in parts(config).values() for part in layer]
+    shapes = published_shapes(config)
+    if all(_fits(state, part, shapes) for part in wanted):
+        return _taken({part.published: part for part in wanted}, state)
+    return _taken(_by_order(state, parts(config), shapes), state)
+
+
+def convert_backbone(state: StateDict, config: ModelConfig) -> tuple[StateDict, Report]:
+    """The backbone's tensors of a detector's file by name, under our names; all else in the file is left behind.
+
+    Published behaviour is not kept: the published program takes every tensor whose name and shape agree, so that two
+    convolutions and two norms after the backbone begin with weights of unrelated layers of the detector.
+
+    Raises:
+        CheckpointMismatch: if a tensor of convolutions 1 to 58 or their norms is absent, or of another shape.
+    """
+    assert isinstance(config, VltConfig)
+    wanted, shapes = backbone_parts(), published_shapes(config)
+    wrong = [part.published for part in wanted if not _fits(state, part, shapes)]
+    if wrong:
+        raise CheckpointMismatch("the file holds no Darknet-53 of this width", missing=wrong)
+    names = {part.published: part for part in wanted}
+    taken, report = _taken(names, {name: state[name] for name in names})
+    report.dropped |= {name: "not a part of the backbone" for name in state if name not in names}
+    return taken, report
+
+
+def published_shapes(config: VltConfig) -> dict[str, tuple[int, ...]]:
+    """The shape in the published file of each of our tensors, by our name."""
+    with torch.device("meta"):
+        own = Vlt(config).state_dict()
+    layouts = {part.ours: part.layout for layer in parts(config).values() for part in layer}
+    return {name: _shape_there(tuple(tensor.shape), layouts[name]) for name, tensor in own.items()}
+
+
+def _shape_there(shape: tuple[int, ...], layout: str) -> tuple[int, ...]:
+    if layout == "kernel":
+        return (*shape[2:], shape[1], shape[0])
+    return shape[::-1] if layout == "matrix" else shape
+
+
+def _fits(state: StateDict, part: Part, shapes: Mapping[str, tuple[int, ...]]) -> bool:
+    return part.published in state and tuple(state[part.published].shape) == shapes[part.ours]
+
+
+def _taken(names: Mapping[str, Part], state: StateDict) -> tuple[StateDict, Report]:
+    report = Report(left=[name for name in state if name not in names])
+    report.renamed = {name: part.ours for name, part in names.items()}
+    return {part.ours: _ours(state[name], part) for name, part in names.items()}, report
+
+
+def _ours(tensor: Tensor, part: Part) -> Tensor:
+    order = _TO_OURS.get(part.layout)
+    return tensor if order is None else tensor.permute(order).contiguous()
+
+
+def _by_order(
+    state: StateDict, layers: Mapping[str, list[Part]], shapes: Mapping[str, tuple[int, ...]]
+) -> dict[str, Part]:
+    """The k-th layer of the file is the k-th layer of the model, as the published program loads it."""
+    there = [list(names) for _, names in itertools.groupby(state, key=lambda name: name.split(".")[0])]
+    differing = _differences(there, layers, shapes, state)
+    if differing:
+        absent = [
+            part.published for layer in layers.values() for part in layer if part.published not in state
+        ]
+        raise CheckpointMismatch(
+            f"the file fits neither by name ({len(absent)} names absent{_listed(absent)}) nor by the order of its layers "
+            f"({_listed(differing).removeprefix(': ')})"
+        )
+    pairs = (zip(names, layer, strict=True) for names, layer in zip(there, layers.values(), strict=True))
+    return dict(itertools.chain.from_iterable(pairs))
+
+
+def _differences(
+    there: list[list[str]],
+    layers: Mapping[str, list[Part]],
+    shapes: Mapping[str, tuple[int, ...]],
+    state: StateDict,
+) -> list[str]:
+    if len(there) != len(layers):
+        return [f"{len(there)} layers with weights, and {len(layers)} were expected"]
+    told = []
+    for names, (layer, wanted) in zip(there, layers.items(), strict=True):
+        found = [tuple(state[name].shape) for name in names]
+        needed = [shapes[part.ours] for part in wanted]
+        if found != needed:
+            told.append(f"{names[0].split('.')[0]} holds {found} where {layer} holds {needed}")
+    return told
+
+
+def _listed(items: Iterable[str]) -> str:
+    shown = list(items)
+    more = f", and {len(shown) - _SHOWN} more" if len(shown) > _SHOWN else ""
+    return f": {', '.join(shown[:_SHOWN])}{more}" if shown else ""
