@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import re
+import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -209,8 +211,10 @@ def _refuse_native(source: Path) -> None:
 def _give_tokenizer(model: ReferringModel, tokenizer: Path | None) -> None:
     if tokenizer is not None:
         try:
-            model.load_extra_state({TOKENIZER: tokenizer.read_text(encoding="utf-8")})
-        except (OSError, UnicodeDecodeError) as error:
+            packed = tokenizer.read_bytes()
+            text = (gzip.decompress(packed) if tokenizer.suffix == ".gz" else packed).decode("utf-8")
+            model.load_extra_state({TOKENIZER: text})
+        except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
             raise InvalidInput(f"the tokenizer {tokenizer} cannot be read: {error}") from error
         if not model.extra_state():
             raise InvalidInput("this family has no tokenizer file; leave out --tokenizer")

@@ -17,7 +17,7 @@ import typer
 from refseg import __version__
 from refseg.errors import RefsegError
 
-_VERBS = ("demo", "predict", "train", "evaluate", "data", "models", "convert", "bench")
+_VERBS = ("demo", "predict", "train", "evaluate", "data", "submission", "models", "convert", "bench")
 
 app = typer.Typer(
     name="refseg",

@@ -89,7 +89,12 @@ def mask_from_polygons(polygons: Sequence[Sequence[float]], size: Size) -> Tenso
             raise InvalidInput(
                 f"polygon {number} has the point ({x:g}, {y:g}), far outside the picture of {width}x{height} pixels"
             )
-    codes = coco.frPyObjects([list(map(float, polygon)) for polygon in polygons], height, width)
+    return draw_polygons(polygons, size)
+
+
+def draw_polygons(polygons: Sequence[Sequence[float]], size: Size) -> Tensor:
+    """Bool [H, W] of polygons that were checked before, wherever steps have moved them since; what is outside is cut off."""
+    codes = coco.frPyObjects([list(map(float, polygon)) for polygon in polygons], *size)
     return mask_from_rle(coco.merge(codes), size)
 
 
@@ -133,6 +138,31 @@ def read_mask_png(path: Path, size: Size) -> Tensor:
     return torch.from_numpy((values > 0).any(axis=2) if values.ndim == 3 else values > 0)
 
 
+def read_label_png(path: Path) -> np.ndarray:
+    """Uint8 [H, W], the numbers of objects in a PNG picture: palette indices or grey values, 0 where there is none.
+
+    Raises:
+        InvalidInput: if the file is missing, damaged, no PNG, or holds colours instead of numbers.
+    """
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with Image.open(path, formats=("PNG",)) as picture:
+            mode, values = picture.mode, np.asarray(picture)
+    except FileNotFoundError as error:
+        raise InvalidInput(f"there is no mask {path}") from error
+    except UnidentifiedImageError as error:
+        raise InvalidInput(f"the mask {path} is not a PNG picture") from error
+    except (OSError, SyntaxError, ValueError) as error:
+        raise InvalidInput(f"the mask {path} cannot be read ({error}); the file may be cut off") from error
+    if mode not in ("P", "L", "1"):
+        raise InvalidInput(
+            f"the mask {path} holds colours ({mode}), and numbers of objects were expected: a palette or grey PNG; "
+            "get the masks as published, without converting them"
+        )
+    return values.astype(np.uint8)
+
+
 def _check_png(picture: Any, path: Path, size: Size) -> None:
     width, height = picture.size
     if (height, width) != tuple(size):
@@ -167,7 +197,7 @@ def boxes_of_masks(masks: Tensor) -> Tensor:
 def _counts(counts: str | bytes | Sequence[Any]) -> np.ndarray:
     """Run lengths [N] int64, each at least 0."""
     if isinstance(counts, str | bytes):
-        runs = _decompress(counts.encode("utf-8") if isinstance(counts, str) else counts)
+        runs = run_lengths(counts.encode("utf-8") if isinstance(counts, str) else counts)
     elif all(_is_count(run) for run in counts):
         runs = np.asarray(counts, dtype=np.int64)
     else:
@@ -179,11 +209,14 @@ def _counts(counts: str | bytes | Sequence[Any]) -> np.ndarray:
     return runs
 
 
-def _decompress(text: bytes) -> np.ndarray:
-    """The numbers in COCO's compressed counts.
+def run_lengths(text: bytes) -> np.ndarray:
+    """The numbers [N] in COCO's compressed counts: lengths of runs, background first.
 
     Five bits a character (minus 48), lowest first, bit 6 set on all but the last, sign in bit 5 of the last; from the
     fourth number on each is the difference to the one two before. Source: maskApi.c of cocoapi, rleFrString.
+
+    Raises:
+        InvalidInput: if no encoder can have written the text. Whether the runs fill a picture is not looked at.
     """
     codes = np.frombuffer(text, dtype=np.uint8).astype(np.int64) - 48
     damaged = InvalidInput("the compressed run-length code is damaged: it is no output of COCO's encoder")

@@ -80,7 +80,7 @@ class Measurement:
     first_phrase: Cost  # one phrase about a clip that is not encoded yet
     loaded_bytes: int  # memory of the process with the model in it, before the first frame
     peak_bytes: int  # the most memory that the process ever took
-    device_peak_bytes: int | None  # the most memory that tensors took on the GPU; None on the CPU
+    devicepeak_bytes: int | None  # the most memory that tensors took on the GPU; None on the CPU
     matrix_rates: dict[str, float]  # floating-point operations per second of a matrix product, by dtype
     machine: Machine
 
@@ -125,8 +125,8 @@ def measure_here(setting: Setting) -> Measurement:
         first_phrase=costs.pop("first phrase"),
         stages=costs,
         loaded_bytes=loaded,
-        peak_bytes=_peak_bytes(),
-        device_peak_bytes=torch.cuda.max_memory_allocated(predictor.device) if is_cuda else None,
+        peak_bytes=peak_bytes(),
+        devicepeak_bytes=torch.cuda.max_memory_allocated(predictor.device) if is_cuda else None,
         matrix_rates=rates,
         machine=this_machine(predictor.device),
     )
@@ -147,16 +147,23 @@ def open_predictor(checkpoint: str, *, device: str = "auto", dtype: str = "float
 
 
 def _random_model(family: str, variant: str) -> ReferringModel:
-    from refseg.encoders.tokens import word_tokenizer
-
     words = sorted({word for phrase in PHRASES for word in re.findall(r"\w+", phrase)})
     torch.manual_seed(0)
     model = catalog.build(family, catalog.variant(family, variant).for_words(words))
-    if (
-        not model.extra_state()
-    ):  # no tokenizer at hand: one that needs no file, with as many tokens to these plain words
-        model.load_extra_state({"tokenizer.json": word_tokenizer(words)})
+    if not model.extra_state():
+        _give_plain_tokenizer(model, words)
     return model
+
+
+def _give_plain_tokenizer(model: ReferringModel, words: list[str]) -> None:
+    """A tokenizer that needs no file, with as many tokens to these plain words as the real one; of the model's own kind."""
+    from refseg.encoders.clip_tokens import clip_word_tokenizer
+    from refseg.encoders.tokens import word_tokenizer
+
+    try:
+        model.load_extra_state({"tokenizer.json": word_tokenizer(words)})
+    except InvalidInput:  # a tower with other special tokens
+        model.load_extra_state({"tokenizer.json": clip_word_tokenizer(words)})
 
 
 def report(measurements: list[Measurement]) -> str:
@@ -175,16 +182,26 @@ def _block(measured: Measurement) -> str:
         for name, cost in measured.stages.items()
     ]
     further, first = measured.further_phrase, measured.first_phrase
-    gpu = (
-        "" if measured.device_peak_bytes is None else f", {_gigabytes(measured.device_peak_bytes)} on the GPU"
-    )
+    gpu = "" if measured.devicepeak_bytes is None else f", {_gigabytes(measured.devicepeak_bytes)} on the GPU"
     return (
         f"{measured.label}: {setting.frames} frames {setting.height}x{setting.width}, {setting.phrases} phrases, "
         f"{setting.dtype} on {measured.machine.device}, median of {setting.repeat}\n"
         f"{aligned(rows)}\n"
         f"a further phrase on an encoded clip: {further.milliseconds:.1f} ms, {_share(further, first)} of the first "
         f"({first.milliseconds:.1f} ms)\n"
+        f"{_beside_separate_runs(measured)}"
         f"memory: {_gigabytes(measured.loaded_bytes)} with the model loaded, {_gigabytes(measured.peak_bytes)} at the peak{gpu}"
+    )
+
+
+def _beside_separate_runs(measured: Measurement) -> str:
+    """What the phrases would cost if each were asked of the frames anew."""
+    count, first, whole = measured.setting.phrases, measured.first_phrase, measured.stages["whole"]
+    if count == 1:
+        return ""
+    return (
+        f"{count} phrases together: {whole.cpu_seconds:.3f} CPU s; in separate runs: "
+        f"{count * first.cpu_seconds:.3f} CPU s ({_share(whole, Cost(count * first.milliseconds, 0))} of the time)\n"
     )
 
 
@@ -270,10 +287,11 @@ def _median(costs: list[Cost]) -> Cost:
 
 
 def _current_bytes() -> int:
-    return _status_bytes("VmRSS") or _peak_bytes()
+    return _status_bytes("VmRSS") or peak_bytes()
 
 
-def _peak_bytes() -> int:
+def peak_bytes() -> int:
+    """The most memory that this process has held."""
     # The system's own record, where there is one: getrusage also counts what the parent had when it started us.
     found = _status_bytes("VmHWM")
     if found is not None:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 FAMILIES = {
     "scout": "refseg.models.scout.family",
     "referformer": "refseg.models.referformer.family",
+    "lgformer": "refseg.models.lgformer.family",
     "vlformer": "refseg.models.vlformer.family",
     "vpd": "refseg.models.vpd.family",
 }
