@@ -196,7 +196,10 @@ def _check(case: Case, computed: dict[str, Tensor], mask: Tensor) -> None:
     for name in (name for name in case.arrays if name.startswith("mid/")):
         assert name in kept, f"{case.id}: nothing was recorded as {name}"
         torch.testing.assert_close(
-            kept[name].detach().float(), case.tensor(name), rtol=limits["rtol"], atol=limits["mid_atol"],
+            kept[name].detach().float(),
+            case.tensor(name),
+            rtol=limits["rtol"],
+            atol=limits["mid_atol"],
             msg=lambda told, name=name: f"{case.id} {name}: {told}",
         )
 
@@ -318,7 +321,9 @@ def run_training(case: Case) -> None:
         FAMILY.param_rules,
         OptimizerConfig(lr=told["lr"], weight_decay=told["weight_decay"], decay_vectors=True),
     )
-    targets = Targets(masks, masks.flatten(2).any(-1), torch.zeros(len(masks), 1, 4), torch.zeros(len(masks)).long())
+    targets = Targets(
+        masks, masks.flatten(2).any(-1), torch.zeros(len(masks), 1, 4), torch.zeros(len(masks)).long()
+    )
     with recorded(model) as seen:
         output = model.segment(model.encode_visual(clips), model.encode_text(tokens_of(case)))
     term = sum(FAMILY.criterion(loss)(output, targets).values())

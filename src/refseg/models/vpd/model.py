@@ -122,9 +122,7 @@ class VPD(ReferringModel):
         }
         return self.head(joined[64], (joined[32], joined[16], joined[8]))
 
-    def finish(
-        self, output: Output, placements: Sequence[Placement], at: Ruler = "source"
-    ) -> list[Tensor]:
+    def finish(self, output: Output, placements: Sequence[Placement], at: Ruler = "source") -> list[Tensor]:
         """Published order: logits to the canvas, corner on corner, then the decision; a tie is background.
 
         At the source, which the published code does not know, logits go there before they are decided about.
