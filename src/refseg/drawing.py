@@ -75,11 +75,28 @@ def draw_overlays(frames: Sequence[np.ndarray], masks: np.ndarray, phrase: str) 
         masks: [T, H, W] bool.
     """
     text = phrase if masks.any() else f"{phrase}: nothing found"
-    label = lay_label(text, (masks.shape[1], masks.shape[2]), np.any(masks, axis=0))
-    tint = choose_tint(frames, masks)
+    return draw_in_style(frames, masks, choose_style(frames, masks, text))
+
+
+@dataclass(frozen=True)
+class Style:
+    """What the overlays of one clip have in common."""
+
+    label: Label
+    tint: Colour
+
+
+def choose_style(frames: Sequence[np.ndarray], masks: np.ndarray, text: str) -> Style:
+    """Where `text` hides least of the masks [T, H, W], and a tint that stands out from the frames under them."""
+    size = (masks.shape[1], masks.shape[2])
+    return Style(lay_label(text, size, np.any(masks, axis=0)), choose_tint(frames, masks))
+
+
+def draw_in_style(frames: Sequence[np.ndarray], masks: np.ndarray, style: Style) -> Iterator[Image.Image]:
+    """The frames with their masks [T, H, W] tinted and contoured, and the label printed."""
     for frame, mask in zip(frames, masks, strict=True):
-        picture = Image.fromarray(tint_mask(frame, mask, tint))
-        draw_label(picture, label)
+        picture = Image.fromarray(tint_mask(frame, mask, style.tint))
+        draw_label(picture, style.label)
         yield picture
 
 
@@ -266,3 +283,22 @@ def contact_sheet(pictures: Sequence[Image.Image], *, columns: int, side: int, g
         top = gap + number // columns * (side + gap) + (side - fitted.height) // 2
         sheet.paste(fitted, (left, top))
     return sheet
+
+
+RED: Colour = (255, 0, 0)
+_RED_WEIGHT = 0.6
+_BLACK: Colour = (0, 0, 0)
+
+
+def red_overlay(pixels: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """A copy of a picture [H, W, 3] as the published demo of VLFormer draws it: red inside, one black line around.
+
+    Published behaviour: a mask [H, W] that covers the whole picture has no line around it, and draws nothing.
+    """
+    drawn = np.ascontiguousarray(pixels).copy()
+    if mask.all():
+        return drawn
+    drawn[mask] = (1 - _RED_WEIGHT) * drawn[mask] + _RED_WEIGHT * np.array(RED)  # truncated to whole numbers
+    cross = np.array([[0, 1, 0], [1, 1, 1], [0, 1, 0]], np.uint8)
+    drawn[(cv2.dilate(mask.astype(np.uint8), cross) > 0) & ~mask] = _BLACK
+    return drawn

@@ -114,11 +114,12 @@ def _words(words: Sequence[tuple[str, float]], width: int) -> Image.Image:
     font, small = _font(_WORD_LETTERS), _font(10)
     highest = max(share for _, share in words) or 1.0
     measure = ImageDraw.Draw(Image.new("RGB", (1, 1)))
-    places, x, y, line = [], _GAP, 0, _WORD_LETTERS + 24
+    places: list[tuple[float, int, float, str, float]] = []
+    x, y, line = float(_GAP), 0, _WORD_LETTERS + 24
     for word, share in words:
         length = max(measure.textlength(word, font=font), measure.textlength("0.00", font=small)) + 12
         if x + length > width and x > _GAP:
-            x, y = _GAP, y + line
+            x, y = float(_GAP), y + line
         places.append((x, y, length, word, share))
         x += length + _GAP
     sheet = Image.new("RGB", (width, y + line), _PAPER)

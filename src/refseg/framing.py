@@ -20,8 +20,9 @@ from refseg.structures import Placement, Size
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
-Fit = Literal["stretch", "shortest", "shortest-rounded", "letterbox"]
+Fit = Literal["stretch", "shortest", "letterbox", "keep"]
 Filter = Literal["bilinear", "antialias", "bicubic"]
+Rounding = Literal["down", "half"]
 
 
 @dataclass(frozen=True)
@@ -31,8 +32,8 @@ class FrameSpec:
     stretch: the content is `size` x `size`, whatever the source's shape.
     shortest: the short side becomes `size`; the long side follows, at most `longest` where that is set; padding on the
         right and at the bottom up to a multiple of `divisor`.
-    shortest-rounded: the same, with both sides rounded to the nearest pixel, as detectron2 does.
     letterbox: the content fits inside `size` x `size` and is centred.
+    keep: the content is the source as it is, padded like shortest; for training on frames that were resized before.
     """
 
     fit: Fit
@@ -43,6 +44,7 @@ class FrameSpec:
     mean: tuple[float, float, float] = IMAGENET_MEAN  # of values in [0, 1]
     std: tuple[float, float, float] = IMAGENET_STD
     fill: float = 0.0  # value of padding, after normalisation
+    rounding: Rounding = "down"  # shortest: sides that fall between two pixels; see `shortest_side`
 
 
 def place(source: Size, spec: FrameSpec) -> Placement:
@@ -60,17 +62,19 @@ def place(source: Size, spec: FrameSpec) -> Placement:
         content = (max(1, int(height * scale)), max(1, int(width * scale)))
         offset = ((spec.size - content[0]) // 2, (spec.size - content[1]) // 2)
         return Placement(source, content, offset, (spec.size, spec.size))
-    rule = rounded_shortest_side if spec.fit == "shortest-rounded" else shortest_side
-    content = rule(source, spec.size, spec.longest)
+    content = source if spec.fit == "keep" else shortest_side(source, spec.size, spec.longest, spec.rounding)
     canvas = tuple(-(-side // spec.divisor) * spec.divisor for side in content)
     return Placement(source, content, (0, 0), (canvas[0], canvas[1]))
 
 
-def shortest_side(source: Size, size: int, longest: int | None) -> Size:
+def shortest_side(source: Size, size: int, longest: int | None, rounding: Rounding = "down") -> Size:
     """The size of `source` when its short side becomes `size`, its long side at most `longest`.
 
-    Source: the resize rule of DETR-like training code; the long side is truncated, not rounded.
+    Source: "down" is the resize rule of DETR-like training code, whose long side is truncated; "half" is that of
+    Detectron2, which scales both sides and rounds each.
     """
+    if rounding == "half":
+        return _scaled_side(source, size, longest)
     short, long = min(source), max(source)
     if longest is not None and long / short * size > longest:
         size = round(longest * short / long)
@@ -83,13 +87,11 @@ def shortest_side(source: Size, size: int, longest: int | None) -> Size:
     return (size, grown) if source[0] <= source[1] else (grown, size)
 
 
-def rounded_shortest_side(source: Size, size: int, longest: int | None) -> Size:
-    """The size of `source` when its short side becomes `size`, its long side at most `longest`; both sides rounded.
-
-    Source: the rule of detectron2's ResizeShortestEdge.
-    """
+def _scaled_side(source: Size, size: int, longest: int | None) -> Size:
     scale = size / min(source)
-    height, width = (side * scale for side in source)
+    height, width = (
+        (float(size), scale * source[1]) if source[0] < source[1] else (scale * source[0], float(size))
+    )
     if longest is not None and max(height, width) > longest:
         scale = longest / max(height, width)
         height, width = height * scale, width * scale

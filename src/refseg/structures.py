@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 Size = tuple[int, int]
 """(height, width) in pixels."""
 
+Outline = tuple[Tensor, ...]
+"""The polygons of one mask, each [N, 2] float64 points (x, y) in pixels."""
+
 
 class _Movable:
     """Dataclass of tensors that can be moved as one value."""
@@ -68,6 +71,12 @@ class Example:
     labels: Tensor | None = None  # [P] int64 object category
     registers: tuple[str, ...] | None = None  # P names of the kind of phrase, for tables by kind
     things: Things | None = None
+    ids: tuple[str, ...] | None = None  # P: sentence, expression or sample, as the data set numbers it
+    objects: tuple[str, ...] | None = None  # P: reference or object, as the data set numbers it
+    no_target: Tensor | None = None  # [P] bool, True = the data set says that nothing answers
+    frame_names: tuple[str, ...] | None = None  # T, as evaluation servers spell them
+    boxes: Tensor | None = None  # [P, T', 4] float32 xyxy in pixels of these frames; None = the masks' own
+    outlines: tuple[tuple[Outline | None, ...], ...] | None = None  # P rows of T': what masks were drawn from
 
     def __post_init__(self) -> None:
         assert self.frames.ndim == 4 and self.frames.shape[1] == 3, (
@@ -77,6 +86,7 @@ class Example:
             times = len(self.frames) if self.target_frames is None else len(self.target_frames)
             wanted = (len(self.phrases), times, *self.frames.shape[-2:])
             assert tuple(self.masks.shape) == wanted, f"masks are {wanted}, not {tuple(self.masks.shape)}"
+            assert self.boxes is None or self.boxes.shape == (*wanted[:2], 4), f"boxes are {self.boxes.shape}"
 
 
 @dataclass(slots=True, frozen=True)

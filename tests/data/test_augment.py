@@ -5,8 +5,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from refseg.data.augment import Augmentation, choose_frames, crop, mirror, rescale, swap_sides
+from refseg.data.augment import crop, mirror, rescale, swap_sides
 from refseg.data.collate import content_boxes
+from refseg.data.steps import CropAround, Flip, Rescale, draw_neighbours, draw_phrases, vary
 from refseg.errors import InvalidInput
 from refseg.structures import Example, Placement, Things
 
@@ -38,7 +39,8 @@ def box_of(masks):
 @given(example=examples(), seed=st.integers(0, 10**6))
 @settings(deadline=None)
 def test_pixels_masks_ids_and_boxes_stay_together_when_mirrored_and_cropped(example, seed):
-    varied = Augmentation(flip=0.5, crop=0.7)(example, torch.Generator().manual_seed(seed))
+    steps = (Flip(probability=0.5), CropAround(probability=0.7))
+    varied = vary(example, steps, torch.Generator().manual_seed(seed))
     seen = varied.frames[:, 0] > 127
     assert torch.equal(varied.masks[0], seen)
     assert torch.equal(varied.things.ids.bool(), seen)
@@ -61,7 +63,7 @@ def test_the_mask_follows_resized_pixels_to_within_a_pixel(example, factor):
 @given(example=examples(), seed=st.integers(0, 10**6))
 @settings(deadline=None)
 def test_a_crop_keeps_every_object_whole(example, seed):
-    varied = Augmentation(crop=1.0)(example, torch.Generator().manual_seed(seed))
+    varied = CropAround()(example, torch.Generator().manual_seed(seed))
     assert varied.masks[0].sum() == example.masks[0].sum()
 
 
@@ -88,21 +90,10 @@ def test_mirroring_twice_is_the_example_itself():
 def test_the_example_itself_is_left_alone():
     example = painted(9, 7, (1, 2, 8, 3))
     pixels = example.frames.clone()
-    Augmentation(flip=1.0, scale=(1.5, 1.5), crop=1.0, phrases=1, frames=1)(example, torch.Generator())
+    steps = (Flip(probability=1.0), Rescale(low=1.5, high=1.5), CropAround())
+    vary(draw_phrases(example, 1, torch.Generator()), steps, torch.Generator())
     assert torch.equal(example.frames, pixels)
     assert example.phrases == ("left box", "nothing on the right")
-
-
-def test_equal_generators_vary_equally():
-    vary = Augmentation(flip=0.5, scale=(0.6, 1.4), crop=0.5, phrases=1, frames=1)
-    one, other = (vary(painted(19, 23, (2, 3, 9, 9)), torch.Generator().manual_seed(4)) for _ in range(2))
-    assert torch.equal(one.frames, other.frames)
-    assert one.phrases == other.phrases
-
-
-def test_no_variation_leaves_the_example_as_it_is():
-    example = painted(5, 8, (0, 0, 5, 3))
-    assert Augmentation()(example, torch.Generator()) is example
 
 
 @pytest.mark.parametrize(
@@ -145,11 +136,9 @@ def test_exchanging_sides_twice_restores_the_phrase(words):
 
 def test_chosen_phrases_keep_their_masks():
     example = painted(5, 8, (0, 0, 5, 3))
-    kept = {
-        Augmentation(phrases=1)(example, torch.Generator().manual_seed(s)).phrases[0]: s for s in range(20)
-    }
+    kept = {draw_phrases(example, 1, torch.Generator().manual_seed(s)).phrases[0]: s for s in range(20)}
     assert set(kept) == set(example.phrases)
-    one = Augmentation(phrases=1)(example, torch.Generator().manual_seed(kept["left box"]))
+    one = draw_phrases(example, 1, torch.Generator().manual_seed(kept["left box"]))
     assert one.masks.shape[0] == 1
     assert one.masks[0].any()
 
@@ -159,7 +148,7 @@ def test_chosen_frames_are_neighbours_among_those_with_masks():
     masks = torch.zeros(1, 3, 4, 5, dtype=torch.bool)
     clip = Example("clip", pixels, ("a",), masks, target_frames=torch.tensor([0, 2, 5]))
     shown = {
-        tuple(choose_frames(clip, 2, torch.Generator().manual_seed(seed)).frames[:, 0, 0, 0].tolist())
+        tuple(draw_neighbours(clip, 2, torch.Generator().manual_seed(seed)).frames[:, 0, 0, 0].tolist())
         for seed in range(20)
     }
     assert shown == {(0, 2), (2, 5)}
@@ -167,4 +156,4 @@ def test_chosen_frames_are_neighbours_among_those_with_masks():
 
 def test_a_clip_with_too_few_frames_is_refused_by_name():
     with pytest.raises(InvalidInput, match="painted has 2 frames with masks, and 3 were asked for"):
-        choose_frames(painted(5, 8, (0, 0, 5, 3)), 3, torch.Generator())
+        draw_neighbours(painted(5, 8, (0, 0, 5, 3)), 3, torch.Generator())

@@ -9,14 +9,15 @@ import torch
 from torch import Tensor
 
 from parity.case import Case, Comparison, NotBuilt
-from refseg.data import video_augment
+from refseg.data import augment
 from refseg.data.augment import swap_sides
+from refseg.data.collate import carried_boxes
 from refseg.framing import place_frames
 from refseg.metrics import average_precision, contour
 from refseg.models.referformer import config as settings
 from refseg.models.referformer import finish
 from refseg.models.referformer.model import best_candidate
-from refseg.structures import Output, Placement
+from refseg.structures import Example, Output, Placement
 
 
 def run(case: Case) -> None:
@@ -157,33 +158,36 @@ def run_metrics(case: Case) -> None:
 
 def run_transforms(case: Case) -> None:
     """Training transforms with the parameters that the case's steps name."""
-    frames, masks = case.tensor("in/frames").permute(0, 3, 1, 2), case.tensor("in/masks") > 0
-    boxes = case.tensor("in/boxes")
-    clip = video_augment.BoxedClip(frames, masks, boxes, boxes.any(-1))
-    computed: dict[str, object] = {"out/mask_boxes": video_augment.boxes_of_masks(masks[:2])[0]}
+    frames, masks = case.tensor("in/frames").permute(0, 3, 1, 2), case.tensor("in/masks")[None] > 0
+    clip = Example("case", frames, (case.config["caption_in"],), masks, boxes=case.tensor("in/boxes")[None])
+    measured = augment.with_measured_boxes(dataclasses.replace(clip, boxes=None)).boxes
+    computed: dict[str, object] = {"out/mask_boxes": measured[0, :2]}
     resized = 0
     for step in case.config["steps"]:
         numbers = [int(number) for number in re.findall(r"\d+", step)]
         if step.startswith("horizontal flip"):
-            clip = video_augment.mirror(clip)
-            computed["out/boxes_flip"] = clip.boxes
+            clip = augment.mirror(clip)
+            computed["out/boxes_flip"] = clip.boxes[0]
         elif step.startswith("resize"):
-            clip = video_augment.resize(clip, numbers[0], longest=numbers[1] if "max" in step else None)
+            longest = numbers[1] if "max" in step else None
+            clip = augment.resize(clip, numbers[0], longest=longest, masks="corner")
             resized += 1
             ending = "_resize" if resized == 1 else ""
-            computed |= {f"out/size{ending}": torch.tensor(clip.size), f"out/masks{ending}": clip.masks}
-            computed |= {"out/boxes_resize": clip.boxes} if resized == 1 else {}
+            size = torch.tensor(augment.size_of(clip))
+            computed |= {f"out/size{ending}": size, f"out/masks{ending}": clip.masks[0]}
+            computed |= {"out/boxes_resize": clip.boxes[0]} if resized == 1 else {}
             computed["out/pixels"] = clip.frames.permute(0, 2, 3, 1)
         elif step.startswith("crop"):
-            clip = video_augment.crop(clip, top=numbers[0], left=numbers[1], size=(numbers[2], numbers[3]))
-            computed["out/boxes_crop"] = clip.boxes
+            clip = augment.crop(clip, numbers[0], numbers[1], (numbers[2], numbers[3]))
+            computed["out/boxes_crop"] = clip.boxes[0]
         elif step == "check":
-            clip = video_augment.check(clip)
-            computed["out/valid"] = clip.visible
+            clip = augment.with_checked_boxes(clip)
+            computed["out/valid"] = augment.have_area(clip.boxes[0])
         else:
             assert step == "to tensor + normalise", step
-    spec = dataclasses.replace(settings.DATASET_FRAMES, size=min(clip.size), longest=None, divisor=1)
+    spec = dataclasses.replace(settings.DATASET_FRAMES, fit="keep", divisor=1)
     computed["out/tensor_sub"] = place_frames(clip.frames, spec)[0][:, :, ::7, ::9]
-    computed["out/boxes"] = video_augment.content_boxes(clip)
+    computed["out/boxes"] = carried_boxes(clip)[0][0]
+    assert clip.phrases == (case.config["caption_out"],)
     assert swap_sides(case.config["caption_in"]) == case.config["caption_out"]
     Comparison(case, computed).check()

@@ -64,7 +64,7 @@ def test_overrides_are_laid_over_the_file(recipe):
     [
         ("run.stpes=3", r"unknown key 'stpes' in section \[run\]; did you mean 'steps'"),
         ("familly=vlt", "unknown key 'familly' in the top section; did you mean 'family'"),
-        ("optimizer.zzz=1", r"unknown key 'zzz' in section \[optimizer\]; known: lr, betas"),
+        ("optimizer.zzz=1", r"unknown key 'zzz' in section \[optimizer\]; known: kind, lr, betas"),
         ("run.steps=abc", "run.steps: .* not 'abc'"),
         ("run.steps=1.5", "run.steps: .* not 1.5"),
         ("run.steps=0", "run.steps: .* not 0"),

@@ -7,7 +7,8 @@ from refseg.errors import InvalidInput
 from refseg.framing import FrameSpec
 from refseg.structures import Example
 from refseg.training.config import run_from_values
-from refseg.training.feed import batches, open_training_data
+from refseg.training.feed import batches
+from refseg.training.sources import open_training_data
 
 FRAME = FrameSpec(fit="letterbox", size=8, mean=(0, 0, 0), std=(1 / 255,) * 3)
 

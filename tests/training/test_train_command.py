@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from refseg.checkpoints import native
 from refseg.cli import app, load_verbs
 from refseg.errors import InvalidInput, UnknownName
-from refseg.training import feed, loop
+from refseg.training import loop, sources
 from refseg.training.config import packaged_recipes, read_recipe
 
 SHORT = [
@@ -274,8 +274,10 @@ def test_the_loss_of_one_picture_falls_when_it_is_shown_again_and_again(tmp_path
         def __getitem__(self, index):
             return self.examples[0]
 
-    opened = feed.open_training_data
-    monkeypatch.setattr(loop, "open_training_data", lambda run, side: Same(opened(run, side)))
+    opened = sources.open_training_data
+    monkeypatch.setattr(
+        loop, "open_training_data", lambda run, side: Same(opened(run, side).sources[0].examples)
+    )
     arguments = [
         "run.steps=40",
         "optimizer.lr=5e-3",

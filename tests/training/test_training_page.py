@@ -10,7 +10,7 @@ PAGE = (Path(__file__).parents[2] / "docs" / "training.md").read_text()
 
 def keys_of_page(title):
     _, _, rest = PAGE.partition(f"**{title}**")
-    table = rest.strip().split("\n\n")[1 if title == "[optimizer]" else 0]
+    table = rest.strip().split("\n\n")[0]
     firsts = [line.split("|")[1] for line in table.splitlines() if line.startswith("| `")]
     return {key for first in firsts for key in re.findall(r"`(\w+)`", first)}
 

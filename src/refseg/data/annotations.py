@@ -133,6 +133,31 @@ def read_mask_png(path: Path, size: Size) -> Tensor:
     return torch.from_numpy((values > 0).any(axis=2) if values.ndim == 3 else values > 0)
 
 
+def read_label_png(path: Path) -> np.ndarray:
+    """Uint8 [H, W], the numbers of objects in a PNG picture: palette indices or grey values, 0 where there is none.
+
+    Raises:
+        InvalidInput: if the file is missing, damaged, no PNG, or holds colours instead of numbers.
+    """
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with Image.open(path, formats=("PNG",)) as picture:
+            mode, values = picture.mode, np.asarray(picture)
+    except FileNotFoundError as error:
+        raise InvalidInput(f"there is no mask {path}") from error
+    except UnidentifiedImageError as error:
+        raise InvalidInput(f"the mask {path} is not a PNG picture") from error
+    except (OSError, SyntaxError, ValueError) as error:
+        raise InvalidInput(f"the mask {path} cannot be read ({error}); the file may be cut off") from error
+    if mode not in ("P", "L", "1"):
+        raise InvalidInput(
+            f"the mask {path} holds colours ({mode}), and numbers of objects were expected: a palette or grey PNG; "
+            "get the masks as published, without converting them"
+        )
+    return values.astype(np.uint8)
+
+
 def _check_png(picture: Any, path: Path, size: Size) -> None:
     width, height = picture.size
     if (height, width) != tuple(size):

@@ -1,186 +1,254 @@
-"""Examples varied: Example to Example, pixels, masks and words together, drawn from an explicit generator."""
+"""Examples moved: Example to Example, pixels, masks, boxes, outlines and words together. Nothing here is drawn at random.
+
+Boxes that an example carries are scaled, shifted and clipped with the frames and never taken anew from masks, as DETR-like
+training code does; boxes that it does not carry are its masks' own. Every operation treats all frames of a clip alike.
+"""
 
 from __future__ import annotations
 
-import re
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Literal
 
+import cv2
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from refseg.data.annotations import mask_from_polygons
+from refseg.data.sides import swap_sides
 from refseg.errors import InvalidInput
-from refseg.structures import Example, Size
+from refseg.framing import Rounding, resize_frames, shortest_side
+from refseg.structures import Example, Outline, Size
 
-# Words that hold a side, as whole words or before a hyphen or an ending: left, leftmost, left-hand, lefthand.
-_SIDE = re.compile(r"\b(left|right)(?=(most|er|wards?|hand(ed)?|side|-\w+)?\b)", re.IGNORECASE)
-# Where the same letters say no side.
-_NO_SIDE = re.compile(
-    r"\bleft (?:over|overs|behind|alone|out)\b|\bleft-over|\ball right\b|\balright\b|\bright (?:now|away|angle|angled|here|there|before|after"
-    r"|next|beside|behind|under|above|below|in front)\b|\bright-(?:angled?|away)\b|\bhas left\b|\bhave left\b",
-    re.IGNORECASE,
-)
+MaskRule = Literal["centre", "corner"]
+"""Which source pixel a mask's pixel takes: the one under its centre (Pillow), or under its first corner (torch "nearest")."""
 
 
-@dataclass(frozen=True)
-class Augmentation:
-    """How an example is varied; the default leaves it as it is."""
-
-    flip: float = 0.0  # probability of mirroring
-    scale: tuple[float, float] | None = None  # range of the factor by which the frames are resized
-    crop: float = 0.0  # probability of cropping
-    phrases: int | None = None  # phrases kept, drawn without repeats
-    frames: int | None = None  # frames kept, neighbours in time
-
-    def __call__(self, example: Example, generator: torch.Generator) -> Example:
-        """A variation of `example`; the example itself is not changed."""
-        if self.phrases is not None:
-            example = choose_phrases(example, self.phrases, generator)
-        if self.frames is not None:
-            example = choose_frames(example, self.frames, generator)
-        if self.flip and _chance(generator) < self.flip:
-            example = mirror(example)
-        if self.scale is not None:
-            low, high = self.scale
-            example = rescale(example, low + (high - low) * _chance(generator))
-        if self.crop and _chance(generator) < self.crop:
-            example = random_crop(example, generator)
-        return example
+def size_of(example: Example) -> Size:
+    """(height, width) of the frames."""
+    return example.frames.shape[-2], example.frames.shape[-1]
 
 
 def mirror(example: Example) -> Example:
-    """The example seen in a mirror: frames and masks flipped, left and right exchanged in the phrases."""
-    things = example.things
-    return replace(
+    """The example seen in a mirror: frames, masks and boxes flipped, left and right exchanged in the phrases."""
+    width = size_of(example)[1]
+    boxes = example.boxes
+    if boxes is not None:
+        left, top, right, bottom = boxes.unbind(-1)
+        boxes = torch.stack([width - right, top, width - left, bottom], dim=-1)
+    flipped = _moved(
         example,
         frames=example.frames.flip(-1),
-        masks=None if example.masks is None else example.masks.flip(-1),
-        phrases=tuple(map(swap_sides, example.phrases)),
-        things=None if things is None else replace(things, ids=things.ids.flip(-1)),
+        boxes=boxes,
+        maps=lambda maps: maps.flip(-1),
+        points=lambda xy: xy * xy.new_tensor([-1, 1]) + xy.new_tensor([width, 0]),
     )
+    return replace(flipped, phrases=tuple(map(swap_sides, example.phrases)))
 
 
-def swap_sides(phrase: str) -> str:
-    """The phrase for the mirrored picture: left becomes right, "leftmost" becomes "rightmost", and back.
-
-    Words that hold the letters and mean no side ("left over", "all right", "right behind") stay.
-    """
-    kept = [match.span() for match in _NO_SIDE.finditer(phrase)]
-
-    def exchange(match: re.Match[str]) -> str:
-        if any(start <= match.start() < end for start, end in kept):
-            return match.group()
-        other = "right" if match.group().lower() == "left" else "left"
-        if match.group().isupper():
-            return other.upper()
-        return other.capitalize() if match.group()[0].isupper() else other
-
-    return _SIDE.sub(exchange, phrase)
+def resize(
+    example: Example,
+    short: int,
+    *,
+    longest: int | None = None,
+    rounding: Rounding = "down",
+    masks: MaskRule = "centre",
+) -> Example:
+    """The example with its short side at `short`, its long side at most `longest`; pixels by Pillow's bilinear filter."""
+    size = shortest_side(size_of(example), short, longest, rounding)
+    if size == size_of(example):
+        return example
+    frames = resize_frames(example.frames, size, "antialias").to(torch.uint8)
+    return _resized(example, frames, masks)
 
 
 def rescale(example: Example, factor: float) -> Example:
     """The example with frames `factor` times as large (antialiased) and masks with them (nearest)."""
-    height, width = example.frames.shape[-2:]
+    height, width = size_of(example)
     size = (max(1, round(height * factor)), max(1, round(width * factor)))
     if size == (height, width):
         return example
     frames = functional.interpolate(example.frames, size, mode="bilinear", antialias=True)
-    things = example.things
-    return replace(
+    return _resized(example, frames, "centre")
+
+
+def _resized(example: Example, frames: Tensor, rule: MaskRule) -> Example:
+    size = (frames.shape[-2], frames.shape[-1])
+    factors = (size[1] / example.frames.shape[-1], size[0] / example.frames.shape[-2])  # x, y
+    boxes = example.boxes
+    return _moved(
         example,
         frames=frames,
-        masks=None if example.masks is None else _nearest(example.masks, size).bool(),
-        things=None if things is None else replace(things, ids=_nearest(things.ids, size)),
+        boxes=None if boxes is None else boxes * boxes.new_tensor(factors * 2),
+        maps=lambda maps: _nearest(maps, size, rule),
+        points=lambda xy: xy * xy.new_tensor(factors),
     )
 
 
 def crop(example: Example, top: int, left: int, size: Size) -> Example:
-    """The part of the example from (top, left) on."""
-    rows, columns = slice(top, top + size[0]), slice(left, left + size[1])
-    things = example.things
-    return replace(
-        example,
-        frames=example.frames[..., rows, columns],
-        masks=None if example.masks is None else example.masks[..., rows, columns],
-        things=None if things is None else replace(things, ids=things.ids[..., rows, columns]),
-    )
-
-
-def random_crop(example: Example, generator: torch.Generator, *, least: float = 0.6) -> Example:
-    """A random part with sides of at least `least` of the whole, in which every visible object is still seen whole.
-
-    A crop that cuts an object away would make its phrase false, and one that cuts what a phrase compares with would
-    make it doubtful; with `least` above one half, relations mostly survive.
-    """
-    height, width = example.frames.shape[-2:]
-    top, bottom, left, right = _occupied(example.masks, (height, width))
-    tall = _between(generator, max(round(height * least), bottom - top), height)
-    wide = _between(generator, max(round(width * least), right - left), width)
-    first = _between(generator, max(0, bottom - tall), min(top, height - tall))
-    start = _between(generator, max(0, right - wide), min(left, width - wide))
-    return crop(example, first, start, (tall, wide))
-
-
-def choose_phrases(example: Example, count: int, generator: torch.Generator) -> Example:
-    """The example with `count` of its phrases, drawn without repeats, in their order; all, where it has no more."""
-    if len(example.phrases) <= count:
-        return example
-    drawn = torch.randperm(len(example.phrases), generator=generator)[:count].sort().values
-    numbers = drawn.tolist()
-    registers = example.registers
-    return replace(
-        example,
-        phrases=tuple(example.phrases[i] for i in numbers),
-        masks=None if example.masks is None else example.masks[drawn],
-        labels=None if example.labels is None else example.labels[drawn],
-        registers=None if registers is None else tuple(registers[i] for i in numbers),
-    )
-
-
-def choose_frames(example: Example, count: int, generator: torch.Generator) -> Example:
-    """The example with `count` of its frames that have masks, neighbours in time from a drawn first one.
+    """The part of the example from (top, left) on; boxes are clipped to it.
 
     Raises:
-        InvalidInput: if it has fewer.
+        InvalidInput: if it reaches beyond the frames.
     """
-    annotated = example.target_frames
-    if annotated is None:
-        annotated = torch.arange(len(example.frames))
-    if len(annotated) < count:
+    height, width = size
+    if min(top, left) < 0 or top + height > size_of(example)[0] or left + width > size_of(example)[1]:
         raise InvalidInput(
-            f"{example.name} has {len(annotated)} frames with masks, and {count} were asked for; lower data.frames"
+            f"a crop of {height}x{width} at ({top}, {left}) reaches beyond frames of {size_of(example)}"
         )
-    first = _between(generator, 0, len(annotated) - count)
-    chosen = annotated[first : first + count]
-    things = example.things
-    return replace(
+    rows, columns = slice(top, top + height), slice(left, left + width)
+    boxes = example.boxes
+    if boxes is not None:
+        shifted = boxes - boxes.new_tensor([left, top, left, top])
+        boxes = shifted.clamp(min=0).minimum(shifted.new_tensor([width, height, width, height]))
+    return _moved(
         example,
-        frames=example.frames[chosen],
-        masks=None if example.masks is None else example.masks[:, first : first + count],
-        target_frames=None,
-        things=None if things is None else replace(things, ids=things.ids[chosen]),
+        frames=example.frames[..., rows, columns],
+        boxes=boxes,
+        maps=lambda maps: maps[..., rows, columns],
+        points=lambda xy: xy - xy.new_tensor([left, top]),
     )
 
 
-def _occupied(masks: Tensor | None, size: Size) -> tuple[int, int, int, int]:
-    """(top, bottom, left, right) of all that is on some mask; the middle pixel where nothing is."""
-    if masks is None or not bool(masks.any()):
-        return size[0] // 2, size[0] // 2 + 1, size[1] // 2, size[1] // 2 + 1
-    anything = masks.flatten(0, -3).any(0)
-    rows, columns = anything.any(1).nonzero().flatten(), anything.any(0).nonzero().flatten()
-    return int(rows[0]), int(rows[-1]) + 1, int(columns[0]), int(columns[-1]) + 1
+def rotate(example: Example, degrees: float, centre: tuple[float, float]) -> Example:
+    """The example turned counter-clockwise about `centre` (shares of width and height); its size stays, outside is black.
+
+    Pixels and masks are warped about the centre less half a pixel, outlines as coordinates about the centre itself.
+    Carried boxes are dropped: a turned box is no box.
+
+    Source: the rotation of Detectron2.
+    """
+    height, width = size_of(example)
+    middle = (width * centre[0], height * centre[1])
+    pixels = cv2.getRotationMatrix2D((middle[0] - 0.5, middle[1] - 0.5), degrees, 1)
+    points = cv2.getRotationMatrix2D(middle, degrees, 1)
+    return warp(
+        example, lambda image, flags: cv2.warpAffine(image, pixels, (width, height), flags=flags), points
+    )
 
 
-def _nearest(maps: Tensor, size: Size) -> Tensor:
+def warp(
+    example: Example, apply: Callable[[np.ndarray, int], np.ndarray], points: np.ndarray | None = None
+) -> Example:
+    """The example warped by an OpenCV call on one picture: frames bilinear, masks nearest, boxes and old outlines gone.
+
+    Arguments:
+        apply: (picture [H, W] or [H, W, 3] uint8, interpolation flag) to the warped picture of the same size.
+        points: the affine matrix [2, 3] that moves outlines.
+    """
+
+    def moved(maps: Tensor) -> Tensor:
+        flat = maps.flatten(0, -3).to(torch.uint8).numpy()
+        warped = torch.stack([torch.from_numpy(apply(each, cv2.INTER_NEAREST)) for each in flat])
+        return warped.unflatten(0, maps.shape[:-2]).to(maps.dtype)
+
+    frames = [
+        apply(np.ascontiguousarray(f.permute(1, 2, 0).numpy()), cv2.INTER_LINEAR) for f in example.frames
+    ]
+    matrix = None if points is None else torch.from_numpy(points)
+    return _moved(
+        replace(example, outlines=None if matrix is None else example.outlines),
+        frames=torch.from_numpy(np.stack(frames)).permute(0, 3, 1, 2).contiguous(),
+        boxes=None,
+        maps=moved,
+        points=lambda xy: xy if matrix is None else xy @ matrix[:, :2].T + matrix[:, 2],
+    )
+
+
+def redraw(example: Example) -> Example:
+    """The example with masks drawn anew from the outlines it still has, sharper than masks that were resized and turned.
+
+    Masks that came without outlines (run-length codes) stay as they are.
+    """
+    if example.outlines is None or example.masks is None:
+        return example
+    masks, size = example.masks.clone(), size_of(example)
+    for row, outlines in zip(masks, example.outlines, strict=True):
+        for mask, outline in zip(row, outlines, strict=True):
+            if outline is not None:
+                mask.copy_(mask_from_polygons([points.flatten().tolist() for points in outline], size))
+    return replace(example, masks=masks)
+
+
+def with_measured_boxes(example: Example) -> Example:
+    """The example with boxes read off its masks, from the first to the last pixel of the object, both included.
+
+    Published behaviour of the video loaders: a box one pixel wide has no area.
+    """
+    assert example.masks is not None
+    spans = []
+    for occupied in (example.masks.any(-2), example.masks.any(-1)):  # columns, rows
+        numbers = occupied.to(torch.uint8)
+        spans.append((numbers.argmax(-1), occupied.shape[-1] - 1 - numbers.flip(-1).argmax(-1)))
+    (left, right), (top, bottom) = spans
+    visible = example.masks.flatten(-2).any(-1)
+    boxes = torch.stack([left, top, right, bottom], dim=-1).float() * visible[..., None]
+    return replace(example, boxes=boxes)
+
+
+def with_checked_boxes(example: Example) -> Example:
+    """The example in which boxes that lost their area are zeros: the object counts as absent, its mask stays."""
+    boxes = example.boxes
+    return example if boxes is None else replace(example, boxes=boxes * have_area(boxes)[..., None])
+
+
+def have_area(boxes: Tensor) -> Tensor:
+    """Which boxes [..., 4] xyxy show something."""
+    return (boxes[..., 2:] > boxes[..., :2]).all(-1)
+
+
+def is_seen(example: Example) -> bool:
+    """Whether any object of the example shows in any frame."""
+    if example.boxes is not None:
+        return bool(have_area(example.boxes).any())
+    return example.masks is None or bool(example.masks.any())
+
+
+def choose_phrases(example: Example, rows: Sequence[int]) -> Example:
+    """The example with the phrases of these rows alone."""
+    index = torch.tensor(rows, dtype=torch.int64)
+    registers, outlines = example.registers, example.outlines
+    return replace(
+        example,
+        phrases=tuple(example.phrases[i] for i in rows),
+        masks=None if example.masks is None else example.masks[index],
+        labels=None if example.labels is None else example.labels[index],
+        registers=None if registers is None else tuple(registers[i] for i in rows),
+        boxes=None if example.boxes is None else example.boxes[index],
+        outlines=None if outlines is None else tuple(outlines[i] for i in rows),
+    )
+
+
+def _moved(
+    example: Example,
+    *,
+    frames: Tensor,
+    boxes: Tensor | None,
+    maps: Callable[[Tensor], Tensor],
+    points: Callable[[Tensor], Tensor],
+) -> Example:
+    """The example with these frames and boxes, masks and things changed by `maps`, outlines [N, 2] by `points`."""
+    things, outlines = example.things, example.outlines
+    return replace(
+        example,
+        frames=frames,
+        boxes=boxes,
+        masks=None if example.masks is None else maps(example.masks),
+        things=None if things is None else replace(things, ids=maps(things.ids)),
+        outlines=None
+        if outlines is None
+        else tuple(tuple(_each(o, points) for o in row) for row in outlines),
+    )
+
+
+def _each(outline: Outline | None, points: Callable[[Tensor], Tensor]) -> Outline | None:
+    return None if outline is None else tuple(points(polygon) for polygon in outline)
+
+
+def _nearest(maps: Tensor, size: Size, rule: MaskRule) -> Tensor:
     flat = maps.flatten(0, -3)[:, None].float()
-    resized = functional.interpolate(flat, size, mode="nearest-exact")[:, 0]
+    mode = "nearest-exact" if rule == "centre" else "nearest"
+    resized = functional.interpolate(flat, size, mode=mode)[:, 0]
     return resized.unflatten(0, maps.shape[:-2]).to(maps.dtype)
-
-
-def _chance(generator: torch.Generator) -> float:
-    return float(torch.rand((), generator=generator))
-
-
-def _between(generator: torch.Generator, low: int, high: int) -> int:
-    """A whole number from `low` to `high`, both included."""
-    return low if high <= low else int(torch.randint(low, high + 1, (), generator=generator))

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from refseg.errors import InvalidInput, UnknownName
 
 if TYPE_CHECKING:
+    from refseg.data.annotated import ReadOptions
     from refseg.structures import Example
 
 DEFAULT_SPLITS = {"scenes": "val"}
@@ -41,16 +42,20 @@ def open_dataset(
     count: int | None = None,
     root: Path | None = None,
     scenes: Mapping[str, Any] | None = None,
+    options: ReadOptions | None = None,
 ) -> PhraseDataset:
-    """The data set called `name_or_path`, or the phrase file that stands there.
+    """The data set called `name_or_path`, or the one that stands there.
 
     Args:
-        name_or_path: "scenes"; a `.jsonl` file in the open form; or a folder that holds one (`<split>.jsonl`, or the
-            only one there is).
-        split: the part to read; None is "val" for scenes, and every line of a file.
+        name_or_path: "scenes"; a published data set ("refcoco", "mevis", ...: `data.published`); a folder that holds one;
+            a `.jsonl` file in the open form; or a folder that holds one (`<split>.jsonl`, or the only one there is).
+        split: the part to read; None is "val" for scenes and pictures, the part with masks that is kept for measuring for
+            videos ("valid", "valid_u", "test"), and every line of a file.
         count: at most so many examples; None is all of them.
-        root: the folder that the paths of a phrase file start from; None is the file's own folder.
+        root: of a published data set the folder that holds its folder, None is `data` or here; of a phrase file the
+            folder that its paths start from, None is its own.
         scenes: further fields of `ScenesSpec`; for scenes only.
+        options: how a published data set is read: which text, which masks, what an example holds.
 
     Raises:
         UnknownName: if nothing is called so.
@@ -66,9 +71,32 @@ def open_dataset(
         raise InvalidInput(
             f"{', '.join(scenes)} belong to scenes; the data set {name_or_path} takes none of them"
         )
+    published = _published(str(name_or_path), split, count, root, options)
+    if published is not None:
+        return published
     from refseg.data.phrases import PhraseFile
 
     return PhraseFile(find_phrase_file(name_or_path, split), split=split, count=count, root=root)
+
+
+def _published(
+    name: str, split: str | None, count: int | None, root: Path | None, options: ReadOptions | None
+) -> PhraseDataset | None:
+    """The published data set of a name or a folder; None if it is neither."""
+    from refseg.data.published import ALIASES, PUBLISHED
+
+    is_name, folder = name.lower() in PUBLISHED or name.lower() in ALIASES, Path(name)
+    if not is_name and (not folder.is_dir() or any(folder.glob("*.jsonl"))):
+        if options is not None:
+            raise InvalidInput(f"options of reading belong to published data sets; {name} takes none of them")
+        return None
+    from refseg.data.annotated import ReadOptions as Options
+    from refseg.data.published_sets import open_folder, open_published
+
+    options = options or Options()
+    if is_name:
+        return open_published(name, split=split, root=root, count=count, options=options)
+    return open_folder(folder, split=split, count=count, options=options)
 
 
 def describe(dataset: PhraseDataset) -> dict[str, Any]:
@@ -87,7 +115,18 @@ def describe(dataset: PhraseDataset) -> dict[str, Any]:
             "count": len(dataset),
             "sha256": dataset.sha256(),
         }
-    return {"name": dataset.name, "count": len(dataset)}
+    told = {"name": dataset.name, "split": getattr(dataset, "split", None), "count": len(dataset)}
+    options = getattr(dataset, "options", None)
+    if options is None:
+        return told
+    read = {name: str(value) if isinstance(value, Path) else value for name, value in asdict(options).items()}
+    return told | {"options": read, "sources": _sources(dataset)}
+
+
+def _sources(dataset: Any) -> dict[str, str]:
+    """Names and SHA-256 of the annotation files, where an index knows them."""
+    holder = getattr(dataset, "table", None) or getattr(dataset, "series", None)
+    return {} if holder is None else {s["name"]: s["sha256"] for s in holder.columns.facts["sources"]}
 
 
 def find_phrase_file(path: str | Path, split: str | None = None) -> Path:
@@ -103,7 +142,9 @@ def find_phrase_file(path: str | Path, split: str | None = None) -> Path:
     if not found.exists():
         if found.suffix or len(found.parts) > 1:
             raise InvalidInput(f"there is no phrase file {found}")
-        raise UnknownName("data set", str(path), DEFAULT_SPLITS)
+        from refseg.data.published import PUBLISHED
+
+        raise UnknownName("data set", str(path), [*DEFAULT_SPLITS, *PUBLISHED])
     if found.suffix != ".jsonl":
         raise InvalidInput(
             f"{found} is no .jsonl file; the open form is one JSON line per phrase in a .jsonl file"

@@ -68,6 +68,16 @@ def content_boxes(masks: Tensor, placement: Placement) -> tuple[Tensor, Tensor]:
     return boxes * visible[..., None], visible
 
 
+def carried_boxes(example: Example) -> tuple[Tensor, Tensor]:
+    """The boxes that an example brings, as shares of its frames, and which have area; zeros for the others."""
+    assert example.boxes is not None
+    low, high = example.boxes[..., :2], example.boxes[..., 2:]
+    extent = low.new_tensor([example.frames.shape[-1], example.frames.shape[-2]])
+    seen = (high > low).all(-1)
+    boxes = torch.cat([(low + high) / 2 / extent, (high - low) / extent], dim=-1)
+    return boxes * seen[..., None], seen
+
+
 def _extent(occupied: Tensor) -> tuple[Tensor, Tensor]:
     """First occupied cell and the one after the last, as floats."""
     numbers = occupied.to(torch.uint8)  # argmax wants numbers, and returns the first of equals
@@ -92,7 +102,7 @@ def _targets(examples: Sequence[Example], placements: Sequence[Placement], spec:
     for example, placement in zip(examples, placements, strict=True):
         assert example.masks is not None
         placed = _on_canvas(example.masks, placement, spec)
-        tight, seen = content_boxes(placed, placement)
+        tight, seen = content_boxes(placed, placement) if example.boxes is None else carried_boxes(example)
         masks.append(placed)
         boxes.append(tight)
         visible.append(seen)

@@ -52,6 +52,41 @@ def read_image(path: str | Path, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> Ten
         return to_frame(picture)
 
 
+def read_stored_image(path: str | Path, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> Tensor:
+    """The picture in a file in RGB, its pixels where they are stored: EXIF orientation is not applied.
+
+    Published data sets are annotated so. Shapes and errors as `read_image`.
+    """
+    with _opened(Path(path), max_pixels) as picture:
+        return _as_frame(picture, picture.format)
+
+
+def read_image_bytes(data: bytes, title: str, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> Tensor:
+    """The picture in bytes in RGB, its pixels where they are stored; `title` names it in messages.
+
+    Shapes and errors as `read_image`.
+    """
+    try:
+        with Image.open(io.BytesIO(data)) as picture:
+            _check_size(Path(title), picture.size, max_pixels)
+            return _as_frame(picture, picture.format)
+    except InvalidInput:
+        raise
+    except (
+        OSError,
+        ValueError,
+        SyntaxError,
+        EOFError,
+        IndexError,
+        KeyError,
+        TypeError,
+        ArithmeticError,
+    ) as error:
+        raise InvalidInput(
+            f"the picture of {title} is damaged ({_short(error)}); get a whole copy"
+        ) from error
+
+
 def read_animation(
     path: str | Path, *, max_pixels: int = DEFAULT_MAX_PIXELS, most: int | None = None
 ) -> Iterator[Tensor]:
@@ -80,9 +115,23 @@ def image_size(path: str | Path, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> tup
 
 def to_frame(picture: Image.Image) -> Tensor:
     """A PIL picture as [1, 3, H, W] uint8, upright (EXIF orientation applied) and in RGB."""
-    upright = ImageOps.exif_transpose(picture)
-    pixels = np.asarray(_to_rgb(upright, picture.format))
+    return _as_frame(ImageOps.exif_transpose(picture), picture.format)
+
+
+def _as_frame(picture: Image.Image, stored_as: str | None) -> Tensor:
+    pixels = np.asarray(_to_rgb(picture, stored_as))
     return torch.from_numpy(pixels.copy()).permute(2, 0, 1)[None]
+
+
+def with_height(frame: Tensor, height: int) -> Tensor:
+    """A frame [3, H, W] uint8 resized to `height` rows by Pillow's bicubic filter; its width keeps the shape, rounded down.
+
+    Source: what the published demo of VLFormer does to a picture first, with 640 rows.
+    """
+    width = max(1, int(height * (frame.shape[-1] / frame.shape[-2])))
+    picture = Image.fromarray(frame.permute(1, 2, 0).contiguous().numpy())
+    resized = picture.resize((width, height), Image.Resampling.BICUBIC)
+    return torch.from_numpy(np.array(resized)).permute(2, 0, 1).contiguous()
 
 
 @contextmanager

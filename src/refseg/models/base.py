@@ -135,6 +135,18 @@ class ReferringModel(nn.Module, ABC):
             masks.append(scores > self.config.threshold)
         return masks
 
+    def tell_candidates(self) -> None:
+        """From now on `segment` answers with all candidate queries; nothing changes where there is one. `choose` chooses as
+        before."""
+
+    def recomputed_blocks(self) -> Sequence[nn.Module]:
+        """The blocks whose activations training may compute again in the backward pass instead of keeping them.
+
+        Each is called with tensors by position or by name and returns tensors; the model calls it as ever. A family that
+        names none cannot be trained with `run.checkpoint_activations`.
+        """
+        return ()
+
     def candidates(self, output: Output, placements: Sequence[Placement]) -> list[Candidates]:
         """All candidates of each phrase with their scores, in the order of the network, for scores over ranked lists.
 

@@ -7,79 +7,24 @@ import tomllib
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
-from refseg.errors import InvalidInput, UnknownName, nearest
-
-Positive = Annotated[int, Field(ge=1)]
-Count = Annotated[int, Field(ge=0)]
-Share = Annotated[float, Field(ge=0, le=1)]
-Change = bool | int | float | str | list[int] | list[float] | list[str] | dict[str, Any]
-
-
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
-
-
-class DataConfig(_Section):
-    """What is learnt from, how an example is varied, and who prepares it."""
-
-    name: str  # "scenes", or the path of a phrase file in the open form
-    split: str = "train"  # "" = every line of a file
-    phrases: Count | None = None  # phrases of one example, drawn anew each time; absent: all it has, scenes 3
-    registers: dict[str, Annotated[float, Field(ge=0)]] = {}  # scenes: share of each kind of phrase
-    size: Positive | None = None  # scenes: side of the picture in pixels; absent: the family's canvas
-    frames: Positive = 1  # frames of an example; 1 = an image
-    flip: Share = 0.0  # probability of mirroring, with left and right exchanged in the phrase
-    scale: tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]] | None = None  # random resize
-    crop: Share = 0.0  # probability of a random crop that keeps a part of every object
-    workers: Count = 0  # processes that prepare batches; 0 = the training process itself
-    evaluate_name: str | None = None  # where it is measured; absent: `name`
-    evaluate_split: str = "val"  # "" = every line of a file
+from refseg.errors import InvalidInput, UnknownName
+from refseg.training.complaints import told
+from refseg.training.sections import (
+    Change,
+    Count,
+    DataConfig,
+    OptimizerConfig,
+    RunSection,
+    ScheduleConfig,
+    Section,
+)
 
 
-class OptimizerConfig(_Section):
-    """AdamW, and what happens to gradients before it."""
-
-    lr: Annotated[float, Field(gt=0)]
-    betas: tuple[Share, Share] = (0.9, 0.999)
-    weight_decay: Annotated[float, Field(ge=0)] = 0.01
-    decay_vectors: bool = False  # whether biases and the scales of norms decay too
-    clip_norm: Annotated[float, Field(ge=0)] = 0.0  # largest norm of the whole gradient; 0 = no clipping
-    accumulate: Positive = 1  # batches whose gradients make one step
-
-
-class ScheduleConfig(_Section):
-    """The learning rate over the run, as a share of `optimizer.lr`."""
-
-    kind: Literal["constant", "step", "poly", "cosine"] = "cosine"
-    warmup_steps: Count = 0  # linear rise from near zero
-    final_ratio: Share = 0.0  # poly and cosine: the share that is left at the end
-    power: Annotated[float, Field(gt=0)] = 0.9  # poly
-    drops: tuple[
-        Share, ...
-    ] = ()  # step: the parts of the run after which the rate is multiplied by drop_ratio
-    drop_ratio: Share = 0.1  # step
-
-
-class RunSection(_Section):
-    """How long, in which precision, and what is told and kept on the way."""
-
-    steps: Positive
-    batch_size: Positive  # examples of one batch on one process
-    precision: Literal["float32", "bfloat16", "float16"] = "float32"  # of autocast; weights stay float32
-    channels_last: bool = False
-    ema: Annotated[float, Field(ge=0, lt=1)] = 0.0  # decay of the averaged weights; 0 = none
-    weights: Literal["float32", "bfloat16", "float16"] = "float32"  # in which checkpoints are stored
-    evaluate_every: Count = 0  # steps; 0 = only at the end
-    evaluate_examples: Count = 100  # 0 = never evaluate
-    save_every: Positive = 500  # steps
-    log_every: Positive = 20  # steps
-
-
-class RunConfig(_Section):
+class RunConfig(Section):
     """A training run; the file beside its checkpoints holds every key and can be given back to `refseg train`."""
 
     name: str = ""  # names the output folder; absent: the recipe file's name
@@ -92,8 +37,12 @@ class RunConfig(_Section):
     ] = ()  # regular expressions of weights that may be left out of `init` or fit nothing
     init_new_words: bool = False  # whether words of the data that `init` does not know are learnt
     seed: Count = 0
-    model: dict[str, Change] = {}  # fields of the variant's configuration that differ
-    loss: dict[str, Change] = {}  # fields of the family's loss configuration that differ
+    model: dict[str, Change] = Field(
+        default_factory=dict
+    )  # fields of the variant's configuration that differ
+    loss: dict[str, Change] = Field(
+        default_factory=dict
+    )  # fields of the family's loss configuration that differ
     data: DataConfig
     optimizer: OptimizerConfig
     schedule: ScheduleConfig = ScheduleConfig()
@@ -105,12 +54,19 @@ class RunConfig(_Section):
             raise ValueError("init_allow says which weights of init may be left out, and there is no init")
         if self.init_new_words and self.init is None:
             raise ValueError("init_new_words adds words to those that init knows, and there is no init")
-        if self.schedule.warmup_steps > self.run.steps:
-            raise ValueError(
-                f"schedule.warmup_steps {self.schedule.warmup_steps} is longer than run.steps {self.run.steps}"
-            )
+        warm, steps = self.schedule.warmup_steps, self.run.steps
+        if isinstance(warm, int) and isinstance(steps, int) and warm > steps:
+            raise ValueError(f"schedule.warmup_steps {warm} is longer than run.steps {steps}")
         return self
 
+
+SECTIONS: dict[str, type] = {
+    "": RunConfig,
+    "data": DataConfig,
+    "optimizer": OptimizerConfig,
+    "schedule": ScheduleConfig,
+    "run": RunSection,
+}
 
 # Keys that may differ when a run is taken up again: they change what is seen of the run, not what it computes.
 FREE_KEYS = frozenset(
@@ -145,10 +101,15 @@ def run_from_values(values: Mapping[str, Any], *, source: str) -> RunConfig:
     Raises:
         InvalidInput: if a key is unknown, missing or of the wrong kind.
     """
+    data = values.get("data")
+    if isinstance(data, dict) and data.get("sets"):
+        values = {**values, "data": {"name": "", **data}}  # several sets stand in place of the name
     try:
         return RunConfig.model_validate_json(json.dumps(values, default=str))
     except ValidationError as error:
-        raise InvalidInput(f"recipe {source}: {'; '.join(map(_told, error.errors()))}") from error
+        raise InvalidInput(
+            f"recipe {source}: {'; '.join(told(each, SECTIONS) for each in error.errors())}"
+        ) from error
 
 
 def packaged_recipes() -> dict[str, Path]:
@@ -224,32 +185,3 @@ def _lay_over(values: dict[str, Any], override: str) -> None:
         if not isinstance(values, dict):
             raise InvalidInput(f"override {override!r}: {part!r} is a value, not a section")
     values[parts[-1]] = value
-
-
-def _told(error: Any) -> str:
-    place = [str(part) for part in error["loc"]]
-    if error["type"] == "extra_forbidden":
-        known = list(_section(place[:-1]).model_fields)
-        elsewhere = [key for key in _every_key() if key.split(".")[-1] == place[-1]]
-        near = elsewhere or nearest(place[-1], known)
-        hint = f"did you mean {' or '.join(map(repr, near))}?" if near else f"known: {', '.join(known)}"
-        where = f"section [{'.'.join(place[:-1])}]" if place[:-1] else "the top section"
-        return f"unknown key {place[-1]!r} in {where}; {hint}"
-    if error["type"] == "missing":
-        return f"{'.'.join(place)} is missing"
-    said = error["msg"].removeprefix("Value error, ")
-    return f"{'.'.join(place)}: {said}, not {error['input']!r}" if place else said
-
-
-def _every_key() -> list[str]:
-    """Every key of a recipe with its section, such as `run.steps`."""
-    sections = {name: _section([name]) for name in ("data", "optimizer", "schedule", "run")}
-    return [f"{name}.{key}" for name, section in sections.items() for key in section.model_fields]
-
-
-def _section(place: Sequence[str]) -> type[BaseModel]:
-    section: type[BaseModel] = RunConfig
-    for name in place:
-        kind = section.model_fields[name].annotation
-        section = next(k for k in (kind, *get_args(kind)) if isinstance(k, type) and issubclass(k, BaseModel))
-    return section

@@ -1,4 +1,4 @@
-"""Batches for a run: a data set, varied and collated, in an order that only the seed and the step decide."""
+"""Batches for a run: examples varied and collated, in an order that only the seed and the step decide."""
 
 from __future__ import annotations
 
@@ -12,17 +12,15 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from refseg import distributed
-from refseg.data.augment import Augmentation, swap_sides
-from refseg.data.catalog import PhraseDataset, open_dataset
+from refseg.data.catalog import PhraseDataset
 from refseg.data.collate import collate
-from refseg.data.sampling import Order, Positions, generator_at
+from refseg.data.sampling import Positions as BatchPositions
 from refseg.errors import InvalidInput, RefsegError
 from refseg.framing import FrameSpec
-from refseg.structures import Batch, Example
-from refseg.training.config import DataConfig, RunConfig
-
-SCENES = "scenes"
-_VARIATION = 2  # what a generator is for, so that no two uses draw the same numbers
+from refseg.structures import Batch
+from refseg.training.config import RunConfig
+from refseg.training.sources import Drawn, Positions, Sources, as_sources
+from refseg.training.start import changed
 
 
 @dataclass(frozen=True)
@@ -32,124 +30,101 @@ class _Refusal:
     sentence: str
 
 
-class Varied(Dataset[Any]):
-    """The examples of a set in the order of a run, each varied by a generator of its own."""
+@dataclass(frozen=True)
+class _Prepared:
+    """A batch, and why examples were passed over while it was put together."""
 
-    def __init__(self, examples: PhraseDataset, order: Order, augmentation: Augmentation, seed: int) -> None:
-        self.examples, self.order = examples, order
-        self.augmentation, self.seed = augmentation, seed
+    batch: Batch
+    skipped: tuple[str, ...]
 
-    def __getitem__(self, position: int) -> Example | _Refusal:
-        """The example that stands at `position` of the run."""
+
+class _Varied(Dataset[Any]):
+    """The examples of a run by position, for the processes that prepare them."""
+
+    def __init__(self, sources: Sources) -> None:
+        self.positions = Positions(sources)
+
+    def __getitem__(self, position: int) -> Drawn | _Refusal:
         try:
-            example = self.examples[self.order[position]]
-            return self.augmentation(example, generator_at(self.seed, _VARIATION, position))
+            return self.positions[position]
         except RefsegError as error:
             return _Refusal(str(error))
 
 
-def batches(examples: PhraseDataset, run: RunConfig, spec: FrameSpec, *, start: int) -> Iterator[Batch]:
+class Feed(Iterator[Batch]):
+    """The batches of a run, one after the other.
+
+    `skipped` holds, until `take_skipped` is asked, why examples were passed over for the batches given so far.
+    """
+
+    def __init__(self, loader: DataLoader[Any]) -> None:
+        self._prepared = iter(loader)
+        self._skipped: list[str] = []
+
+    def __next__(self) -> Batch:
+        """The next batch.
+
+        Raises:
+            InvalidInput: if an example cannot be read or does not fit its batch.
+        """
+        prepared = next(self._prepared)
+        if isinstance(prepared, _Refusal):
+            raise InvalidInput(prepared.sentence)
+        self._skipped += prepared.skipped
+        return prepared.batch
+
+    def take_skipped(self) -> list[str]:
+        """Why examples were passed over since this was last asked."""
+        taken, self._skipped = self._skipped, []
+        return taken
+
+
+def batches(examples: PhraseDataset | Sources, run: RunConfig, spec: FrameSpec, *, start: int) -> Feed:
     """The batches from number `start` to the run's end, the same ones for any number of workers.
 
     Raises:
-        InvalidInput: if the set is empty; later, if an example cannot be read or does not fit its batch.
+        InvalidInput: if a set is empty.
     """
-    if len(examples) == 0:
-        raise InvalidInput(f"the data set {run.data.name}, split {run.data.split}, holds no example")
-    positions = Positions(
+    sources = as_sources(examples, run)
+    for source, own in zip(sources.sources, run.data.each, strict=True):
+        if len(source) == 0:
+            raise InvalidInput(f"the data set {own.name}, split {own.split}, holds no example")
+    steps = run.run.steps
+    assert isinstance(steps, int), "lengths in epochs are resolved before a run begins"
+    positions = BatchPositions(
         start,
-        run.run.steps * run.optimizer.accumulate,
+        steps * run.optimizer.accumulate,
         batch_size=run.run.batch_size,
         rank=distributed.rank(),
         world_size=distributed.world_size(),
     )
     loader = DataLoader(
-        Varied(examples, order_of(examples, run), augmentation_of(run.data), run.seed),
+        _Varied(sources),
         batch_sampler=positions,
-        collate_fn=partial(_collate, spec=spec),
+        collate_fn=partial(_collate, spec=training_frame(run, spec)),
         num_workers=run.data.workers,
         prefetch_factor=4 if run.data.workers else None,
         worker_init_fn=_quiet_worker,
         generator=torch.Generator(),  # of its own: the loader would draw from the global one
     )
-    return _accepted(loader)
+    return Feed(loader)
 
 
-def _collate(examples: Sequence[Example | _Refusal], spec: FrameSpec) -> Batch | _Refusal:
-    accepted = [example for example in examples if isinstance(example, Example)]
-    for example in examples:
-        if isinstance(example, _Refusal):
-            return example
+def training_frame(run: RunConfig, spec: FrameSpec) -> FrameSpec:
+    """How frames are placed in training: the family's way, with what the recipe changes."""
+    return changed(spec, run.data.frame, "data.frame")
+
+
+def _collate(drawn: Sequence[Drawn | _Refusal], spec: FrameSpec) -> _Prepared | _Refusal:
+    accepted = [each for each in drawn if isinstance(each, Drawn)]
+    for each in drawn:
+        if isinstance(each, _Refusal):
+            return each
     try:
-        return collate(accepted, spec)
+        batch = collate([each.example for each in accepted], spec)
     except RefsegError as error:
         return _Refusal(str(error))
-
-
-def _accepted(loader: DataLoader[Any]) -> Iterator[Batch]:
-    for batch in loader:
-        if isinstance(batch, _Refusal):
-            raise InvalidInput(batch.sentence)
-        yield batch
-
-
-def order_of(examples: PhraseDataset, run: RunConfig) -> Order:
-    """Scenes are drawn for the run and read one after the other; a stored set is dealt out anew in every epoch."""
-    return Order(None if run.data.name == SCENES else len(examples), seed=run.seed)
-
-
-def augmentation_of(data: DataConfig) -> Augmentation:
-    """The variation that a recipe asks for; scenes are drawn with the phrases and frames asked for."""
-    drawn = data.name == SCENES
-    return Augmentation(
-        flip=data.flip,
-        scale=data.scale,
-        crop=data.crop,
-        phrases=None if drawn else data.phrases,
-        frames=None if drawn else data.frames,
-    )
-
-
-def open_training_data(run: RunConfig, side: int) -> PhraseDataset:
-    """The set of examples that the recipe's [data] section names; `side` is the canvas of the family."""
-    data = run.data
-    if data.name != SCENES:
-        return _open_stored(data, data.name, data.split)
-    needed = run.run.steps * run.optimizer.accumulate * run.run.batch_size * distributed.world_size()
-    return _open_scenes(data, data.split, count=needed, seed=run.seed, side=side)
-
-
-def open_evaluation_data(run: RunConfig, side: int) -> PhraseDataset | None:
-    """The set that a run is measured on, or None where the recipe asks for no measurement."""
-    data, count = run.data, run.run.evaluate_examples
-    if count == 0:
-        return None
-    name = data.evaluate_name or data.name
-    if name != SCENES:
-        return _open_stored(data, name, data.evaluate_split, count=count)
-    return _open_scenes(data, data.evaluate_split, count=count, seed=0, side=side)
-
-
-def words_of(examples: PhraseDataset, data: DataConfig) -> tuple[str, ...]:
-    """The words that the phrases of a set are made of, and those that mirroring makes of them."""
-    mirrored = map(swap_sides, examples.vocabulary) if data.flip else ()
-    return tuple(dict.fromkeys([*examples.vocabulary, *mirrored]))
-
-
-def _open_scenes(data: DataConfig, split: str, *, count: int, seed: int, side: int) -> PhraseDataset:
-    fields: dict[str, Any] = {"size": data.size or side, "frames": data.frames, "seed": seed}
-    if data.registers:
-        fields["registers"] = data.registers
-    if data.phrases is not None:
-        fields["phrases"] = data.phrases
-    return open_dataset(SCENES, split=split, count=count, scenes=fields)
-
-
-def _open_stored(data: DataConfig, name: str, split: str, *, count: int | None = None) -> PhraseDataset:
-    for key, value in (("registers", data.registers), ("size", data.size)):
-        if value:
-            raise InvalidInput(f"data.{key} is for scenes; the data set {name} takes none")
-    return open_dataset(name, split=split or None, count=count)
+    return _Prepared(batch, tuple(reason for each in accepted for reason in each.skipped))
 
 
 def _quiet_worker(_: int) -> None:

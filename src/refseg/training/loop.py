@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,15 +16,16 @@ from refseg.data.catalog import PhraseDataset
 from refseg.files import write_whole_text
 from refseg.models import catalog
 from refseg.models.base import Family, Objective, ReferringModel
-from refseg.structures import Batch
 from refseg.training.config import RunConfig, to_toml
 from refseg.training.ema import AveragedModel
-from refseg.training.feed import SCENES, batches, open_evaluation_data, open_training_data, words_of
+from refseg.training.feed import Feed, batches
 from refseg.training.interruption import Interrupted, Interruption
+from refseg.training.lengths import in_steps
 from refseg.training.log import Log, cut_log
 from refseg.training.measure import measure_objective, measure_phrases
 from refseg.training.objective import PRECISIONS, build_objective
 from refseg.training.optimizer import build_optimizer, schedule_ratio, set_learning_rate
+from refseg.training.recompute import recompute_activations
 from refseg.training.resume import (
     BEST_NAME,
     LAST_NAME,
@@ -37,9 +37,13 @@ from refseg.training.resume import (
     seed_all,
     tidy_and_load_state,
 )
+from refseg.training.sources import SCENES, Sources, as_sources, open_evaluation_data, open_training_data
 from refseg.training.start import first_model
 
 Terms = dict[str, Tensor]
+
+MOST_TOLD = 5
+"""Skipped examples that are told with their reason; further ones are counted only."""
 
 
 @dataclass
@@ -52,6 +56,7 @@ class Training:
     average: AveragedModel | None = None
     step: int = 0  # steps done
     best: float | None = None
+    skipped: int = 0  # examples passed over so far
 
     @property
     def result(self) -> ReferringModel:
@@ -63,6 +68,7 @@ class Training:
         return {
             "step": self.step,  # also the position in the data: a batch depends on its number alone
             "best": self.best,
+            "skipped": self.skipped,
             "model": self.model.state_dict(),
             "average": None if self.average is None else self.average.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -72,7 +78,7 @@ class Training:
 
     def restore(self, state: dict[str, Any]) -> None:
         """Takes back what `state` gave."""
-        self.step, self.best = state["step"], state["best"]
+        self.step, self.best, self.skipped = state["step"], state["best"], state.get("skipped", 0)
         self.model.load_state_dict(state["model"])
         if self.average is not None:
             self.average.model.load_state_dict(state["average"])
@@ -104,42 +110,60 @@ def train(run: RunConfig, folder: Path, *, device: torch.device, is_quiet: bool 
     """
     family = catalog.family(run.family)
     side = catalog.variant(run.family, run.variant).frame.size
-    examples, held_out = open_training_data(run, side), open_evaluation_data(run, side)
+    examples, plan = _open(run, side)
+    held_out = open_evaluation_data(run, side)
     objective = build_objective(family, run)
     state = tidy_and_load_state(folder)
     seed_all(run.seed)
     if state is None:
         write_whole_text(folder / RUN_NAME, to_toml(run))
-        model, origin = first_model(run, words_of(examples, run.data))
+        model, origin = first_model(run, examples.vocabulary)
     else:
         must_be_same_run(folder, run)
         # The last checkpoint was saved with the state; it alone is sure to know its own configuration.
         model, origin = native.load(folder / LAST_NAME)[0], f"resumed after step {state['step']}"
-    training = _begin(model.to(device).train(), family, run, device)
+    training = _begin(model.to(device).train(), family, plan, device)
     if state is not None:
         training.restore(state)
     cut_log(folder, training.step)
     log = Log(
         folder,
-        total=run.run.steps,
+        total=_steps(plan),
         is_quiet=is_quiet or not distributed.is_first(),
         may_overflow=run.run.precision == "float16",
     )
-    _announce(log, run, training, origin=origin, num_examples=len(examples), device=device)
-    feed = batches(examples, run, model.config.frame, start=training.step * run.optimizer.accumulate)
-    place = Workplace(run, folder, device, objective, held_out, log)
+    _announce(log, plan, training, origin=origin, num_examples=len(examples), device=device)
+    feed = batches(examples, plan, model.config.frame, start=training.step * run.optimizer.accumulate)
+    place = Workplace(plan, folder, device, objective, held_out, log)
     with Interruption() as interruption:
-        while training.step < run.run.steps:
+        while training.step < _steps(plan):
             _one_step(training, feed, place)
             _tell_and_keep(training, place, interruption)
+    if training.skipped:
+        log.say(f"{training.skipped} examples were skipped; log.jsonl counts them by step")
     log.close()
     return folder / LAST_NAME
 
 
-def _one_step(training: Training, feed: Iterator[Batch], place: Workplace) -> None:
+def _open(run: RunConfig, side: int) -> tuple[Sources, RunConfig]:
+    """The training data, and the run with every length in steps of it."""
+    if run.data.name == SCENES:
+        plan = in_steps(run, None, distributed.world_size())
+        return as_sources(open_training_data(plan, side), plan), plan
+    examples = as_sources(open_training_data(run, side), run)
+    return examples, in_steps(run, len(examples), distributed.world_size())
+
+
+def _steps(plan: RunConfig) -> int:
+    steps = plan.run.steps
+    assert isinstance(steps, int), "lengths in epochs are resolved before a run begins"
+    return steps
+
+
+def _one_step(training: Training, feed: Feed, place: Workplace) -> None:
     """One update of the weights, noted in the log."""
     run, began = place.run, time.perf_counter()
-    rate = run.optimizer.lr * schedule_ratio(training.step, run.run.steps, run.schedule)
+    rate = run.optimizer.lr * schedule_ratio(training.step, _steps(run), run.schedule)
     set_learning_rate(training.optimizer, rate)
     terms, waited = _gradients(training, feed, place)
     training.scaler.unscale_(training.optimizer)
@@ -153,10 +177,20 @@ def _one_step(training: Training, feed: Iterator[Batch], place: Workplace) -> No
     training.step += 1
     seconds = time.perf_counter() - began
     facts = {"lr": rate, "seconds": seconds, "waiting": waited / seconds}
+    facts |= _skipped(training, feed, place)
     place.log.step(training.step, {"loss": sum_of(terms), **terms, "norm": norm}, facts)
 
 
-def _gradients(training: Training, feed: Iterator[Batch], place: Workplace) -> tuple[Terms, float]:
+def _skipped(training: Training, feed: Feed, place: Workplace) -> dict[str, float]:
+    """The count of examples passed over in this step, for the log; the first ones of a run are told with their reason."""
+    reasons = feed.take_skipped()
+    for reason in reasons[: max(0, MOST_TOLD - training.skipped)]:
+        place.log.say(f"step {training.step}: skipped an example: {reason}")
+    training.skipped += len(reasons)
+    return {"skipped": len(reasons)} if reasons else {}
+
+
+def _gradients(training: Training, feed: Feed, place: Workplace) -> tuple[Terms, float]:
     """Gradients of one step's batches; the mean of their loss terms, and the seconds spent waiting for data."""
     count, waited = place.run.optimizer.accumulate, 0.0
     means: Terms = {}
@@ -179,20 +213,23 @@ def sum_of(terms: Terms) -> Tensor:
 def _begin(model: ReferringModel, family: Family, run: RunConfig, device: torch.device) -> Training:
     if run.run.channels_last:
         model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    return Training(
+    training = Training(
         model=model,
         optimizer=build_optimizer(model, family.param_rules, run.optimizer),
         scaler=torch.amp.GradScaler(device.type, enabled=run.run.precision == "float16"),
         average=AveragedModel(model, run.run.ema) if run.run.ema else None,
     )
+    if run.run.checkpoint_activations:
+        recompute_activations(model)  # after the average was copied, whose blocks keep their own forward
+    return training
 
 
 def _tell_and_keep(training: Training, place: Workplace, interruption: Interruption) -> None:
     """What follows a step now and then: the log, a measurement, the checkpoint and the state."""
     settings, step = place.run.run, training.step
     stops, ends = interruption.number != 0, step == settings.steps
-    measures = ends or (settings.evaluate_every and step % settings.evaluate_every == 0)
-    saves = ends or stops or step % settings.save_every == 0
+    measures = ends or _is_due(step, settings.evaluate_every)
+    saves = ends or stops or _is_due(step, settings.save_every)
     if measures or saves or step % settings.log_every == 0:
         place.log.flush()
     if measures and place.held_out is not None:
@@ -208,10 +245,15 @@ def _tell_and_keep(training: Training, place: Workplace, interruption: Interrupt
         )
 
 
+def _is_due(step: int, every: int | str) -> bool:
+    assert isinstance(every, int), "lengths in epochs are resolved before a run begins"
+    return every > 0 and step % every == 0
+
+
 def _measure(training: Training, place: Workplace, held_out: PhraseDataset) -> None:
     run, model = place.run, training.result
     if run.objective == "phrases":
-        found = measure_phrases(model, held_out, device=place.device)
+        found = measure_phrases(model, held_out, device=place.device, best_by=run.run.best_by)
     else:
         found = measure_objective(
             model, held_out, place.objective, batch_size=run.run.batch_size, device=place.device
@@ -225,7 +267,7 @@ def _measure(training: Training, place: Workplace, held_out: PhraseDataset) -> N
 
 def _save_checkpoint(training: Training, place: Workplace, name: str) -> None:
     run = place.run
-    origin = {"recipe": run.name, "data": f"{run.data.name}, {run.data.split}", "step": str(training.step)}
+    origin = {"recipe": run.name, "data": _named(run), "step": str(training.step)}
     origin |= {"objective": run.objective} | ({"init": run.init} if run.init else {})
     native.save(
         place.folder / name,
@@ -237,6 +279,11 @@ def _save_checkpoint(training: Training, place: Workplace, name: str) -> None:
     )
 
 
+def _named(run: RunConfig) -> str:
+    """The data of a run with its splits."""
+    return " + ".join(f"{one.name}, {one.split}" for one in run.data.each)
+
+
 def _announce(
     log: Log, run: RunConfig, training: Training, *, origin: str, num_examples: int, device: torch.device
 ) -> None:
@@ -246,5 +293,5 @@ def _announce(
     many = "drawn, new ones at every step" if run.data.name == SCENES else f"{num_examples} examples"
     batch = run.run.batch_size * run.optimizer.accumulate * distributed.world_size()
     log.say(f"{run.family} {run.variant}: {total:.2f} M parameters, {trained:.2f} M trained, {origin}")
-    log.say(f"data {run.data.name} {run.data.split}: {many}, {batch} a step, {run.data.workers} workers")
+    log.say(f"data {_named(run).replace(',', '')}: {many}, {batch} a step, {run.data.workers} workers")
     log.say(f"{run.run.steps} steps on {device} in {run.run.precision}")

@@ -11,6 +11,7 @@ import torch
 
 from refseg.data.catalog import PhraseDataset
 from refseg.data.collate import collate
+from refseg.errors import InvalidInput
 from refseg.evaluation.run import evaluate
 from refseg.metrics.overlap import THRESHOLDS
 from refseg.models.base import Objective, ReferringModel
@@ -25,10 +26,15 @@ class Measurement:
     quality: float  # higher is better
 
 
-def measure_phrases(model: ReferringModel, examples: PhraseDataset, *, device: torch.device) -> Measurement:
+def measure_phrases(
+    model: ReferringModel, examples: PhraseDataset, *, device: torch.device, best_by: str = "mIoU"
+) -> Measurement:
     """What a user would get: overlaps at source size over all phrases, and mIoU of every register.
 
-    The quality is the mIoU of phrases that have a target.
+    The quality is the score called `best_by`, such as the mIoU or the oIoU of phrases that have a target.
+
+    Raises:
+        InvalidInput: if there is no score of that name.
     """
     result = evaluate(Predictor(model, device=device), examples)
     overall = result.score()
@@ -36,8 +42,10 @@ def measure_phrases(model: ReferringModel, examples: PhraseDataset, *, device: t
     for register in sorted(filter(None, result.overlaps.registers)):
         scores[f"mIoU {register}"] = result.score(register).miou
     scores |= {"kept": overall.kept, "refused": overall.refused}
+    if best_by not in scores:
+        raise InvalidInput(f"run.best_by is {best_by!r}, and a measurement knows {', '.join(scores)}")
     told = {name: score for name, score in scores.items() if not math.isnan(score)}
-    return Measurement(told, quality=told.get("mIoU", 0.0))
+    return Measurement(told, quality=told.get(best_by, 0.0))
 
 
 @torch.no_grad()

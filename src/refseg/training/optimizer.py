@@ -12,7 +12,8 @@ from torch import nn
 
 from refseg.errors import InvalidInput
 from refseg.models.base import ParamRule
-from refseg.training.config import OptimizerConfig, ScheduleConfig
+from refseg.training.keras_adam import KerasAdam
+from refseg.training.sections import OptimizerConfig, ScheduleConfig
 
 _PLAIN = ParamRule("")
 
@@ -22,13 +23,15 @@ def parameter_groups(
 ) -> list[dict[str, Any]]:
     """Parameter groups of equal learning rate and weight decay; parameters that a rule freezes lose their gradient.
 
-    What a configuration froze when the model was built (a text tower) stays frozen. The first rule whose pattern is found in a parameter's name decides. A group carries `lr_scale`, by which the
+    What a configuration froze when the model was built (a text tower) stays frozen. The first rule whose pattern is
+    found in a parameter's name decides, the recipe's before the family's. A group carries `lr_scale`, by which the
     schedule's rate is multiplied.
 
     Raises:
         InvalidInput: if a rule matches no parameter, or nothing is left to train.
     """
     _every_rule_matches(model, rules)
+    rules = (*_own_rules(model, settings), *rules)
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         rule = _rule_of(name, rules)
@@ -47,24 +50,36 @@ def parameter_groups(
 def build_optimizer(
     model: nn.Module, rules: Sequence[ParamRule], settings: OptimizerConfig
 ) -> torch.optim.Optimizer:
-    """AdamW over the parameter groups of the model, in one fused kernel per step."""
+    """The recipe's optimizer over the parameter groups of the model; torch's own in one fused kernel per step."""
     groups = parameter_groups(model, rules, settings)
-    return torch.optim.AdamW(groups, lr=settings.lr, betas=settings.betas, fused=True)
+    if settings.kind == "keras_adam":
+        return KerasAdam(groups, lr=settings.lr, betas=settings.betas, eps=settings.eps)
+    kind = torch.optim.AdamW if settings.kind == "adamw" else torch.optim.Adam
+    return kind(groups, lr=settings.lr, betas=settings.betas, eps=settings.eps, fused=True)
 
 
 def schedule_ratio(step: int, total: int, settings: ScheduleConfig) -> float:
-    """The learning rate of step `step` (from 0) of `total`, as a share of the recipe's rate."""
-    if step < settings.warmup_steps:
-        return (step + 1) / settings.warmup_steps
-    passed = (step - settings.warmup_steps) / max(1, total - settings.warmup_steps)
+    """The learning rate of step `step` (from 0) of `total`, as a share of the recipe's rate; lengths are in steps."""
+    warm = settings.warmup_steps
+    assert isinstance(warm, int), "lengths in epochs are resolved before a run begins"
+    if step < warm:
+        start = settings.warmup_factor
+        return (step + 1) / warm if start is None else start + (1 - start) * step / warm
+    passed = (step - warm) / max(1, total - warm)
     rest = 1 - settings.final_ratio
     if settings.kind == "cosine":
         return settings.final_ratio + rest * (1 + math.cos(math.pi * passed)) / 2
     if settings.kind == "poly":
         return float(settings.final_ratio + rest * (1 - passed) ** settings.power)
     if settings.kind == "step":
-        return float(settings.drop_ratio ** sum(step >= drop * total for drop in settings.drops))
+        return float(settings.drop_ratio ** sum(step >= _at(drop, total) for drop in settings.drops))
     return 1.0
+
+
+def _at(drop: int | float | str, total: int) -> float:
+    """The step of a drop that is given as a step (int) or as a part of the run (float)."""
+    assert not isinstance(drop, str), "lengths in epochs are resolved before a run begins"
+    return drop * total if isinstance(drop, float) else drop
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
@@ -75,6 +90,12 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
 
 def _rule_of(name: str, rules: Sequence[ParamRule]) -> ParamRule:
     return next((rule for rule in rules if re.search(rule.pattern, name)), _PLAIN)
+
+
+def _own_rules(model: nn.Module, settings: OptimizerConfig) -> list[ParamRule]:
+    own = [ParamRule(rule.pattern, rule.lr_scale, rule.weight_decay, rule.trained) for rule in settings.rules]
+    _every_rule_matches(model, own)
+    return own
 
 
 def _decay(parameter: nn.Parameter, rule: ParamRule, settings: OptimizerConfig) -> float:

@@ -13,11 +13,12 @@ from torch import Tensor
 
 from refseg.checkpoints import zoo
 from refseg.errors import CheckpointMismatch, InvalidInput, UnknownName
+from refseg.framing import FrameSpec
 from refseg.models import catalog
 from refseg.models.base import LossConfig, ModelConfig, ReferringModel
 from refseg.training.config import RunConfig
 
-Settings = TypeVar("Settings", ModelConfig, LossConfig)
+Settings = TypeVar("Settings", ModelConfig, LossConfig, FrameSpec)
 
 
 @dataclass(frozen=True)

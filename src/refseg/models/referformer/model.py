@@ -117,6 +117,10 @@ class ReferFormer(ReferringModel):
             for logits, placement in zip(chosen, placements, strict=True)
         ]
 
+    def tell_candidates(self) -> None:
+        """From now on `segment` answers with all candidates, not with the chosen one alone."""
+        self.config = replace(self.config, detail="candidates")
+
     def candidates(self, output: Output, placements: Sequence[Placement]) -> list[Offered]:
         """All candidates of a frame: one score each with one class; ranked pairs of candidate and class with several."""
         if self.config.num_classes == 1:

@@ -15,7 +15,7 @@ from refseg.encoders.tokens import BYTES
 from refseg.framing import FrameSpec
 from refseg.models.base import LossConfig, ModelConfig
 
-FRAMES = FrameSpec(fit="shortest-rounded", size=480, longest=1333, divisor=32)
+FRAMES = FrameSpec(fit="shortest", size=480, longest=1333, divisor=32, rounding="half")
 
 PaddedWords = Literal["raised", "excluded"]
 """What early fusion does in training with the padding behind shorter phrases of a batch: the scores of padding raised by
@@ -77,7 +77,7 @@ VARIANTS: dict[str, VLFormerConfig] = {
     "resnet50": VLFormerConfig(),
     "resnet101": VLFormerConfig(backbone=RESNET101),
     "debug": VLFormerConfig(
-        frame=FrameSpec(fit="shortest-rounded", size=64, longest=128, divisor=32),
+        frame=FrameSpec(fit="shortest", size=64, longest=128, divisor=32, rounding="half"),
         backbone=ResNetSpec(blocks=(1, 1, 1, 1), stem_width=8, bottleneck_width=4, stage_width=16),
         text=ClipTextSpec(
             tokenizer=BYTES,

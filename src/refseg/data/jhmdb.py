@@ -1,0 +1,107 @@
+"""JHMDB-Sentences: one sentence a video, three frames of each evaluated; which, the published list says."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from refseg.data.annotated import ReadOptions
+from refseg.data.fields import read_json
+from refseg.data.images import read_stored_image
+from refseg.data.labelled_frames import LabelledFrames, Sample, Window
+from refseg.errors import InvalidInput, UnknownName
+
+METADATA = "jhmdb_sentences_samples_metadata.json"
+
+
+class JHMDB(LabelledFrames):
+    """The samples of the published list. Windows are clipped to the frames that have a mask, not to the pictures."""
+
+    def __init__(self, folder: Path, *, split: str, options: ReadOptions, count: int | None = None) -> None:
+        if split != "test":
+            raise UnknownName("split of JHMDB-Sentences", split, ("test",))
+        self.folder = folder
+        super().__init__("jhmdb", samples_of(folder), split=split, options=options, count=count)
+
+    def length(self, sample: Sample) -> int:
+        """Frames that have a mask."""
+        return sample.masks
+
+    def frame_paths(self, sample: Sample, frames: Sequence[int]) -> tuple[Path, ...]:
+        """The pictures of frames, counted from 0."""
+        place = self.folder / PurePosixPath(sample.path).parent
+        return tuple(place / f"{frame + 1:05d}.png" for frame in frames)
+
+    def read_frames(self, sample: Sample) -> tuple[Tensor, Window]:
+        """[T, 3, H, W] uint8."""
+        window = self.window(sample)
+        paths = self.frame_paths(sample, window.frames)
+        read = {path: read_stored_image(path) for path in dict.fromkeys(paths)}
+        return torch.cat([read[path] for path in paths]), window
+
+    def mask_path(self, sample: Sample) -> Path:
+        """The file of the video's masks."""
+        action, video = PurePosixPath(sample.path).parts[-3:-1]
+        return self.folder / "puppet_mask" / action / video / "puppet_mask.mat"
+
+    def read_mask(self, sample: Sample) -> Tensor:
+        """Bool [H, W]; may be empty, which leaves the sample one."""
+        masks = read_mat(self.mask_path(sample))
+        if sample.frame > masks.shape[2]:
+            raise InvalidInput(f"{self.mask_path(sample).name} has {masks.shape[2]} masks; get a whole copy")
+        return torch.from_numpy(np.ascontiguousarray(masks[:, :, sample.frame - 1] > 0))
+
+
+def samples_of(folder: Path) -> list[Sample]:
+    """The samples of the published list, in its order."""
+    path = folder / METADATA
+    rows = read_json(path)
+    if not isinstance(rows, list):
+        raise InvalidInput(f"{path.name} holds no list of samples")
+    return [_sample(row, f"{path.name} sample {number}") for number, row in enumerate(rows)]
+
+
+def _sample(row: Any, where: str) -> Sample:
+    texts = row[:3] + row[4:] if isinstance(row, list) and len(row) == 5 else [None]
+    if not all(isinstance(text, str) for text in texts) or not isinstance(row[3], int) or row[3] < 1:
+        raise InvalidInput(
+            f"{where}: it is not [video, path of the picture, path of the masks, number of masks, query]"
+        )
+    parts = [part for part in PurePosixPath(row[1]).parts if part != "."]
+    frame = PurePosixPath(row[1]).stem
+    if len(parts) < 3 or ".." in parts or not frame.isdecimal() or int(frame) < 1:
+        raise InvalidInput(f"{where}: {row[1]!r} is no path of a numbered picture")
+    # Paths start from the folder above the data set's, whatever that one is called here.
+    return Sample(row[0], int(frame), row[4], masks=row[3], path="/".join(parts[1:]))
+
+
+@lru_cache(maxsize=8)
+def read_mat(path: Path) -> np.ndarray:
+    """`part_mask` [H, W, T] uint8 of a `.mat` file.
+
+    Raises:
+        InvalidInput: if it is missing, damaged or lacks that part.
+    """
+    from scipy.io import loadmat
+
+    if not path.is_file():
+        raise InvalidInput(f"there is no file of masks {path}")
+    try:
+        masks = np.asarray(loadmat(path, variable_names=["part_mask"])["part_mask"])
+    except Exception as error:  # scipy's reader of damaged files raises whatever it trips over
+        raise InvalidInput(
+            f"{path} is damaged, or holds no part_mask ({str(error)[:120]}); get a whole copy"
+        ) from error
+    if masks.ndim == 2:
+        masks = masks[:, :, None]  # MATLAB leaves out a last axis of one
+    if masks.ndim != 3 or masks.dtype.kind not in ("b", "u", "i"):
+        raise InvalidInput(
+            f"{path}: its part_mask has the shape {masks.shape}, and must be [H, W, T] of whole numbers"
+        )
+    return masks

@@ -1,0 +1,141 @@
+"""The sections of a recipe: what is learnt from, how weights move, how fast, how long."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from refseg.data.steps import Step
+from refseg.data.windows import Sampling
+from refseg.training.lengths import Drop, Length, LengthOrNone
+
+Positive = Annotated[int, Field(ge=1)]
+Count = Annotated[int, Field(ge=0)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Change = bool | int | float | str | list[int] | list[float] | list[str] | dict[str, Any]
+
+
+class Section(BaseModel):
+    """Read strictly: a key that is not known is an error."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class SetConfig(Section):
+    """One data set, and how its examples are varied before those of all sets are varied alike."""
+
+    name: str  # "scenes", the name of a data set, or the path of a phrase file in the open form
+    split: str = "train"  # "" = every line of a file
+    root: str | None = None  # the folder that holds the data set; absent: the set's own rule
+    options: dict[str, Change] = {}  # further options of the set's reader
+    share: Positive | None = (
+        None  # of several sets: examples of this one in a round; absent everywhere: all in a row
+    )
+    phrases: Count | None = None  # phrases of one example, drawn anew each time; absent: all it has, scenes 3
+    sample: Annotated[Sampling, Field(discriminator="rule")] | None = (
+        None  # which frames of a video make an example
+    )
+    augment: tuple[Step, ...] = ()  # steps in order
+
+
+class DataConfig(SetConfig):
+    """What is learnt from, how an example is varied, and who prepares it."""
+
+    sets: tuple[SetConfig, ...] = ()  # several sets together, in place of `name`
+    registers: dict[str, Annotated[float, Field(ge=0)]] = {}  # scenes: share of each kind of phrase
+    size: Positive | None = None  # scenes: side of the picture in pixels; absent: the family's canvas
+    frames: Positive = (
+        1  # frames of an example, neighbours in time, where `sample` does not say; 1 = an image
+    )
+    flip: Share = 0.0  # probability of mirroring, with left and right exchanged in the phrase
+    scale: tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]] | None = None  # random resize
+    crop: Share = 0.0  # probability of a random crop that keeps every object whole
+    frame: dict[str, Change] = {}  # fields of the family's frame placement that differ in training
+    exclude_images_of: tuple[
+        str, ...
+    ] = ()  # "name:split+split": no training example shows one of their images
+    skip_bad: bool = (
+        False  # an example that cannot be read gives way to another, and is counted; else the run stops
+    )
+    skip_unseen: bool = False  # so does one in which no object is to be seen after the augmentation
+    workers: Count = 0  # processes that prepare batches; 0 = the training process itself
+    evaluate_name: str | None = None  # where it is measured; absent: `name`
+    evaluate_split: str = "val"  # "" = every line of a file
+    evaluate_root: str | None = None  # absent: `root`
+
+    @model_validator(mode="after")
+    def _one_or_several(self) -> DataConfig:
+        if bool(self.name) == bool(self.sets):
+            raise ValueError("give either name, for one data set, or sets, for several")
+        if self.sets:
+            own = [key for key in ("root", "options", "share", "phrases", "sample") if getattr(self, key)]
+            if own:
+                raise ValueError(f"{', '.join(own)} belong to each of the sets; write them there")
+            if len({one.share is None for one in self.sets}) > 1:
+                raise ValueError("give a share to every one of the sets, or to none")
+            if any(one.name == "scenes" for one in self.sets):
+                raise ValueError("scenes are drawn without end and stand alone; write them to a folder first")
+        return self
+
+    @property
+    def each(self) -> tuple[SetConfig, ...]:
+        """The sets that are learnt from, one or several."""
+        return self.sets or (self,)
+
+
+class RuleConfig(Section):
+    """How parameters whose name `pattern` finds are trained; goes before the family's own rules."""
+
+    pattern: str
+    lr_scale: Annotated[float, Field(ge=0)] = 1.0  # times optimizer.lr
+    weight_decay: Annotated[float, Field(ge=0)] | None = None  # absent: optimizer.weight_decay
+    trained: bool = True
+
+
+class OptimizerConfig(Section):
+    """How weights move, and what happens to gradients before it."""
+
+    kind: Literal["adamw", "adam", "keras_adam"] = "adamw"  # adam: the decay is a part of the gradient
+    lr: Annotated[float, Field(gt=0)]
+    betas: tuple[Share, Share] = (0.9, 0.999)
+    eps: Annotated[float, Field(gt=0)] = 1e-8  # keras_adam adds it before the correction of the second moment
+    weight_decay: Annotated[float, Field(ge=0)] = 0.01
+    decay_vectors: bool = False  # whether biases and the scales of norms decay too
+    rules: tuple[RuleConfig, ...] = ()  # before those of the family
+    clip_norm: Annotated[float, Field(ge=0)] = 0.0  # largest norm of the whole gradient; 0 = no clipping
+    accumulate: Positive = 1  # batches whose gradients make one step
+
+
+class ScheduleConfig(Section):
+    """The learning rate over the run, as a share of `optimizer.lr`."""
+
+    kind: Literal["constant", "step", "poly", "cosine"] = "cosine"
+    warmup_steps: LengthOrNone = 0  # linear rise to the full rate
+    warmup_factor: Share | None = None  # where the rise begins; absent: one part of `warmup_steps`
+    final_ratio: Share = 0.0  # poly and cosine: the share that is left at the end
+    power: Annotated[float, Field(gt=0)] = 0.9  # poly
+    drops: tuple[
+        Drop, ...
+    ] = ()  # step: when the rate is multiplied by drop_ratio: epochs, steps or parts of the run
+    drop_ratio: Share = 0.1  # step
+
+
+class RunSection(Section):
+    """How long, in which precision, and what is told and kept on the way."""
+
+    steps: Length
+    batch_size: Positive  # examples of one batch on one process
+    epoch_ends: Literal["run_on", "drop", "fill"] = "run_on"  # what becomes of the last examples of an epoch
+    precision: Literal["float32", "bfloat16", "float16"] = "float32"  # of autocast; weights stay float32
+    channels_last: bool = False
+    checkpoint_activations: bool = (
+        False  # blocks compute again in the backward pass what they would have kept
+    )
+    ema: Annotated[float, Field(ge=0, lt=1)] = 0.0  # decay of the averaged weights; 0 = none
+    weights: Literal["float32", "bfloat16", "float16"] = "float32"  # in which checkpoints are stored
+    evaluate_every: LengthOrNone = 0  # 0 = only at the end
+    evaluate_examples: Count | Literal["all"] = 100  # 0 = never evaluate
+    best_by: str = "mIoU"  # the score by which the best checkpoint is chosen
+    save_every: Length = 500
+    log_every: Positive = 20  # steps

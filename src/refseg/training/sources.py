@@ -1,0 +1,235 @@
+"""What a run learns from: one data set or several, each with its own sampling and steps, as one row of examples."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from refseg import distributed
+from refseg.data.augment import is_seen
+from refseg.data.catalog import PhraseDataset, open_dataset
+from refseg.data.sampling import JointOrder, Order, generator_at
+from refseg.data.sides import swap_sides
+from refseg.data.steps import (
+    CropAround,
+    Flip,
+    Rescale,
+    Step,
+    draw_neighbours,
+    draw_phrases,
+    uses_mirrors,
+    vary,
+)
+from refseg.data.windows import Sampled
+from refseg.errors import InvalidInput, RefsegError
+from refseg.structures import Example
+from refseg.training.config import RunConfig
+from refseg.training.lengths import epoch_length
+from refseg.training.sections import DataConfig, SetConfig
+
+SCENES = "scenes"
+MOST_TRIES = 50
+"""Examples that are tried for one position before a run that skips gives up."""
+
+_VARIATION, _REPLACEMENT = 2, 3  # what a generator is for, so that no two uses draw the same numbers
+
+
+@dataclass(frozen=True)
+class Source:
+    """One data set of a run: which of its examples, which frames and phrases of each, and the steps after them."""
+
+    examples: PhraseDataset
+    sampled: Sampled | None = None
+    numbers: Sequence[int] | None = None  # the clips (or examples) that are learnt from; None = all
+    phrases: int | None = None
+    frames: int | None = None
+    steps: tuple[Step, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.numbers) if self.numbers is not None else len(self.sampled or self.examples)
+
+    def draw(self, index: int, generator: torch.Generator) -> Example:
+        """Example `index`, varied."""
+        number = index if self.numbers is None else self.numbers[index]
+        example = self.examples[number] if self.sampled is None else self.sampled.draw(number, generator)
+        if self.phrases is not None:
+            example = draw_phrases(example, self.phrases, generator)
+        if self.frames is not None and self.sampled is None:
+            example = draw_neighbours(example, self.frames, generator)
+        return vary(example, self.steps, generator)
+
+
+class Sources:
+    """The sets of a run as one."""
+
+    def __init__(self, sources: Sequence[Source], run: RunConfig) -> None:
+        self.sources, self.run = tuple(sources), run
+
+    @property
+    def name(self) -> str:
+        """What tables call them."""
+        return " + ".join(source.examples.name for source in self.sources)
+
+    @property
+    def vocabulary(self) -> tuple[str, ...]:
+        """The words of all phrases, and those that mirroring makes of them."""
+        words: dict[str, None] = {}
+        for source in self.sources:
+            words |= dict.fromkeys(source.examples.vocabulary)
+            if uses_mirrors(source.steps):
+                words |= dict.fromkeys(map(swap_sides, source.examples.vocabulary))
+        return tuple(words)
+
+    def __len__(self) -> int:
+        return sum(map(len, self.sources))
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """An example of a run, and why others that stood at its position were passed over."""
+
+    example: Example
+    skipped: tuple[str, ...] = ()
+
+
+class Positions:
+    """The varied example at every position of a run: a function of the seed and the position alone."""
+
+    def __init__(self, sources: Sources) -> None:
+        run = sources.run
+        self.sources, self.run = sources, run
+        is_endless = run.data.name == SCENES
+        counts = [len(source) for source in sources.sources]
+        epoch = epoch_length(None if is_endless else sum(counts), run, distributed.world_size())
+        shares = [each.share for each in run.data.each]
+        self.endless = Order(None, run.seed) if is_endless else None
+        self.order = JointOrder(
+            counts, run.seed, shares=[s for s in shares if s is not None] if shares[0] else None, epoch=epoch
+        )
+
+    def __getitem__(self, position: int) -> Drawn:
+        """The example at `position`, or another in its place where the recipe lets bad ones be skipped.
+
+        Raises:
+            InvalidInput: if an example cannot be used and may not be skipped, or too many in a row cannot.
+        """
+        data, seed, skipped = self.run.data, self.run.seed, []
+        for attempt in range(MOST_TRIES):
+            which, index = self._at(position, attempt)
+            key = (position,) if attempt == 0 else (position, attempt)
+            try:
+                example = self.sources.sources[which].draw(index, generator_at(seed, _VARIATION, *key))
+            except RefsegError as error:
+                if not data.skip_bad:
+                    raise
+                skipped.append(str(error))
+                continue
+            if is_seen(example) or not data.skip_unseen:
+                return Drawn(example, tuple(skipped))
+            skipped.append(f"{example.name}: no object is to be seen after the augmentation")
+        raise InvalidInput(
+            f"{MOST_TRIES} examples in a row cannot be learnt from; the last one: {skipped[-1]}"
+        )
+
+    def _at(self, position: int, attempt: int) -> tuple[int, int]:
+        if attempt == 0:
+            return self.order[position] if self.endless is None else (0, self.endless[position])
+        generator = generator_at(self.run.seed, _REPLACEMENT, position, attempt)
+        return self.order.place(int(torch.randint(len(self.order), (), generator=generator)))
+
+
+def open_training_data(run: RunConfig, side: int) -> Sources:
+    """The sets that the recipe's [data] section names; `side` is the canvas of the family."""
+    data = run.data
+    if data.exclude_images_of:
+        raise InvalidInput("data.exclude_images_of is not built yet")
+    if data.name != SCENES:
+        return Sources([source_of(open_set(each), each, data) for each in data.each], run)
+    steps = run.run.steps
+    assert isinstance(steps, int), "scenes have no epochs; in_steps has refused them"
+    needed = steps * run.optimizer.accumulate * run.run.batch_size * distributed.world_size()
+    return as_sources(_open_scenes(data, data.split, count=needed, seed=run.seed, side=side), run)
+
+
+def as_sources(examples: PhraseDataset | Sources, run: RunConfig) -> Sources:
+    """One data set as the sources of a run."""
+    return (
+        examples if isinstance(examples, Sources) else Sources([source_of(examples, run.data, run.data)], run)
+    )
+
+
+def source_of(examples: PhraseDataset, own: SetConfig, data: DataConfig) -> Source:
+    """A data set with the sampling and the steps that a recipe gives it; scenes are drawn as they are asked for."""
+    is_drawn = own.name == SCENES
+    return Source(
+        examples,
+        sampled=None if own.sample is None else Sampled(examples, own.sample),
+        phrases=None if is_drawn else own.phrases,
+        frames=None if is_drawn else data.frames,
+        steps=steps_of(own, data),
+    )
+
+
+def steps_of(own: SetConfig, data: DataConfig) -> tuple[Step, ...]:
+    """The steps of one set: its own, the short forms flip, scale and crop, then those of all sets."""
+    short: list[Step] = []
+    if data.flip:
+        short.append(Flip(probability=data.flip))
+    if data.scale is not None:
+        short.append(Rescale(low=data.scale[0], high=data.scale[1]))
+    if data.crop:
+        short.append(CropAround(probability=data.crop))
+    common = () if own is data else data.augment
+    return (*own.augment, *short, *common)
+
+
+def open_evaluation_data(run: RunConfig, side: int) -> PhraseDataset | None:
+    """The set that a run is measured on, or None where the recipe asks for no measurement."""
+    data, told = run.data, run.run.evaluate_examples
+    if told == 0:
+        return None
+    count = None if told == "all" else int(told)
+    name = data.evaluate_name or data.name
+    if not name:
+        raise InvalidInput(
+            "data.evaluate_name is missing: of several sets, a run is measured on one of its own"
+        )
+    if name != SCENES:
+        own = data.each[0]
+        root = data.evaluate_root or own.root
+        return open_set(own, name=name, split=data.evaluate_split, root=root, count=count)
+    if count is None:
+        raise InvalidInput('run.evaluate_examples is "all", and scenes have no end; give a number')
+    return _open_scenes(data, data.evaluate_split, count=count, seed=0, side=side)
+
+
+def open_set(
+    own: SetConfig,
+    *,
+    name: str | None = None,
+    split: str | None = None,
+    root: str | None = None,
+    count: int | None = None,
+) -> PhraseDataset:
+    """The stored set of a recipe, or another one with its options."""
+    name, split, root = name or own.name, own.split if split is None else split, root or own.root
+    for key in ("registers", "size"):
+        if getattr(own, key, None):
+            raise InvalidInput(f"data.{key} is for scenes; the data set {name} takes none")
+    options: dict[str, Any] = dict(own.options)
+    return open_dataset(
+        name, split=split or None, count=count, root=None if root is None else Path(root), **options
+    )
+
+
+def _open_scenes(data: DataConfig, split: str, *, count: int, seed: int, side: int) -> PhraseDataset:
+    fields: dict[str, Any] = {"size": data.size or side, "frames": data.frames, "seed": seed}
+    if data.registers:
+        fields["registers"] = data.registers
+    if data.phrases is not None:
+        fields["phrases"] = data.phrases
+    return open_dataset(SCENES, split=split, count=count, scenes=fields)
