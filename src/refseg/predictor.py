@@ -155,6 +155,19 @@ class Predictor:
             answers += self._answer(clip, asked[start : start + step], at)
         return answers
 
+    def check_explains(self) -> None:
+        """Refuses, before any work, a family that cannot tell how its answers came about.
+
+        Raises:
+            InvalidInput: if this one cannot.
+        """
+        from refseg.models.base import ReferringModel
+
+        if type(self.model).explain is ReferringModel.explain:
+            raise InvalidInput(
+                f"{self.label} is of a family that has nothing to explain its answers by; leave out --explain"
+            )
+
     def explain(
         self, clip: EncodedClip, phrases: Sequence[str], frames: Sequence[int] | None = None
     ) -> list[Explanation]:

@@ -33,7 +33,9 @@ class AnswerFiles:
     @property
     def explanation(self) -> Path:
         """The sheet that tells how the answer came about, where it is asked for."""
-        return self.mask.with_name(f"{self.mask.name.removesuffix('.png').removesuffix('.mask').removesuffix('.masks')}.explain.png")
+        return self.mask.with_name(
+            f"{self.mask.name.removesuffix('.png').removesuffix('.mask').removesuffix('.masks')}.explain.png"
+        )
 
     @property
     def frames(self) -> Path:

@@ -126,6 +126,8 @@ def predict(
     check_writable(out)
     results = ResultsFile.open(out)
     predictor = _ready(checkpoint, asked, device, dtype, threshold)
+    if explain:
+        predictor.check_explains()
     limits = ReadLimits(max_pixels, max_frames, every, window, overlap)
     tell = _print_json if as_json else partial(show_answer, folder=out)
     run = Run(predictor, asked, files, results, limits, tell, explains=explain)
@@ -234,7 +236,9 @@ class Run:
                 for answer, output in zip(part.answers, written, strict=True):
                     output.add(frames, shown, answer, is_last=part.is_last)
                 if self.explains:
-                    clearest = [clearer(old, part.frames, a) for old, a in zip(clearest, part.answers, strict=True)]
+                    clearest = [
+                        clearer(old, part.frames, a) for old, a in zip(clearest, part.answers, strict=True)
+                    ]
                 start = time.perf_counter()
         each = seconds / len(files)
         told = self._explanations(clearest, files)
@@ -251,8 +255,8 @@ class Run:
             )
             self._record(facts | told[number])
         if num_parts > 1:
-            told = f"{job.title}: {written[0].num_frames} frames in {num_parts} windows"
-            print(f"refseg: {told}, peak memory {peak_bytes() / 2**30:.1f} GiB", file=sys.stderr)
+            what = f"{job.title}: {written[0].num_frames} frames in {num_parts} windows"
+            print(f"refseg: {what}, peak memory {peak_bytes() / 2**30:.1f} GiB", file=sys.stderr)
 
     def _parts(self, clip: FrameStream, job: Job, times: deque[Fraction]) -> Iterator[Part]:
         """The answers about a clip; the time of each frame that is taken is put into `times`."""

@@ -162,6 +162,11 @@ class Vlt(ReferringModel):
             masks.append(scores > self.config.threshold)
         return masks
 
+    def soft_masks(self, output: Output, placements: Sequence[Placement]) -> list[Tensor]:
+        """Scores at the source, which are thresholded last."""
+        pairs = zip(output.mask_logits[:, 0], placements, strict=True)
+        return [finished_scores(logits, placement, "source") for logits, placement in pairs]
+
     def extra_state(self) -> dict[str, str]:
         """The vectors of all tokens that the model has met in training, or was given to carry."""
         return {CARRIED: self._vectors.to_text()}
