@@ -71,12 +71,12 @@ class Example:
     labels: Tensor | None = None  # [P] int64 object category
     registers: tuple[str, ...] | None = None  # P names of the kind of phrase, for tables by kind
     things: Things | None = None
+    boxes: Tensor | None = None  # [P, T', 4] float32 xyxy in pixels of these frames; None = the masks' own
+    outlines: tuple[tuple[Outline | None, ...], ...] | None = None  # P rows of T': what masks were drawn from
     ids: tuple[str, ...] | None = None  # P: sentence, expression or sample, as the data set numbers it
     objects: tuple[str, ...] | None = None  # P: reference or object, as the data set numbers it
     no_target: Tensor | None = None  # [P] bool, True = the data set says that nothing answers
     frame_names: tuple[str, ...] | None = None  # T, as evaluation servers spell them
-    boxes: Tensor | None = None  # [P, T', 4] float32 xyxy in pixels of these frames; None = the masks' own
-    outlines: tuple[tuple[Outline | None, ...], ...] | None = None  # P rows of T': what masks were drawn from
 
     def __post_init__(self) -> None:
         assert self.frames.ndim == 4 and self.frames.shape[1] == 3, (

@@ -6,6 +6,7 @@ from refseg.encoders.clip_tokens import (
     CLIP_BYTES_VOCABULARY,
     ClipTokenizer,
     clip_byte_tokenizer,
+    clip_word_tokenizer,
     plain,
     tokenizer_of_merges,
 )
@@ -109,3 +110,9 @@ def test_the_byte_tokenizer_is_of_the_size_it_says():
     import json
 
     assert len(json.loads(clip_byte_tokenizer())["model"]["vocab"]) == CLIP_BYTES_VOCABULARY
+
+
+def test_plain_words_can_be_given_one_token_each():
+    tokens = ClipTokenizer("given", max_tokens=8)
+    tokens.take(clip_word_tokenizer(["red", "reds", "a"]))
+    assert tokens(["a red reds"]).values.shape == (1, 5)

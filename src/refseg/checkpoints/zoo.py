@@ -85,6 +85,7 @@ def get(name: str, *, force: bool = False) -> Path:
     if kept.is_file() and not force:
         native.read_header(kept)
         return kept
+    _refuse_unpublished(card)
     _refuse_offline(f"{card.name} is not on this machine")
     fetched = _fetch(card, cache_dir() / "downloads" / _file_name(card))
     _bring_over(card, fetched, kept)
@@ -106,6 +107,7 @@ def _bring_over(card: Card, fetched: Path, kept: Path) -> None:
         family=card.family,
         variant=card.variant,
         tokenizer=texts.get(TOKENIZER),
+        companion=next((path for file, path in texts.items() if file != TOKENIZER), None),
         origin={
             "checkpoint": card.name,
             "repository": card.source.repository,
@@ -150,6 +152,7 @@ def _on_this_machine(card: Card) -> Path:
         return _asset(card)
     kept = cache_dir() / "checkpoints" / f"{card.name}.safetensors"
     if not kept.is_file():
+        _refuse_unpublished(card)
         raise InvalidInput(
             f"{card.name} is not on this machine yet; fetch it with: refseg models get {card.name}"
         )
@@ -163,6 +166,15 @@ def _asset(card: Card) -> Path:
             f"the file of {card.name} is missing from the package ({path}); install refseg again"
         )
     return path
+
+
+def _refuse_unpublished(card: Card) -> None:
+    if card.source.unpublished:
+        raise InvalidInput(
+            f"the authors of {card.name} publish no weights ({card.source.repository}), only numbers; train it (`refseg train "
+            f"--list` names the recipes), or bring over a file of yours: refseg convert FILE --family {card.family} "
+            f"--variant {card.variant}"
+        )
 
 
 def _refuse_offline(what: str) -> None:

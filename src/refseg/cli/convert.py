@@ -21,7 +21,10 @@ _TYPES = ("float32", "float16", "bfloat16")
 def convert(
     *,
     file: Annotated[
-        Path, typer.Argument(help="Published weights: .pth, .pt, .pkl, .safetensors or Keras .h5.")
+        Path,
+        typer.Argument(
+            help="Published weights: .pth, .pt, .pkl, .safetensors or Keras .h5; or a folder of diffusers."
+        ),
     ],
     family: Annotated[str, typer.Option(help="The system they belong to; `refseg models` lists them.")],
     variant: Annotated[str, typer.Option(help="Its size.")],
@@ -33,16 +36,20 @@ def convert(
         Path | None,
         typer.Option(help="The text tower's tokenizer.json; default: the one in the Hugging Face cache."),
     ] = None,
+    companion: Annotated[
+        Path | None,
+        typer.Option(
+            help="Weights that FILE leaves out, such as a frozen text tower; default: the Hugging Face cache."
+        ),
+    ] = None,
     words: Annotated[
         Path | None,
         typer.Option(help="A text, such as phrases one a line, whose words' vectors the file carries (VLT)."),
     ] = None,
-    part: Annotated[
-        str | None,
-        typer.Option(
-            help="FILE holds this part alone, such as backbone; the result is a start for training."
-        ),
-    ] = None,
+    start: Annotated[
+        bool,
+        typer.Option("--start", help="FILE is what training starts from; what is learnt anew may be absent."),
+    ] = False,
     dtype: Annotated[str, typer.Option(help="Stored as float32, float16 or bfloat16.")] = "float32",
     force: Annotated[bool, typer.Option("--force", help="Replace the file if it is there.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON, name by name.")] = False,
@@ -73,9 +80,10 @@ def convert(
         family=family,
         variant=variant,
         tokenizer=tokenizer,
+        companion=companion,
         words=words,
-        part=part,
         dtype=getattr(torch, dtype),
+        starts=start,
     )
     print(json.dumps(_plain(done), ensure_ascii=False) if as_json else _told(done))
 
@@ -92,6 +100,7 @@ def _plain(done: Conversion) -> dict[str, Any]:
         "renamed": done.report.renamed,
         "merged": {name: list(parts) for name, parts in done.report.merged.items()},
         "dropped": done.report.dropped,
+        "fresh": done.report.fresh,
     }
 
 
@@ -99,7 +108,7 @@ def _told(done: Conversion) -> str:
     reasons = Counter(done.report.dropped.values())
     dropped = [f"  dropped {count}: {reason}" for reason, count in reasons.most_common()]
     merged = [f"  merged {' + '.join(parts)} -> {name}" for name, parts in done.report.merged.items()]
-    carried, origin = ", ".join(sorted(done.header.extra)), done.header.origin
+    carried = ", ".join(sorted(done.header.extra))
     return "\n".join(
         [
             f"{done.path}: {done.header.family} {done.header.variant}, {done.path.stat().st_size / 1e6:.1f} MB",
@@ -107,10 +116,14 @@ def _told(done: Conversion) -> str:
             *_shortened(merged),
             *_shortened(dropped),
             *([f"  carries {carried}"] if carried else []),
-            *([f"  only its {origin['part']}"] if "part" in origin else []),
-            f"  from {origin['file']}, sha256 {origin['sha256']}",
+            ", ".join(f"{key} {value}" for key, value in _origin(done).items()),
         ]
     )
+
+
+def _origin(done: Conversion) -> dict[str, str]:
+    origin = done.header.origin
+    return {"  from": origin["file"]} | ({"sha256": origin["sha256"]} if "sha256" in origin else {})
 
 
 def _shortened(lines: list[str], most: int = 8) -> list[str]:

@@ -152,6 +152,17 @@ def clip_byte_tokenizer() -> str:
     return tokenizer_of_merges(())
 
 
+def clip_word_tokenizer(words: Sequence[str]) -> str:
+    """The `tokenizer.json` of a tokenizer that gives each of `words` (of plain letters) one token, as CLIP gives common
+    words."""
+    merges: dict[tuple[str, str], None] = {}
+    for word in words:
+        letters = [*word[:-1], word[-1] + WORD_END]
+        for end in range(1, len(letters)):
+            merges["".join(letters[:end]), letters[end]] = None
+    return tokenizer_of_merges(list(merges))
+
+
 def _letters() -> list[str]:
     """The 256 bytes as characters in the order of CLIP's ids: those that can be printed first, then the others."""
     printed = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]

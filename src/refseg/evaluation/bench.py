@@ -147,16 +147,23 @@ def open_predictor(checkpoint: str, *, device: str = "auto", dtype: str = "float
 
 
 def _random_model(family: str, variant: str) -> ReferringModel:
-    from refseg.encoders.tokens import word_tokenizer
-
     words = sorted({word for phrase in PHRASES for word in re.findall(r"\w+", phrase)})
     torch.manual_seed(0)
     model = catalog.build(family, catalog.variant(family, variant).for_words(words))
-    if (
-        not model.extra_state()
-    ):  # no tokenizer at hand: one that needs no file, with as many tokens to these plain words
-        model.load_extra_state({"tokenizer.json": word_tokenizer(words)})
+    if not model.extra_state():
+        _give_plain_tokenizer(model, words)
     return model
+
+
+def _give_plain_tokenizer(model: ReferringModel, words: list[str]) -> None:
+    """A tokenizer that needs no file, with as many tokens to these plain words as the real one; of the model's own kind."""
+    from refseg.encoders.clip_tokens import clip_word_tokenizer
+    from refseg.encoders.tokens import word_tokenizer
+
+    try:
+        model.load_extra_state({"tokenizer.json": word_tokenizer(words)})
+    except InvalidInput:  # a tower with other special tokens
+        model.load_extra_state({"tokenizer.json": clip_word_tokenizer(words)})
 
 
 def report(measurements: list[Measurement]) -> str:
@@ -182,7 +189,19 @@ def _block(measured: Measurement) -> str:
         f"{aligned(rows)}\n"
         f"a further phrase on an encoded clip: {further.milliseconds:.1f} ms, {_share(further, first)} of the first "
         f"({first.milliseconds:.1f} ms)\n"
+        f"{_beside_separate_runs(measured)}"
         f"memory: {_gigabytes(measured.loaded_bytes)} with the model loaded, {_gigabytes(measured.peak_bytes)} at the peak{gpu}"
+    )
+
+
+def _beside_separate_runs(measured: Measurement) -> str:
+    """What the phrases would cost if each were asked of the frames anew."""
+    count, first, whole = measured.setting.phrases, measured.first_phrase, measured.stages["whole"]
+    if count == 1:
+        return ""
+    return (
+        f"{count} phrases together: {whole.cpu_seconds:.3f} CPU s; in separate runs: "
+        f"{count * first.cpu_seconds:.3f} CPU s ({_share(whole, Cost(count * first.milliseconds, 0))} of the time)\n"
     )
 
 

@@ -52,13 +52,13 @@ class Merged:
         return {run: torch.cat(parts).numpy() for run, parts in sorted(self.pieces.items())}
 
 
-def run_and_label(number: str, video: str) -> tuple[int, int]:
+def run_and_label(number: str | None, video: str) -> tuple[int, int]:
     """The run, and the label from 1, of the phrase that a data set numbers so.
 
     Raises:
         InvalidInput: if it is no number.
     """
-    if not number.isdecimal():
+    if number is None or not number.isdecimal():
         raise InvalidInput(
             f"{video}: phrase {number!r} has no number; objects are merged where phrases are numbered 4 x object + run"
         )

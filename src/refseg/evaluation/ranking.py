@@ -10,9 +10,15 @@ import torch
 from torch import Tensor
 
 from refseg.errors import InvalidInput
-from refseg.metrics.average_precision import RankedCodes, average_precision, best_of
+from refseg.metrics.average_precision import (
+    THRESHOLDS,
+    RankedCodes,
+    average_precision,
+    best_boxes,
+    best_of,
+)
 from refseg.metrics.protocols import Protocol
-from refseg.metrics.scores import Pixels, overlap_scores, precision
+from refseg.metrics.scores import Pixels, overlap_scores, threshold_name
 
 if TYPE_CHECKING:
     from refseg.models.base import Candidates
@@ -48,46 +54,29 @@ def ranked_record(
 
 
 def ranked_scores(records: Sequence[tuple[str, dict[str, Any]]], protocol: Protocol) -> dict[str, float]:
-    """The metrics of a ranked protocol over named records: mAP over all candidates, overlap of the best one.
-
-    Raises:
-        InvalidInput: if boxes are asked for and the model gives none.
-    """
+    """The metrics of a ranked protocol over named records: mAP over all candidates, overlap of the best one."""
     scores: dict[str, float] = {}
     if "mAP" in protocol.metrics:
         mean = average_precision([_coded(name, record) for name, record in records])
         scores |= {"mAP": mean.mean, "AP50": mean.at_50, "AP75": mean.at_75}
     best = [Pixels(*record["best"]) for _, record in records]
     scores |= overlap_scores(best, protocol)
-    if any(metric.startswith("box") for metric in protocol.metrics):
-        scores |= _box_scores([record for _, record in records], protocol)
+    if gives_boxes(records):
+        scores |= _box_scores([record for _, record in records])
     return scores
 
 
-def _box_scores(records: Sequence[dict[str, Any]], protocol: Protocol) -> dict[str, float]:
-    ious, shared, unions = [], [], []
-    for record in records:
-        if "boxes" not in record:
-            raise InvalidInput("this model gives no boxes; choose a protocol that compares masks")
-        best = best_of(torch.tensor(record["scores"]))
-        intersection, union = _overlap_of_boxes(record["boxes"][best], record["box"])
-        ious.append(protocol.iou(intersection, union))  # areas of boxes are no whole numbers
-        shared.append(intersection)
-        unions.append(union)
-    named = {f"box {name}": value for name, value in precision(ious, protocol).items()}
-    total = sum(unions)
-    return named | {
-        "box mIoU": sum(ious) / len(ious),
-        "box oIoU": sum(shared) / total if total else float("nan"),
-    }
+def gives_boxes(records: Sequence[tuple[str, dict[str, Any]]]) -> bool:
+    """Whether candidates came with boxes."""
+    return all("boxes" in record for _, record in records)
 
 
-def _overlap_of_boxes(ours: Sequence[float], theirs: Sequence[float]) -> tuple[float, float]:
-    """Areas of intersection and union of two xyxy boxes."""
-    a, b = np.array(ours, dtype=np.float32), np.array(theirs, dtype=np.float32)
-    shared = np.clip(np.minimum(a[2:], b[2:]) - np.maximum(a[:2], b[:2]), 0, None).prod()
-    both = (a[2:] - a[:2]).prod() + (b[2:] - b[:2]).prod()
-    return float(shared), float(both - shared)
+def _box_scores(records: Sequence[dict[str, Any]]) -> dict[str, float]:
+    columns = ([torch.tensor(record[key]) for record in records] for key in ("scores", "boxes", "box"))
+    best = best_boxes(*columns)
+    shares = zip(THRESHOLDS, best.precision, strict=True)
+    named = {f"box {threshold_name(threshold)}": share for threshold, share in shares}
+    return named | {"box mIoU": best.mean_iou, "box oIoU": best.overall_iou}
 
 
 def _coded(name: str, record: dict[str, Any]) -> RankedCodes:

@@ -6,6 +6,7 @@ Data sets of videos read some frames of an example without the others; of all ot
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -64,6 +65,18 @@ def check_masks(piece: Piece, dataset: PhraseDataset) -> Tensor:
             f"{piece.example.name} of {dataset.name} has no masks to compare with; --submission writes what its server expects"
         )
     return piece.example.masks
+
+
+def annotated_boxes(dataset: PhraseDataset, index: int) -> list[list[float] | None]:
+    """The stored box (xyxy in source pixels) of each phrase of an example; None where there is none, or several objects."""
+    if not hasattr(dataset, "pairs") or not hasattr(dataset, "table"):
+        return []
+    boxes: list[list[float] | None] = []
+    for row, _ in dataset.pairs(index):
+        objects = dataset.table.reference(row).objects
+        x, y, width, height = objects[0].box if len(objects) == 1 else (math.nan,) * 4
+        boxes.append(None if math.isnan(x) else [x, y, x + width, y + height])
+    return boxes
 
 
 def _frame_names(dataset: PhraseDataset, index: int) -> Sequence[str] | None:

@@ -31,6 +31,7 @@ class Row:
     )  # view: intersection, answer, target; [T'] each
     contour: list[float] = field(default_factory=list)  # boundary F of each frame, where it was taken
     ranked: dict[str, Any] | None = None  # all candidates: see `ranking.ranked_record`
+    id: str | None = None  # as the data set numbers the phrase
     says_nothing: bool | None = None  # the data set states that nothing answers to the phrase
 
     def pixels(self, view: str = "source") -> tuple[int, int, int]:
@@ -81,7 +82,7 @@ class Journal:
         for number, line in enumerate(lines[1:], start=2):
             try:
                 done = _read(json.loads(line))
-            except (ValueError, TypeError, KeyError) as error:
+            except (ValueError, TypeError, KeyError, AttributeError) as error:
                 raise InvalidInput(
                     f"{self.path} line {number} is damaged; delete the file and start anew"
                 ) from error

@@ -19,7 +19,7 @@ from refseg.errors import InvalidInput
 from refseg.evaluation import objects, questions
 from refseg.evaluation.answers import Answer, ask
 from refseg.evaluation.ranking import ranked_record
-from refseg.evaluation.reading import Piece, can_read_parts, check_masks, pieces
+from refseg.evaluation.reading import Piece, annotated_boxes, can_read_parts, check_masks, pieces
 from refseg.evaluation.rows import Done, Journal, Row
 from refseg.evaluation.scoring import Scored, scored
 from refseg.evaluation.views import OWN, Plan, counts_of, joined, target_on_canvas
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from refseg.data.catalog import PhraseDataset
     from refseg.evaluation.submission import Writer
     from refseg.predictor import Predictor
-    from refseg.structures import Example
 
 PROTOCOL = HONEST.title
 T = TypeVar("T")
@@ -180,14 +179,18 @@ class _Task:
         targets = example.masks if self.writer is not None else check_masks(piece, self.dataset)
         takes_others = piece.other_targets is not None and any(view.parts != "union" for view in plan.views)
         others = piece.other_targets() if takes_others and piece.other_targets else None
+        boxes = annotated_boxes(self.dataset, done.index) if plan.takes_candidates else []
         pairs = zip(done.rows, self._answers(piece, asked.phrases), strict=True)
         for (row, answer), seconds in _timed(pairs):
             done.predicting_seconds += seconds
             row.score = answer.score
             if targets is not None:
                 _count(row, answer, targets[row.number], None if others is None else others[row.number], plan)
+            if targets is not None and answer.candidates is not None:
+                box = boxes[row.number] if boxes else None
+                row.ranked = ranked_record(answer.candidates, targets[row.number], box)
             if answer.soft is not None:
-                merged.add(*objects.run_and_label(_number_of(example, row.number), example.name), answer.soft)
+                merged.add(*objects.run_and_label(row.id, example.name), answer.soft)
             if self.writer is not None:
                 self.writer.add(example, row.number, answer.masks[OWN], piece.first)
 
@@ -220,11 +223,9 @@ def _begin(done: Done, piece: Piece, asked: questions.Questions) -> None:
     done.name, done.frames, done.size = example.name, piece.total, list(example.frames.shape[-2:])
     for row, phrase in zip(asked.rows, asked.phrases, strict=True):
         says = None if example.no_target is None else bool(example.no_target[row])
-        done.rows.append(Row(row, phrase, questions.register_of(example, row), None, says_nothing=says))
-
-
-def _number_of(example: Example, row: int) -> str:
-    return str(row) if example.ids is None else str(example.ids[row])
+        number = None if example.ids is None else example.ids[row]
+        register = questions.register_of(example, row)
+        done.rows.append(Row(row, phrase, register, None, id=number, says_nothing=says))
 
 
 def _count(row: Row, answer: Answer, target: Tensor, other: Tensor | None, plan: Plan) -> None:
@@ -238,8 +239,6 @@ def _count(row: Row, answer: Answer, target: Tensor, other: Tensor | None, plan:
         row.views[view.name] = joined([row.views[view.name], counts]) if view.name in row.views else counts
     if plan.takes_contours:
         row.contour += contour_accuracies(answer.masks[OWN].numpy(), target.numpy()).tolist()
-    if answer.candidates is not None:
-        row.ranked = ranked_record(answer.candidates, target)
 
 
 def _timed(items: Iterator[T]) -> Iterator[tuple[T, float]]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from refseg.evaluation.ranking import ranked_scores
+from refseg.evaluation.ranking import gives_boxes, ranked_scores
 from refseg.evaluation.rows import Done, Row
 from refseg.evaluation.views import Plan
 from refseg.metrics.contour import statistics
@@ -35,12 +35,18 @@ def scored(done: Sequence[Done], protocol: Protocol, plan: Plan) -> Scored:
     rows = [row for example in done for row in example.rows]
     if protocol.kind == "ranked":
         records = [
-            (f"{example.index:08d} {row.number:04d}", row.ranked)
+            (
+                f"{row.id or ''} {example.index:08d} {row.number:04d}",
+                row.ranked,
+            )  # samples are ordered by text
             for example in done
             for row in example.rows
             if row.ranked
         ]
-        return Scored(protocol, _named(ranked_scores(records, protocol), protocol) if records else {})
+        only_boxes = all(metric.startswith("box") for metric in protocol.metrics)
+        if not records or (only_boxes and not gives_boxes(records)):
+            return Scored(protocol, {})
+        return Scored(protocol, _named(ranked_scores(records, protocol), protocol))
     if protocol.kind == "video":
         return Scored(protocol, _named(_video(rows, protocol), protocol))
     view = plan.view(protocol).name

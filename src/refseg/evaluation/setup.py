@@ -105,7 +105,7 @@ def _choose_text(dataset: PhraseDataset, protocols: Sequence[Protocol]) -> None:
         raise InvalidInput(
             f"these protocols ask different texts of a phrase ({', '.join(sorted(texts))}); evaluate them one by one"
         )
-    if texts and hasattr(options, "text") and options.text is None:
+    if texts and hasattr(options, "text"):
         dataset.options = replace(options, text=texts.pop())  # type: ignore[attr-defined]
 
 

@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Self
+from typing import TYPE_CHECKING, ClassVar, Literal, Self
 
 import torch
 from torch import Tensor, nn
@@ -77,6 +77,10 @@ class ParamRule:
 
 class ReferringModel(nn.Module, ABC):
     """A network that answers which pixels phrases refer to."""
+
+    casts_weights: ClassVar[bool] = (
+        False  # in half precision its weights are halved too; else autocast halves a copy
+    )
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -209,6 +213,16 @@ Converter = Callable[[StateDict, ModelConfig], tuple[StateDict, Report]]
 
 
 @dataclass(frozen=True)
+class CompanionWeights:
+    """Weights that a published file leaves out because another one on the Hugging Face hub has them."""
+
+    title: str  # what they are, for messages
+    pattern: str  # our names of them (re.search)
+    hub: str
+    files: tuple[str, ...] = ("model.safetensors", "pytorch_model.bin")  # the first that is there
+
+
+@dataclass(frozen=True)
 class Family:
     """A published system: all that the rest of the toolkit knows of it."""
 
@@ -221,12 +235,13 @@ class Family:
     convert: Converter
     cards: Path  # checkpoints.toml
     param_rules: tuple[ParamRule, ...] = ()
+    companions: tuple[CompanionWeights, ...] = ()
+    first_values: Callable[[ModelConfig], StateDict] | None = (
+        None  # of what is learnt from nothing, where training starts from weights of another system
+    )
     objectives: Mapping[str, Objective] = field(
         default_factory=dict
     )  # named pre-training objectives, beside "phrases"
-    starts: Mapping[str, Converter] = field(
-        default_factory=dict
-    )  # files of a part alone (a backbone that training begins with), by the part's name
     protocols: Mapping[str, Protocol] = field(
         default_factory=dict
     )  # data set -> how the published numbers on it were taken; "refcocog" also speaks for "refcocog-umd"
