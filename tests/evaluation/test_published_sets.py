@@ -114,6 +114,15 @@ def test_ref_davis_scores_each_annotator_apart_and_takes_their_mean(tmp_path):
     assert scored.runs[0]["J"] == pytest.approx(np.mean(expected), abs=1e-9)
 
 
+def test_objects_by_their_number_leave_out_the_first_and_the_last_frame(tmp_path):
+    dataset = opened("ref-davis17", tmp_path)
+    result = evaluate(predictor(), dataset, protocols=(protocols.REF_DAVIS, protocols.DAVIS))
+    frames = [
+        {entry["protocol"]: len(entry["region"][0]) for entry in example.objects} for example in result.done
+    ]
+    assert frames == [{"ref-davis": n.frames, "davis": n.frames - 2} for n in result.done]
+
+
 def test_the_first_of_equal_objects_wins_and_low_scores_are_background():
     import torch
 

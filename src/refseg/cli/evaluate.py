@@ -16,6 +16,14 @@ if TYPE_CHECKING:
     from refseg.evaluation.run import Result
 
 
+def _print_protocols(wanted: bool) -> None:
+    if wanted:
+        from refseg.evaluation.protocol_table import protocol_text
+
+        print(protocol_text())
+        raise typer.Exit
+
+
 @app.command()
 def evaluate(
     *,
@@ -44,6 +52,12 @@ def evaluate(
         list[str] | None,
         typer.Option(help="A way of measuring, instead of ours and the published one; may be repeated."),
     ] = None,
+    protocols: Annotated[
+        bool,
+        typer.Option(
+            "--protocols", callback=_print_protocols, is_eager=True, help="List the protocols and stop."
+        ),
+    ] = False,
     window: Annotated[
         int | None,
         typer.Option(help="Clips: frames answered at once, 0 for all; default: the protocol's.", min=0),
@@ -90,6 +104,7 @@ def evaluate(
     from refseg.files import check_writable
     from refseg.predictor import load
 
+    del protocols  # printed before anything else was read
     if out is not None:
         if out.exists() and not force:
             raise InvalidInput(f"{out} exists; give another name, or --force to replace it")

@@ -214,8 +214,9 @@ class _Task:
         truth = data.true_objects(data.video(index))
         annotated = objects.index_maps(truth.masks, range(1, len(truth.masks) + 1))
         annotated[truth.void.numpy()] = objects.VOID
-        (protocol,) = [protocol for protocol in self.plan.protocols if protocol.kind == "objects"]
-        done.objects = objects.compare(merged.maps(), annotated, protocol, done.name)
+        for protocol in self.plan.protocols:
+            if protocol.kind == "objects":
+                done.objects += objects.compare(merged.maps(), annotated, protocol, done.name)
 
 
 def _begin(done: Done, piece: Piece, asked: questions.Questions) -> None:
