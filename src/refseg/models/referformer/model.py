@@ -117,6 +117,14 @@ class ReferFormer(ReferringModel):
             for logits, placement in zip(chosen, placements, strict=True)
         ]
 
+    def recomputed_blocks(self) -> list[nn.Module]:
+        """The trained blocks of the backbone, and the layers of the encoder."""
+        if isinstance(self.backbone, ResNet):
+            blocks = [block for stage in list(self.backbone.stages)[1:] for block in stage]
+        else:
+            blocks = [block for stage in self.backbone.layers for block in stage.blocks]
+        return [*blocks, *self.encoder.layers]
+
     def tell_candidates(self) -> None:
         """From now on `segment` answers with all candidates, not with the chosen one alone."""
         self.config = replace(self.config, detail="candidates")
