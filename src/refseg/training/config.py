@@ -35,7 +35,9 @@ class RunConfig(Section):
     init_allow: tuple[
         str, ...
     ] = ()  # regular expressions of weights that may be left out of `init` or fit nothing
-    init_without: tuple[str, ...] = ()  # regular expressions of weights that start fresh though `init` has them
+    init_without: tuple[
+        str, ...
+    ] = ()  # regular expressions of weights that start fresh though `init` has them
     init_new_words: bool = False  # whether words of the data that `init` does not know are learnt
     seed: Count = 0
     model: dict[str, Change] = Field(
