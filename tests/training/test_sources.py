@@ -188,7 +188,7 @@ def test_a_set_in_which_nothing_can_be_used_ends_the_run():
         ({"name": "a", "sample": {"rule": "round", "frames": 3}}, r"data.sample: there is no rule named 'round'; did you mean 'around'"),
         ({"name": "a", "sample": {"frames": 3}}, "data.sample is a table that names its rule, one of around, drawn, window"),
         ({"name": "a", "augment": [{"step": "flp"}]}, r"data.augment\[0\]: there is no step named 'flp'; did you mean 'flip'"),
-        ({"name": "a", "augment": [{"step": "flip", "propability": 1}]}, r"unknown key 'propability' .*; did you mean 'probability'"),
+        ({"name": "a", "augment": [{"step": "flip", "probabilty": 1}]}, r"unknown key 'probabilty' .*; did you mean 'probability'"),
         ({"name": "a", "augment": [{"step": "resize"}]}, r"data.augment\[0\].resize.short is missing"),
     ],
 )  # fmt: skip

@@ -27,6 +27,7 @@ _VERBS = (
     "submission",
     "models",
     "convert",
+    "vectors",
     "bench",
 )
 
