@@ -23,6 +23,7 @@ _VERBS = (
     "train",
     "evaluate",
     "data",
+    "data_doctor",
     "submission",
     "models",
     "convert",
