@@ -21,7 +21,7 @@ ROWS = [
     {"checkpoints", "prediction"},
     {"models", "data"},
     {"encoders", "framing"},
-    {"layers", "losses", "metrics", "structures", "drawing", "files", "distributed", "errors"},
+    {"layers", "losses", "metrics", "structures", "drawing", "download", "files", "distributed", "errors"},
 ]
 ALSO = {
     ("drawing", "files"),
