@@ -180,11 +180,9 @@ def test_files_of_coco_and_visual_genome_are_told_what_to_leave_out(root):
     )
     assert overlap(root / "instances_train2017.json", held) == (3, [2, 4])
     assert overlap(root / "image_data.json", held) == (2, [71])
-    result = CliRunner().invoke(
-        app,
-        ["data", "overlap", str(root / "instances_train2017.json"), "--of", HELD[0], "--root", str(root)]
-        + ["--out", str(root / "out.json")],
-    )
+    arguments = ["--of", HELD[0], "--root", str(root), "--out", str(root / "out.json")]
+    file = str(root / "instances_train2017.json")
+    result = CliRunner().invoke(app, ["data", "overlap", file, *arguments])
     assert (
         "2 of 3 pictures of instances_train2017.json are among those of refcoco:val+testA+testB (4)"
         in result.stdout
@@ -210,11 +208,11 @@ def test_an_unknown_split_or_set_is_named(root):
 @pytest.mark.parametrize("content", ["{}", "[1]", '{"images": 3}', '{"images": [{"id": "x"}]}'])
 def test_files_of_no_known_form_are_refused(root, content):
     (root / "other.json").write_text(content)
-    with pytest.raises(InvalidInput, match="is neither in the form of COCO|is no image_data.json"):
+    with pytest.raises(InvalidInput, match=r"is neither in the form of COCO|is no image_data.json"):
         overlap(root / "other.json", [])
 
 
 def test_a_list_that_is_not_visual_genomes_is_refused(root):
     (root / "other.json").write_text('{"images": []}')
-    with pytest.raises(InvalidInput, match="is no image_data.json of Visual Genome"):
+    with pytest.raises(InvalidInput, match=r"is no image_data.json of Visual Genome"):
         read_genome(root / "other.json")

@@ -28,6 +28,7 @@ _VERBS = (
     "submission",
     "models",
     "convert",
+    "vectors",
     "bench",
 )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from refseg.metrics.protocols import LGFORMER
 from refseg.models.base import Family, ParamRule
 from refseg.models.lgformer.config import VARIANTS, LGFormerLossConfig
 from refseg.models.lgformer.convert import convert
@@ -25,4 +26,5 @@ FAMILY = Family(
         # Of the backbone alone, norms and position tables do not decay; elsewhere norms do, with decay_vectors.
         ParamRule(r"^backbone\..*(norm|relative_position_bias_table)", weight_decay=0.0),
     ),
+    protocols=dict.fromkeys(("refcoco", "refcoco+", "refcocog", "refclef"), LGFORMER),
 )
