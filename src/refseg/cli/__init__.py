@@ -24,6 +24,8 @@ _VERBS = (
     "evaluate",
     "data",
     "data_doctor",
+    "data_get",
+    "data_overlap",
     "submission",
     "models",
     "convert",
