@@ -16,6 +16,7 @@ ROWS = [
     {"cli"},
     {"training"},
     {"evaluation", "service", "export"},
+    {"streaming"},
     {"predictor"},
     {"checkpoints", "prediction"},
     {"models", "data"},

@@ -75,11 +75,28 @@ def draw_overlays(frames: Sequence[np.ndarray], masks: np.ndarray, phrase: str) 
         masks: [T, H, W] bool.
     """
     text = phrase if masks.any() else f"{phrase}: nothing found"
-    label = lay_label(text, (masks.shape[1], masks.shape[2]), np.any(masks, axis=0))
-    tint = choose_tint(frames, masks)
+    return draw_in_style(frames, masks, choose_style(frames, masks, text))
+
+
+@dataclass(frozen=True)
+class Style:
+    """What the overlays of one clip have in common."""
+
+    label: Label
+    tint: Colour
+
+
+def choose_style(frames: Sequence[np.ndarray], masks: np.ndarray, text: str) -> Style:
+    """Where `text` hides least of the masks [T, H, W], and a tint that stands out from the frames under them."""
+    size = (masks.shape[1], masks.shape[2])
+    return Style(lay_label(text, size, np.any(masks, axis=0)), choose_tint(frames, masks))
+
+
+def draw_in_style(frames: Sequence[np.ndarray], masks: np.ndarray, style: Style) -> Iterator[Image.Image]:
+    """The frames with their masks [T, H, W] tinted and contoured, and the label printed."""
     for frame, mask in zip(frames, masks, strict=True):
-        picture = Image.fromarray(tint_mask(frame, mask, tint))
-        draw_label(picture, label)
+        picture = Image.fromarray(tint_mask(frame, mask, style.tint))
+        draw_label(picture, style.label)
         yield picture
 
 

@@ -114,7 +114,7 @@ def place_frames(frames: Tensor, spec: FrameSpec) -> tuple[Tensor, Placement]:
 
 
 def masks_to_canvas(masks: Tensor, placement: Placement, rule: Filter = "antialias") -> Tensor:
-    """Masks of source frames, placed like the frames: nearest (pixel centres), padding is background.
+    """Masks of source frames, placed like the frames: nearest by pixel centres as Pillow counts them; padding is background.
 
     Frames resized by `bicubic` have their masks resized by it too, as pictures of 0 and 255, and the values between stay:
     that is how VLT, the one system with this filter, trains.
@@ -128,9 +128,21 @@ def masks_to_canvas(masks: Tensor, placement: Placement, rule: Filter = "antiali
     )
     if rule == "bicubic":
         return _soft_masks(masks, placement)
-    flat = masks.reshape(-1, 1, *placement.source).float()
-    resized = functional.interpolate(flat, placement.content, mode="nearest-exact") > 0.5
-    return _pad(resized, placement, False).reshape(*masks.shape[:-2], *placement.canvas)
+    rows, columns = (_nearest(old, new) for old, new in zip(placement.source, placement.content, strict=True))
+    resized = masks.index_select(-2, rows.to(masks.device)).index_select(-1, columns.to(masks.device))
+    return _pad(resized, placement, False)
+
+
+def _nearest(old: int, new: int) -> Tensor:
+    """For each of `new` pixels, the one of `old` under its centre.
+
+    Pillow, which the published loaders use, walks from centre to centre by adding up the step in doubles; where a centre
+    falls between two pixels, its rounding decides.
+    """
+    step = old / new
+    walk = np.full(new, step)
+    walk[0] = step * 0.5
+    return torch.from_numpy(np.cumsum(walk).astype(np.int64))
 
 
 def _soft_masks(masks: Tensor, placement: Placement) -> Tensor:

@@ -176,7 +176,7 @@ class Predictor:
 
     def _answer(self, clip: EncodedClip, phrases: Sequence[str], at: Ruler) -> list[Prediction]:
         output = self._output(clip, phrases)
-        return self._finish(output, [clip.placement] * len(phrases), phrases, at)
+        return self.finish(output, [clip.placement] * len(phrases), phrases, at)
 
     def _output(self, clip: EncodedClip, phrases: Sequence[str]) -> Output:
         with torch.inference_mode(), self._precision():
@@ -184,9 +184,10 @@ class Predictor:
             index = torch.zeros(len(phrases), dtype=torch.int64, device=self.device)
             return self.model.segment(clip.visual.rows(index), self.model.encode_text(tokens))
 
-    def _finish(
-        self, output: Output, placements: Sequence[Placement], phrases: Sequence[str], at: Ruler
+    def finish(
+        self, output: Output, placements: Sequence[Placement], phrases: Sequence[str], at: Ruler = "source"
     ) -> list[Prediction]:
+        """The answers that an output of the network gives; one placement and one phrase a row."""
         # Outside inference mode, so that the masks are ordinary tensors that a caller may change.
         with torch.no_grad():
             exact = output.to(dtype=torch.float32)

@@ -144,6 +144,13 @@ def test_a_missing_configuration_field_is_named_even_where_it_has_a_default(tmp_
         native.load(path)
 
 
+def test_a_field_that_came_after_the_file_was_written_means_what_the_file_computed(tmp_path):
+    path = tmp_path / "m.safetensors"
+    saved(path)
+    rewritten(path, lambda data: data["config"]["frame"].pop("rounding"))
+    assert native.load(path)[0].config.frame.rounding == "down"
+
+
 @pytest.mark.parametrize("value", ["4", 4.5, None, True])
 def test_a_configuration_value_of_another_type_is_refused(value):
     plain = to_plain(tiny.VARIANTS["debug"]) | {"width": value}
@@ -230,11 +237,11 @@ def test_a_failed_save_leaves_the_older_file_and_nothing_else(tmp_path, monkeypa
     saved(path)
     before = path.read_bytes()
 
-    def full(_tensors, part, metadata):
+    def full(part, *_values, **_named):
         Path(part).write_bytes(b"half")
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(native, "save_file", full)
+    monkeypatch.setattr(native, "write_one_by_one", full)
     with pytest.raises(InvalidInput, match="No space left on device"):
         saved(path, model=model_of(seed=1))
     assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]

@@ -8,7 +8,8 @@ import pytest
 import torch
 from PIL import Image
 
-from refseg.data.video import list_pictures, natural_key, read_clip, write_video
+from refseg.data.video import list_pictures, natural_key, read_clip
+from refseg.data.video_write import write_video
 from refseg.errors import InvalidInput
 
 TENTHS = [Fraction(n, 10) for n in range(6)]

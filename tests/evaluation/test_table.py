@@ -6,25 +6,23 @@ import math
 import torch
 
 from refseg.evaluation.machine import this_machine
+from refseg.evaluation.rows import Done, Row
 from refseg.evaluation.run import Result
 from refseg.evaluation.table import aligned, result_record, result_table
 
 
-def strip(num_pixels, frames=1):
-    row = torch.zeros(frames, 1, 10, dtype=torch.bool)
-    row[..., :num_pixels] = True
-    return row
+def row(answered, target, register, frames=1):
+    counts = [[min(answered, target)] * frames, [answered] * frames, [target] * frames]
+    return Row(0, "a phrase", register, None, {"source": counts})
 
 
 def result(*, frames=3):
-    made = Result(
-        data="toys", examples=3, frames=frames, phrases=4, predicting_seconds=2.0, reading_seconds=0.5
+    rows = [row(5, 10, "loc"), row(10, 10, "loc"), row(0, 0, "none"), row(4, 0, "none")]
+    parts = [rows[:2], rows[2:3], rows[3:]]
+    seconds = {"predicting_seconds": 2 / 3, "reading_seconds": 0.5 / 3}
+    return Result(
+        "toys", done=[Done(n, str(n), frames // 3, [1, 10], part, **seconds) for n, part in enumerate(parts)]
     )
-    made.overlaps.add(strip(5), strip(10), register="loc")
-    made.overlaps.add(strip(10), strip(10), register="loc")
-    made.overlaps.add(strip(0), strip(0), register="none")
-    made.overlaps.add(strip(4), strip(0), register="none")
-    return made
 
 
 def rows_of(table):
@@ -56,11 +54,10 @@ def test_the_control_is_called_one():
 
 
 def test_phrases_without_a_register_have_no_row_of_their_own():
-    made = Result(data="toys")
-    made.overlaps.add(strip(5), strip(10))
+    made = Result("toys", done=[Done(0, "0", 1, [1, 10], [row(5, 10, "")])])
     assert set(rows_of(result_table(made))) >= {"register", "all"}
     assert "(none" not in result_table(made)
-    made.overlaps.add(strip(5), strip(10), register="loc")
+    made.done[0].rows.append(row(5, 10, "loc"))
     assert "(none named)" in result_table(made)
 
 

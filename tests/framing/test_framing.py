@@ -273,3 +273,18 @@ def test_a_canvas_is_never_made_smaller():
     placement = place((8, 8), FrameSpec("stretch", 8))
     with pytest.raises(AssertionError):
         enlarge_canvas(torch.zeros(1, 8, 8), placement, (7, 9), fill=0.0)
+
+
+@pytest.mark.parametrize(
+    ("source", "content"),
+    [((75, 101), (480, 480)), ((96, 64), (480, 480)), ((640, 427), (480, 480)), ((7, 5), (3, 9))],
+)
+def test_masks_are_placed_where_pillow_places_them(source, content):
+    from PIL import Image
+
+    generator = torch.Generator().manual_seed(0)
+    masks = torch.rand(2, 1, *source, generator=generator) > 0.5
+    placed = masks_to_canvas(masks, Placement(source, content, (0, 0), content))
+    for mask, ours in zip(masks[:, 0], placed[:, 0], strict=True):
+        theirs = Image.fromarray(mask.numpy().astype("uint8")).resize(content[::-1], Image.Resampling.NEAREST)
+        assert torch.equal(ours, torch.from_numpy(np.array(theirs)).bool())

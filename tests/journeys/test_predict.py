@@ -16,7 +16,8 @@ from PIL import Image
 
 from helpers.run_cli import load as load_seeing
 from refseg.cli import main
-from refseg.data.video import read_clip, write_video
+from refseg.data.video import read_clip
+from refseg.data.video_write import write_video
 
 TESTS = Path(__file__).parents[1]
 RED_BOX = [10, 5, 30, 20]  # x1, y1, x2, y2
@@ -417,3 +418,65 @@ def test_a_killed_clip_leaves_no_half_folder(here):
     run.send_signal(signal.SIGKILL)
     run.wait(60)
     assert [p for p in (here / "refseg-out").iterdir() if not p.name.startswith(".")] == []
+
+
+# Clips longer than a window
+
+
+def long_clip(path, count=40):
+    pictures = [red_picture(48, 64, box=(2 + n, 5, 22 + n, 25)) for n in range(count)]
+    times = [Fraction(n * n % 3 + 4 * n, 40) for n in range(count)]  # a variable rate
+    write_video(path, pictures, times, Fraction(10))
+    return times
+
+
+def test_a_long_clip_is_answered_in_windows_as_it_is_read(here, refseg):
+    times = long_clip(here / "long.mp4")
+    code, _, err = refseg("predict", "any", "long.mp4", "red", "--window", "8", "--overlap", "2")
+    assert code == 0
+    assert "40 frames in 7 windows" in err and "peak memory" in err
+    (line,) = lines_of(here / "refseg-out")
+    assert line["num_frames"] == 40 and "rles" not in line
+    frames = [json.loads(text) for text in (here / "refseg-out" / line["frames"]).read_text().splitlines()]
+    assert [entry["time"] for entry in frames] == pytest.approx([float(t) for t in times])
+    assert all(abs(entry["box"][0] - (2 + n)) <= 1 for n, entry in enumerate(frames))
+    assert len(list((here / "refseg-out" / line["mask"]).iterdir())) == 40
+    assert read_clip(here / "refseg-out" / line["overlay"]).times == tuple(times)
+
+
+def test_windows_give_the_masks_of_the_whole_clip_where_frames_are_seen_alone(here, refseg):
+    long_clip(here / "long.mp4", count=12)
+    refseg("predict", "any", "long.mp4", "red", "--window", "5", "--overlap", "2", "--out", "windows")
+    refseg("predict", "any", "long.mp4", "red", "--window", "0", "--out", "whole")
+    (line,) = lines_of(here / "whole")
+    for number in range(12):
+        one, other = (
+            np.array(Image.open(f"{out}/{line['mask']}/{number:05d}.png")) for out in ("windows", "whole")
+        )
+        assert np.array_equal(one, other)
+
+
+def test_a_whole_clip_has_a_limit_and_windows_have_one_when_asked(here, refseg):
+    long_clip(here / "long.mp4", count=12)
+    code, _, err = refseg("predict", "any", "long.mp4", "red", "--window", "0", "--max-frames", "8")
+    assert code == 2 and "limit of 8" in err
+    code, _, err = refseg(
+        "predict", "any", "long.mp4", "red", "--window", "4", "--overlap", "0", "--max-frames", "8"
+    )
+    assert code == 2 and "limit of 8" in err
+    assert visible_files(here / "refseg-out") == []
+
+
+def test_windows_that_do_not_fit_are_refused_before_anything_is_loaded(here, refseg):
+    code, _, err = refseg("predict", "any", "photo.png", "red", "--window", "4", "--overlap", "3")
+    assert code == 2 and "do not fit" in err
+
+
+def test_a_shorter_answer_leaves_no_lines_of_a_longer_one(here, refseg):
+    long_clip(here / "long.mp4", count=12)
+    refseg("predict", "any", "long.mp4", "red", "--window", "5", "--overlap", "2")
+    code, _, err = refseg("predict", "any", "long.mp4", "red")
+    assert code == 2 and "exists already" in err
+    refseg("predict", "any", "long.mp4", "red", "--force")
+    assert visible_files(here / "refseg-out")[-1].endswith("results.jsonl")
+    assert not list((here / "refseg-out").glob("*.frames.jsonl"))

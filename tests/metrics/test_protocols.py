@@ -40,7 +40,7 @@ def test_the_twentieths_are_those_of_floating_point():
 
 
 def test_protocols_have_names_of_their_own_and_titles():
-    assert len(PROTOCOLS) == 15
+    assert len(PROTOCOLS) == 17
     assert all(protocol.title and protocol.source and protocol.metrics for protocol in PROTOCOLS.values())
 
 

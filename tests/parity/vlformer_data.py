@@ -2,21 +2,45 @@
 
 from __future__ import annotations
 
+import json
+import pickle
+import tempfile
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
 from parity.case import Case, Comparison, NotBuilt
-from refseg.data import steps
+from refseg.data import sentence_forms, steps
 from refseg.data.collate import content_boxes
+from refseg.data.refer_files import open_refer
+from refseg.data.references import ReferenceTable
 from refseg.structures import Example, Placement
 
 FLIPPED_PIXELS = 0.002  # share of mask pixels, by the case's own note
 
 
 def run_conversion(case: Case) -> None:
-    raise NotBuilt(f"the road of {case.id}")
+    """REFER files written as given, indexed, and brought to the per-sentence form of each split."""
+    with tempfile.TemporaryDirectory() as place:
+        for name, files in case.manifest["inputs"]["files"].items():
+            table, stored = _opened(Path(place) / name, files)
+            wanted = case.manifest["outputs"]["files"][name]
+            for file, expected in wanted.items():
+                split = file.removesuffix(".json").rpartition("_")[2]
+                got = sentence_forms.coco_form(table, split, name=name, segmentations=stored)
+                assert got == expected, f"{case.id}: {name}/{file} differs"
+
+
+def _opened(folder: Path, files: dict[str, Any]) -> tuple[ReferenceTable, dict[int, Any]]:
+    """The index of a folder of REFER, and segmentations as stored, by annotation."""
+    folder.mkdir()
+    [refs] = (name for name in files if name != "instances.json")
+    (folder / refs).write_bytes(pickle.dumps(files[refs], protocol=2))
+    (folder / "instances.json").write_text(json.dumps(files["instances.json"]))
+    table = ReferenceTable(open_refer(folder, folder / refs, several=False))
+    return table, {a["id"]: a["segmentation"] for a in files["instances.json"]["annotations"]}
 
 
 def run_records(case: Case) -> None:

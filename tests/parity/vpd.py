@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+import re
 from contextlib import contextmanager
 from typing import Any
 
@@ -120,6 +122,23 @@ def run_layout(case: Case) -> None:
     assert set(converted) == expected, f"{case.id}: {sorted(set(converted) ^ expected)[:8]}"
     wrong = [name for name in expected if converted[name].shape != wanted[name].shape]
     assert not wrong, f"{case.id}: shapes differ of {wrong[:8]}"
+    _compare_names(case, dict(report.renamed) | {parts[0]: ours for ours, parts in report.merged.items()})
+
+
+def _compare_names(case: Case, names: dict[str, str]) -> None:
+    """Ours are those of diffusers, as the list beside the case says, where there is one."""
+    path = case.path.parent / "keymap-diffusers.json"
+    if not path.exists() or "gamma" not in names:
+        return
+    prefixes = {"unet": "unet.", "vae": "vae.", "head": ""}
+    own = {"text_adapter.": "adapter.", "classifier.": "head."}
+    for name, told in json.loads(path.read_text())["map"].items():
+        expected = prefixes[told["to"]] + told["key"]
+        if told["to"] == "head":
+            for old, new in own.items():
+                expected = re.sub(f"^{re.escape(old)}", new, expected)
+        unused = told["key"].startswith(("conv_norm_out.", "conv_out.", "post_quant_conv."))
+        assert names.get(name) == (None if unused else expected), f"{name}: {names.get(name)}, not {expected}"
 
 
 def _whole_config(case: Case) -> settings.VPDConfig:
@@ -196,7 +215,10 @@ def _check(case: Case, computed: dict[str, Tensor], mask: Tensor) -> None:
     for name in (name for name in case.arrays if name.startswith("mid/")):
         assert name in kept, f"{case.id}: nothing was recorded as {name}"
         torch.testing.assert_close(
-            kept[name].detach().float(), case.tensor(name), rtol=limits["rtol"], atol=limits["mid_atol"],
+            kept[name].detach().float(),
+            case.tensor(name),
+            rtol=limits["rtol"],
+            atol=limits["mid_atol"],
             msg=lambda told, name=name: f"{case.id} {name}: {told}",
         )
 
@@ -318,7 +340,9 @@ def run_training(case: Case) -> None:
         FAMILY.param_rules,
         OptimizerConfig(lr=told["lr"], weight_decay=told["weight_decay"], decay_vectors=True),
     )
-    targets = Targets(masks, masks.flatten(2).any(-1), torch.zeros(len(masks), 1, 4), torch.zeros(len(masks)).long())
+    targets = Targets(
+        masks, masks.flatten(2).any(-1), torch.zeros(len(masks), 1, 4), torch.zeros(len(masks)).long()
+    )
     with recorded(model) as seen:
         output = model.segment(model.encode_visual(clips), model.encode_text(tokens_of(case)))
     term = sum(FAMILY.criterion(loss)(output, targets).values())

@@ -11,6 +11,7 @@ from refseg.errors import InvalidInput
 from refseg.models.base import ParamRule
 from refseg.training.config import OptimizerConfig, ScheduleConfig
 from refseg.training.optimizer import build_optimizer, parameter_groups, schedule_ratio, set_learning_rate
+from refseg.training.sections import RuleConfig
 
 SETTINGS = OptimizerConfig(lr=0.1, weight_decay=0.3)
 
@@ -106,3 +107,73 @@ def test_warm_up_and_decay_meet_without_a_jump():
     assert rising[5] == 1
     assert rising[:5] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1])
     assert all(a > b for a, b in itertools.pairwise(rising[5:]))
+
+
+def test_drops_may_be_steps_and_parts_of_the_run():
+    assert ratios(6, kind="step", drops=(2, 0.5)) == pytest.approx([1, 1, 0.1, 0.01, 0.01, 0.01])
+
+
+def test_warm_up_may_begin_at_a_factor():
+    assert ratios(4, kind="constant", warmup_steps=2, warmup_factor=0.5) == pytest.approx([0.5, 0.75, 1, 1])
+    assert ratios(3, kind="constant", warmup_steps=2, warmup_factor=1.0) == [1, 1, 1]
+
+
+def test_rules_of_the_recipe_go_before_those_of_the_family():
+    network = model()
+    settings = OptimizerConfig(lr=0.1, weight_decay=0.3, rules=(RuleConfig(pattern="head", lr_scale=0.01),))
+    groups = by_name(parameter_groups(network, (ParamRule("head", lr_scale=0.5),), settings), network)
+    assert groups["head.weight"][0] == pytest.approx(0.001)
+    with pytest.raises(InvalidInput, match="'tail' matches no parameter"):
+        parameter_groups(network, (), OptimizerConfig(lr=0.1, rules=(RuleConfig(pattern="tail"),)))
+
+
+def moves(kind, gradients, **settings):
+    """Where a weight of 2 lies after each of the gradients."""
+    weight = nn.Parameter(torch.tensor([[2.0]], dtype=torch.float64))
+    network = nn.Module()
+    network.weight = weight
+    optimizer = build_optimizer(network, (), OptimizerConfig(kind=kind, lr=0.1, **settings))
+    places = []
+    for gradient in gradients:
+        weight.grad = torch.full_like(weight, gradient)
+        optimizer.step()
+        places.append(weight.item())
+    return places
+
+
+def test_the_decay_of_adam_is_a_part_of_the_gradient_and_that_of_adamw_is_not():
+    # A gradient of -0.6 and a decay of 0.3 on a weight of 2 cancel out in Adam.
+    assert moves("adam", [-0.6], weight_decay=0.3) == pytest.approx([2.0], abs=1e-6)
+    assert moves("adamw", [-0.6], weight_decay=0.3) == pytest.approx([2 * (1 - 0.03) + 0.1])
+
+
+def test_adam_of_keras_takes_the_published_first_step():
+    # 0.744 of the learning rate, because the first step takes the corrections of the second.
+    assert moves("keras_adam", [5.0], eps=1e-7, weight_decay=0.0) == pytest.approx(
+        [2 - 0.1 * 0.7441], abs=1e-5
+    )
+
+
+def test_adam_of_keras_adds_epsilon_to_the_uncorrected_moment():
+    # By hand: m = 0.1 g, v = 0.001 g^2, rate = 0.1 * sqrt(1 - 0.999^2) / (1 - 0.9^2).
+    g, eps = 1e-6, 1e-7
+    rate = 0.1 * math.sqrt(1 - 0.999**2) / (1 - 0.9**2)
+    expected = 2 - rate * 0.1 * g / (math.sqrt(0.001) * g + eps)
+    assert moves("keras_adam", [g], eps=eps, weight_decay=0.0) == pytest.approx([expected], abs=1e-9)
+
+
+def test_adam_of_keras_goes_on_from_its_saved_state():
+    straight = moves("keras_adam", [1.0, -2.0, 0.5], weight_decay=0.1)
+    weight = nn.Parameter(torch.tensor([[2.0]], dtype=torch.float64))
+    network = nn.Module()
+    network.weight = weight
+    settings = OptimizerConfig(kind="keras_adam", lr=0.1, weight_decay=0.1)
+    optimizer = build_optimizer(network, (), settings)
+    for gradient in (1.0, -2.0):
+        weight.grad = torch.full_like(weight, gradient)
+        optimizer.step()
+    other = build_optimizer(network, (), settings)
+    other.load_state_dict(optimizer.state_dict())
+    weight.grad = torch.full_like(weight, 0.5)
+    other.step()
+    assert weight.item() == straight[-1]

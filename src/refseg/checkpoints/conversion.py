@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import re
 import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -12,10 +13,10 @@ from pathlib import Path
 import torch
 
 from refseg.checkpoints import native
-from refseg.checkpoints.readers import read
+from refseg.checkpoints.readers import read, read_folder
 from refseg.errors import CheckpointMismatch, InvalidInput, UnknownName
 from refseg.models import catalog
-from refseg.models.base import ReferringModel, StateDict
+from refseg.models.base import CompanionWeights, Family, ModelConfig, ReferringModel, StateDict
 from refseg.models.renaming import Report
 
 TOKENIZER = "tokenizer.json"
@@ -41,41 +42,64 @@ def convert(
     tokenizer: Path | None = None,
     words: Path | None = None,
     part: str | None = None,
-    onto: Path | None = None,
+    companion: Path | None = None,
     dtype: torch.dtype | None = None,
+    starts: bool = False,
     origin: Mapping[str, str] | None = None,
 ) -> Conversion:
     """Writes the weights of `source` to `out` as our own file, with all that prediction needs.
 
-    Args:
+    Values go from file to file one tensor at a time; no model is filled with them.
+
+    Arguments:
+        source: a weight file, or a folder of them as diffusers keeps a model.
         words: a text whose words' vectors the file is to carry, for families that read word vectors.
         part: the part of the model that `source` alone gives, such as a backbone; the rest begins with fresh weights, so
             that the file is a start for training.
-        onto: a file of ours of the same variant that gives the rest instead, such as an earlier part.
+        companion: the file of weights that `source` leaves out; None looks in the Hugging Face cache.
+        starts: `source` is what training starts from: what the family learns from nothing may be absent.
         origin: is put into the header beside the source's name and sha256.
 
     Raises:
-        InvalidInput: if the source cannot be read, is ours already, or the tokenizer is not at hand.
+        InvalidInput: if the source cannot be read, is ours already, or the tokenizer or a companion is not at hand.
         UnknownName: if the family or the variant does not exist.
         CheckpointMismatch: if a name or shape is left on either side; the message names the variants that would fit.
     """
     catalog.variant(family, variant)  # a mistake in a name is told before a big file is read
-    if onto is not None and part is None:
-        raise InvalidInput("--onto gives the rest of a model whose --part comes from a file; name the part")
     if part is not None and part not in catalog.family(family).starts:
         raise UnknownName(f"part of {family} that a file may give alone", part, catalog.family(family).starts)
-    _refuse_native(source)
-    state = read(source)
+    if not source.is_dir():
+        _refuse_native(source)
+    state = read_folder(source) if source.is_dir() else read(source)
+    with torch.device("meta"):
+        model = catalog.build(family, variant)
     if part is None:
-        model, report = _loaded(state, family, variant, source.name)
+        beside = Beside(catalog.family(family), source.name, companion, starts)
+        tensors, report = _fitted(state, model, variant, beside)
     else:
-        model, report = _started(state, _start(family, variant, onto), family, part)
+        tensors, report = _started(state, family, variant, part)
     _give_tokenizer(model, tokenizer)
     _give_words(model, words)
-    told = {"file": source.name, "sha256": file_sha256(source), **(origin or {})}
-    told |= {} if part is None else {"part": _parts_told(part, onto)}
-    header = native.save(out, model, family=family, variant=variant, origin=told, dtype=dtype)
+    told = {"file": source.name, **_sha256_of(source), **(origin or {})}
+    told |= {} if part is None else {"part": f"{part}; all else is untrained"}
+    header = native.save_tensors(
+        out, tensors, model, family=family, variant=variant, origin=told, dtype=dtype
+    )
     return Conversion(out, header, report)
+
+
+@dataclass(frozen=True)
+class Beside:
+    """What stands beside the tensors of a source."""
+
+    family: Family
+    name: str  # of the source
+    companion: Path | None
+    starts: bool
+
+
+def _sha256_of(source: Path) -> dict[str, str]:
+    return {} if source.is_dir() else {"sha256": file_sha256(source)}
 
 
 def file_sha256(path: Path) -> str:
@@ -90,62 +114,114 @@ def variants_that_fit(state: StateDict) -> Iterator[tuple[str, str]]:
         for variant, config in catalog.family(family).variants.items():
             try:
                 converted, report = catalog.family(family).convert(state, config)
-            except CheckpointMismatch:
-                continue
-            with torch.device("meta"):
-                wanted = catalog.build(family, config).state_dict()
-            if native.difference(wanted, converted, source="", left=report.left) is None:
+                if report.left:
+                    continue
+                with torch.device("meta"):
+                    wanted = catalog.build(family, config).state_dict()
+            except (CheckpointMismatch, InvalidInput):
+                continue  # the latter where an extra that the family is built on is not installed
+            wanted = {
+                name: like
+                for name, like in wanted.items()
+                if name in converted or not _is_beside(name, family)
+            }
+            if native.difference(wanted, converted, source="") is None:
                 yield family, variant
 
 
-def _loaded(state: StateDict, family: str, variant: str, source: str) -> tuple[ReferringModel, Report]:
-    config = catalog.variant(family, variant)
+def _is_beside(name: str, family: str) -> bool:
+    """Whether a weight is one that published files of the family leave to a companion."""
+    return any(re.search(weights.pattern, name) for weights in catalog.family(family).companions)
+
+
+def _fitted(
+    state: StateDict, model: ReferringModel, variant: str, beside: Beside
+) -> tuple[StateDict, Report]:
+    """The tensors of `model`, every name and every shape, and where they come from."""
+    family = beside.family
     try:
-        converted, report = catalog.family(family).convert(state, config)
-        model = native.blank(family, config)
-        native.load_strictly(model, converted, source=source, left=report.left)
+        converted, report = family.convert(state, model.config)
+        if beside.starts:
+            _begin_anew(converted, report, model.config, family)
+        for weights in family.companions:
+            _add_companion(converted, report, model, weights, beside)
+        wrong = native.difference(model.state_dict(), converted, source=beside.name, left=report.left)
+        if wrong is not None:
+            raise wrong
     except CheckpointMismatch as error:
         fitting = list(variants_that_fit(state))
         if not fitting:
             raise
         words = " or ".join(f"--family {other} --variant {name}" for other, name in fitting)
         raise CheckpointMismatch(
-            f"{source} is not {family} {variant}; by its names and shapes it fits {words}",
+            f"{beside.name} is not {family.name} {variant}; by its names and shapes it fits {words}",
             missing=error.missing,
             unexpected=error.unexpected,
         ) from error
-    return model, report
+    return converted, report
 
 
-def _start(family: str, variant: str, onto: Path | None) -> ReferringModel:
-    """The model that a part is put into: a fresh one, or that of a file of ours."""
-    config = catalog.variant(family, variant)
-    if onto is None:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(_START_SEED)
-            return catalog.build(family, config)
-    model, header = native.load(onto)
-    if (header.family, header.variant) != (family, variant):
+def _begin_anew(converted: StateDict, report: Report, config: ModelConfig, family: Family) -> None:
+    """First values for what the family learns from nothing and the file lacks; the same ones every time."""
+    if family.first_values is None:
         raise InvalidInput(
-            f"{onto} is {header.family} {header.variant}, and the part is for {family} {variant}; give a file of the same"
+            f"{family.name} says of none of its weights that training begins them anew; leave out --start"
         )
-    return model
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        values = family.first_values(config)
+    report.fresh = [name for name in values if name not in converted]
+    converted |= {name: values[name] for name in report.fresh}
 
 
-def _parts_told(part: str, onto: Path | None) -> str:
-    if onto is None:
-        return f"{part}; all else is untrained"
-    earlier = native.read_header(onto).origin
-    return f"{part}; all else from {onto.name} ({earlier.get('part', 'a whole checkpoint')})"
+def _add_companion(
+    converted: StateDict,
+    report: Report,
+    model: ReferringModel,
+    weights: CompanionWeights,
+    beside: Beside,
+) -> None:
+    absent = {
+        name for name in model.state_dict() if name not in converted and re.search(weights.pattern, name)
+    }
+    if not absent:
+        return
+    path = beside.companion or _cached(weights)
+    if path is None:
+        raise InvalidInput(
+            f"{beside.name} lacks {weights.title}, and the Hugging Face cache has none; run `hf download {weights.hub} "
+            f"{weights.files[0]}` once, or give the file itself: --companion FILE"
+        )
+    found, more = beside.family.convert(read(path), model.config)
+    if not absent & set(found):
+        raise InvalidInput(
+            f"{path} is not {weights.title}; give the file {weights.files[0]} of {weights.hub}"
+        )
+    converted |= {name: tensor for name, tensor in found.items() if name in absent}
+    report.renamed |= {old: new for old, new in more.renamed.items() if new in absent}
 
 
-def _started(
-    state: StateDict, model: ReferringModel, family: str, part: str
-) -> tuple[ReferringModel, Report]:
-    """The model with its `part` from a file."""
-    converted, report = catalog.family(family).starts[part](state, model.config)
-    native.load_strictly(model, {**model.state_dict(), **converted}, source=f"the {part}", left=report.left)
-    return model, report
+def _cached(weights: CompanionWeights) -> Path | None:
+    from huggingface_hub import try_to_load_from_cache
+
+    for file in weights.files:
+        found = try_to_load_from_cache(weights.hub, file)
+        if isinstance(found, str):
+            return Path(found)
+    return None
+
+
+def _started(state: StateDict, family: str, variant: str, part: str) -> tuple[StateDict, Report]:
+    """The tensors of a fresh model whose `part` is that of a file."""
+    config = catalog.variant(family, variant)
+    converted, report = catalog.family(family).starts[part](state, config)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(_START_SEED)
+        fresh = catalog.build(family, config).state_dict()
+    wrong = native.difference(fresh, {**fresh, **converted}, source=f"the {part}", left=report.left)
+    if wrong is not None:
+        raise wrong
+    return {**fresh, **converted}, report
 
 
 def _give_words(model: ReferringModel, words: Path | None) -> None:

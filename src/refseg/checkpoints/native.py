@@ -5,19 +5,27 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 import refseg
 from refseg.checkpoints.configs import from_plain, to_plain
+from refseg.checkpoints.tensor_file import (
+    as_bytes,
+    entries_of,
+    read_one,
+    read_one_by_one,
+    write_one_by_one,
+)
 from refseg.errors import CheckpointMismatch, InvalidInput
 from refseg.files import whole_file
 from refseg.models import catalog
@@ -25,6 +33,10 @@ from refseg.models.base import ReferringModel
 
 FORMAT = 1
 """The version of the file's layout; a reader refuses a higher one."""
+
+_DRAWING = frozenset(
+    f"{way}{kind}_" for way in ("", "kaiming_", "xavier_", "trunc_") for kind in ("uniform", "normal")
+)  # ways of giving first values, as functions of torch.nn.init and as methods of tensors
 
 _KEY = "refseg"  # the entry of the safetensors metadata that holds our JSON
 
@@ -60,19 +72,43 @@ def save(
     Raises:
         InvalidInput: if the file cannot be written (no such folder, no room, no permission).
     """
-    tensors = _storable(model.state_dict(), dtype)
-    config, extra = to_plain(model.config), model.extra_state()
-    header = Header(
-        family, variant, config, dict(origin), dict(extra), refseg.__version__, tensors_sha256(tensors)
+    return save_tensors(
+        path, model.state_dict(), model, family=family, variant=variant, origin=origin, dtype=dtype
     )
+
+
+def save_tensors(
+    path: Path,
+    tensors: Mapping[str, Tensor],
+    model: ReferringModel,
+    *,
+    family: str,
+    variant: str,
+    origin: Mapping[str, str],
+    dtype: torch.dtype | None = None,
+) -> Header:
+    """As `save`, with values from `tensors`; of `model`, which may be on the device meta, come types, configuration and texts.
+
+    Tensors are cast and written one by one, so memory holds no second copy of them.
+    """
+    like = _as_stored(model.state_dict(), dtype)
+    sources = {name: partial(_cast, tensors[name], like[name].dtype) for name in like}
+    config, extra = to_plain(model.config), model.extra_state()
+    digest = _sha256({name: (like[name], sources[name]) for name in like})
+    header = Header(family, variant, config, dict(origin), dict(extra), refseg.__version__, digest)
     text = json.dumps({"format": FORMAT, **asdict(header)})
     with written_whole(path) as part:
-        save_file(tensors, part, metadata={"format": "pt", _KEY: text})
+        write_one_by_one(part, sources, like, text={"format": "pt", _KEY: text})
     return header
 
 
-def load(path: Path, *, device: str = "cpu") -> tuple[ReferringModel, Header]:
+def load(
+    path: Path, *, device: str = "cpu", dtype: torch.dtype | None = None
+) -> tuple[ReferringModel, Header]:
     """The model of a checkpoint file, in float32 and eval mode on `device`, and the file's header.
+
+    A model that computes in the type of its weights (`casts_weights`) has them in `dtype` from the start. Tensors are
+    read one by one: memory holds the model and one of them.
 
     Raises:
         InvalidInput: if the file is absent, cut short, or not a refseg checkpoint.
@@ -81,7 +117,15 @@ def load(path: Path, *, device: str = "cpu") -> tuple[ReferringModel, Header]:
     """
     header = read_header(path)
     model = blank(header.family, config_of(header))
-    load_strictly(model, load_file(path), source=path.name)
+    if dtype is not None and model.casts_weights:
+        model.to(dtype)
+    wanted = model.state_dict()
+    held = {name: entry.like() for name, entry in entries_of(path).items()}
+    wrong = difference(wanted, held, source=path.name)
+    if wrong is not None:
+        raise wrong
+    for name, tensor in read_one_by_one(path):
+        wanted[name].copy_(tensor)
     model.load_extra_state(header.extra)
     return model.to(device).eval(), header
 
@@ -117,7 +161,9 @@ def verify(path: Path) -> Header:
         InvalidInput: if they differ, or the file is not a whole checkpoint.
     """
     header = read_header(path)
-    found = tensors_sha256(load_file(path))
+    found = _sha256(
+        {name: (entry.like(), partial(read_one, path, entry)) for name, entry in entries_of(path).items()}
+    )
     if found != header.sha256:
         raise InvalidInput(
             f"the weights in {path} are damaged: their sha256 is {found}, the header says {header.sha256}; get the file again"
@@ -134,8 +180,20 @@ def config_of(header: Header) -> Any:
 
 def blank(family: str, config: Any) -> ReferringModel:
     """A model of `config` whose values wait to be loaded; torch's global generator stays where it was."""
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), _WithoutFirstValues():
         return catalog.build(family, config)
+
+
+class _WithoutFirstValues(TorchFunctionMode):
+    """Random first values of parameters are not drawn: they would be overwritten, and big models take seconds over them."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        named = kwargs or {}
+        target = args[0] if args else named.get("tensor")
+        draws = getattr(func, "__name__", "") in _DRAWING
+        return target if draws and isinstance(target, nn.Parameter) else func(*args, **named)
 
 
 def load_strictly(
@@ -172,12 +230,16 @@ def difference(
 
 def tensors_sha256(tensors: Mapping[str, Tensor]) -> str:
     """The sha256 of tensors by name: independent of their order and of the file's layout."""
+    return _sha256({name: (tensor, partial(_cast, tensor, tensor.dtype)) for name, tensor in tensors.items()})
+
+
+def _sha256(tensors: Mapping[str, tuple[Tensor, Callable[[], Tensor]]]) -> str:
+    """As `tensors_sha256`, of what each name is like and where its values come from, one at a time."""
     digest = hashlib.sha256()
     for name in sorted(tensors):
-        tensor = tensors[name].detach().cpu().contiguous()
-        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
-        if tensor.numel():
-            digest.update(tensor.flatten().view(torch.uint8).numpy().data)
+        like, source = tensors[name]
+        digest.update(f"{name} {like.dtype} {list(like.shape)}\n".encode())
+        digest.update(as_bytes(source()))
     return digest.hexdigest()
 
 
@@ -202,18 +264,19 @@ def written_whole(path: Path) -> Iterator[Path]:
         raise InvalidInput(f"cannot write {path}: {error}") from error
 
 
-def _storable(state: Mapping[str, Tensor], dtype: torch.dtype | None) -> dict[str, Tensor]:
-    """CPU tensors, each contiguous and with memory of its own, as the format demands."""
-    stored: dict[str, Tensor] = {}
-    seen: set[int] = set()
-    for name, tensor in state.items():
-        kind = dtype if dtype is not None and tensor.is_floating_point() else tensor.dtype
-        plain = tensor.detach().to("cpu", kind).contiguous()
-        pointer = plain.untyped_storage().data_ptr()
-        is_part = plain.untyped_storage().nbytes() != plain.numel() * plain.element_size()
-        stored[name] = plain.clone() if pointer in seen or is_part else plain
-        seen.add(pointer)
-    return stored
+def _as_stored(state: Mapping[str, Tensor], dtype: torch.dtype | None) -> dict[str, Tensor]:
+    """What each tensor is like in the file: shape and type, without values."""
+    kinds = {
+        name: dtype if dtype is not None and tensor.is_floating_point() else tensor.dtype
+        for name, tensor in state.items()
+    }
+    return {
+        name: torch.empty(tensor.shape, dtype=kinds[name], device="meta") for name, tensor in state.items()
+    }
+
+
+def _cast(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    return tensor.detach().to("cpu", dtype)
 
 
 def _metadata(path: Path) -> dict[str, str]:

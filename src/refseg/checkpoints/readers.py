@@ -34,6 +34,13 @@ _STATE_KEYS = (
 )
 """Under which a file keeps its state dict, in the order of preference."""
 
+_PART_FILES = tuple(
+    f"{name}{kind}"
+    for kind in (".safetensors", ".bin", ".fp16.safetensors", ".fp16.bin")
+    for name in ("diffusion_pytorch_model", "model", "pytorch_model")
+)
+"""What diffusers calls the weights of one part; single precision before half."""
+
 _LEGACY_MAGIC = (
     b"\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # the pickled number that every legacy torch file begins with
 )
@@ -57,6 +64,24 @@ def read(path: Path) -> StateDict:
             f"{path} holds no tensors by name{_seen(content)}; give the file with the model's state dict"
         )
     return _without_prefix(state, "module.")
+
+
+def read_folder(path: Path) -> StateDict:
+    """The tensors of a model that diffusers keeps as a folder: those of part `unet` are called `unet/...`, and so on.
+
+    Raises:
+        InvalidInput: if no part holds weights, or one cannot be read.
+    """
+    state: StateDict = {}
+    for part in sorted(folder for folder in path.iterdir() if folder.is_dir()):
+        file = next((part / name for name in _PART_FILES if (part / name).is_file()), None)
+        if file is not None:
+            state |= {f"{part.name}/{name}": tensor for name, tensor in read(file).items()}
+    if not state:
+        raise InvalidInput(
+            f"{path} is a folder without parts that hold weights, such as unet/{_PART_FILES[0]}; give the weight file itself"
+        )
+    return state
 
 
 def _content(path: Path, head: bytes) -> tuple[Any, StateDict]:

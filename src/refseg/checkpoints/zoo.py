@@ -107,6 +107,7 @@ def _bring_over(card: Card, fetched: Path, kept: Path) -> None:
         family=card.family,
         variant=card.variant,
         tokenizer=texts.get(TOKENIZER),
+        companion=next((path for file, path in texts.items() if file != TOKENIZER), None),
         origin={
             "checkpoint": card.name,
             "repository": card.source.repository,

@@ -17,7 +17,18 @@ import typer
 from refseg import __version__
 from refseg.errors import RefsegError
 
-_VERBS = ("demo", "predict", "train", "evaluate", "data", "models", "convert", "vectors", "bench")
+_VERBS = (
+    "demo",
+    "predict",
+    "train",
+    "evaluate",
+    "data",
+    "submission",
+    "models",
+    "convert",
+    "vectors",
+    "bench",
+)
 
 app = typer.Typer(
     name="refseg",

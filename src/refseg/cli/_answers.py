@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,11 +13,9 @@ import numpy as np
 
 from refseg.drawing import draw_overlays, save_mask, save_picture
 from refseg.errors import InvalidInput
-from refseg.files import whole_folder, write_whole_text
+from refseg.files import write_whole_text
 
 if TYPE_CHECKING:
-    from refseg.cli._progress import Bars
-    from refseg.data.video import StoredClip
     from refseg.prediction import Prediction
 
 RESULTS = "results.jsonl"
@@ -30,6 +28,11 @@ class AnswerFiles:
 
     mask: Path  # a PNG file, or a folder of them for a clip
     overlay: Path  # a PNG file, or an MP4 file for a clip
+
+    @property
+    def frames(self) -> Path:
+        """The JSON lines of a clip's frames, where they are too many for one line."""
+        return self.mask.with_suffix(".frames.jsonl")
 
 
 def answer_files(folder: Path, name: str, phrase: str, *, is_clip: bool) -> AnswerFiles:
@@ -46,7 +49,7 @@ def check_absent(files: Sequence[AnswerFiles]) -> None:
     Raises:
         InvalidInput: if one of the files exists.
     """
-    present = [path for entry in files for path in (entry.mask, entry.overlay) if path.exists()]
+    present = [path for entry in files for path in (entry.mask, entry.overlay, entry.frames) if path.exists()]
     if present:
         others = f" and {len(present) - 1} more" if len(present) > 1 else ""
         raise InvalidInput(
@@ -61,53 +64,48 @@ def write_image_answer(files: AnswerFiles, pixels: np.ndarray, answer: Predictio
     save_picture(next(draw_overlays([pixels], masks, answer.phrase)), files.overlay)
 
 
-def write_clip_answer(files: AnswerFiles, clip: StoredClip, answer: Prediction, bars: Bars) -> None:
-    """Masks, one a frame, and the overlay video of an answer about a clip."""
-    from refseg.data.video import write_video
+def image_record(
+    answer: Prediction, files: AnswerFiles, *, title: str, checkpoint: str, seconds: float
+) -> dict[str, Any]:
+    """What is told of an answer about a picture in a JSON line."""
+    found = {"box": answer.box(), "area": answer.area(), "rle": answer.to_rle()}
+    size = (answer.masks.shape[-2], answer.masks.shape[-1])
+    return record(
+        files,
+        title=title,
+        phrase=answer.phrase,
+        score=answer.score,
+        found=found,
+        size=size,
+        checkpoint=checkpoint,
+        seconds=seconds,
+    )
 
-    masks = answer.masks.numpy()
-    with whole_folder(files.mask) as folder:
-        for number, mask in bars.track(enumerate(masks), "masks", len(masks)):
-            save_mask(mask, folder / f"{number:05d}.png")
-    pictures = bars.track(_overlays(clip, masks, answer.phrase), "overlay", len(masks))
-    write_video(files.overlay, pictures, clip.times, clip.rate)
 
-
-def _overlays(clip: StoredClip, masks: np.ndarray, phrase: str) -> Iterator[np.ndarray]:
-    frames = [frame.permute(1, 2, 0).numpy() for frame in clip.frames]
-    for picture in draw_overlays(frames, masks, phrase):
-        yield np.asarray(picture)
-
-
-def answer_record(
-    answer: Prediction,
+def record(
     files: AnswerFiles,
     *,
     title: str,
+    phrase: str,
+    score: float | None,
+    found: dict[str, Any],
+    size: tuple[int, int],
     checkpoint: str,
     seconds: float,
-    times: Sequence[float] | None,
 ) -> dict[str, Any]:
-    """What is told of an answer in a JSON line; `times` of the frames for a clip, None for a picture."""
-    height, width = answer.masks.shape[-2:]
-    record: dict[str, Any] = {"input": title, "phrase": answer.phrase}
-    record["score"] = None if answer.score is None else round(answer.score, 6)
-    if times is None:
-        record |= {"box": answer.box(), "area": answer.area(), "rle": answer.to_rle()}
-    else:
-        record |= {
-            "times": [round(t, 6) for t in times],
-            "boxes": answer.boxes(),
-            "areas": answer.areas(),
-            "rles": answer.to_rles(),
+    """A JSON line; `found` is what a picture's and a clip's line have each in their own form."""
+    start = {"input": title, "phrase": phrase, "score": None if score is None else round(score, 6)}
+    return (
+        start
+        | found
+        | {
+            "size": list(size),
+            "checkpoint": checkpoint,
+            "seconds": round(seconds, 4),
+            "mask": files.mask.name,
+            "overlay": files.overlay.name,
         }
-    return record | {
-        "size": [height, width],
-        "checkpoint": checkpoint,
-        "seconds": round(seconds, 4),
-        "mask": files.mask.name,
-        "overlay": files.overlay.name,
-    }
+    )
 
 
 @dataclass

@@ -30,6 +30,19 @@ class Bars:
         finally:
             self._progress.remove_task(task)
 
+    def count(self, items: Iterable[Item], what: str) -> Iterator[Item]:
+        """The items themselves, counted while they last; their number is not known before."""
+        if self._progress is None:
+            yield from items
+            return
+        task = self._progress.add_task(what, total=None)
+        try:
+            for item in items:
+                yield item
+                self._progress.advance(task)
+        finally:
+            self._progress.remove_task(task)
+
 
 @contextmanager
 def progress_bars() -> Iterator[Bars]:

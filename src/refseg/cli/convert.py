@@ -21,7 +21,10 @@ _TYPES = ("float32", "float16", "bfloat16")
 def convert(
     *,
     file: Annotated[
-        Path, typer.Argument(help="Published weights: .pth, .pt, .pkl, .safetensors or Keras .h5.")
+        Path,
+        typer.Argument(
+            help="Published weights: .pth, .pt, .pkl, .safetensors or Keras .h5; or a folder of diffusers."
+        ),
     ],
     family: Annotated[str, typer.Option(help="The system they belong to; `refseg models` lists them.")],
     variant: Annotated[str, typer.Option(help="Its size.")],
@@ -43,10 +46,16 @@ def convert(
             help="FILE holds this part alone, such as backbone; the result is a start for training."
         ),
     ] = None,
-    onto: Annotated[
+    companion: Annotated[
         Path | None,
-        typer.Option(help="With --part: a file of ours that gives the rest, such as an earlier part."),
+        typer.Option(
+            help="Weights that FILE leaves out, such as a frozen text tower; default: the Hugging Face cache."
+        ),
     ] = None,
+    start: Annotated[
+        bool,
+        typer.Option("--start", help="FILE is what training starts from; what is learnt anew may be absent."),
+    ] = False,
     dtype: Annotated[str, typer.Option(help="Stored as float32, float16 or bfloat16.")] = "float32",
     force: Annotated[bool, typer.Option("--force", help="Replace the file if it is there.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON, name by name.")] = False,
@@ -79,8 +88,9 @@ def convert(
         tokenizer=tokenizer,
         words=words,
         part=part,
-        onto=onto,
+        companion=companion,
         dtype=getattr(torch, dtype),
+        starts=start,
     )
     print(json.dumps(_plain(done), ensure_ascii=False) if as_json else _told(done))
 
@@ -97,6 +107,7 @@ def _plain(done: Conversion) -> dict[str, Any]:
         "renamed": done.report.renamed,
         "merged": {name: list(parts) for name, parts in done.report.merged.items()},
         "dropped": done.report.dropped,
+        "fresh": done.report.fresh,
     }
 
 
@@ -113,9 +124,14 @@ def _told(done: Conversion) -> str:
             *_shortened(dropped),
             *([f"  carries {carried}"] if carried else []),
             *([f"  only its {origin['part']}"] if "part" in origin else []),
-            f"  from {origin['file']}, sha256 {origin['sha256']}",
+            ", ".join(f"{key} {value}" for key, value in _origin(done).items()),
         ]
     )
+
+
+def _origin(done: Conversion) -> dict[str, str]:
+    origin = done.header.origin
+    return {"  from": origin["file"]} | ({"sha256": origin["sha256"]} if "sha256" in origin else {})
 
 
 def _shortened(lines: list[str], most: int = 8) -> list[str]:

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from refseg.cli import app
+
+if TYPE_CHECKING:
+    from refseg.checkpoints.cards import Published
+    from refseg.evaluation.run import Result
 
 
 @app.command()
@@ -18,17 +23,39 @@ def evaluate(
         str, typer.Argument(help="A checkpoint's name (`refseg models` lists them) or file.")
     ],
     data: Annotated[
-        str, typer.Argument(help="scenes, a .jsonl file in the open form, or the folder that holds it.")
+        str,
+        typer.Argument(
+            help="A data set's name (refcoco, mevis, ...; `refseg data list`), scenes, or a .jsonl file in the open form."
+        ),
     ],
     split: Annotated[
-        str | None, typer.Option(help="The part to evaluate; default: val of scenes, every line of a file.")
+        str | None,
+        typer.Option(help="The part to evaluate; default: the validation part, every line of a file."),
     ] = None,
     count: Annotated[
         int | None,
         typer.Option(help="At most so many pictures or clips; default: all (1,000 scenes).", min=1),
     ] = None,
     root: Annotated[
-        Path | None, typer.Option(help="The folder that a file's paths start from; default: its own.")
+        Path | None,
+        typer.Option(help="Where the data set lies; of a file, the folder that its paths start from."),
+    ] = None,
+    protocol: Annotated[
+        list[str] | None,
+        typer.Option(help="A way of measuring, instead of ours and the published one; may be repeated."),
+    ] = None,
+    window: Annotated[
+        int | None,
+        typer.Option(help="Clips: frames answered at once, 0 for all; default: the protocol's.", min=0),
+    ] = None,
+    rows: Annotated[
+        Path | None, typer.Option(help="A .jsonl file that keeps every example as it is done.")
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with a stopped evaluation, from its --rows file.")
+    ] = False,
+    submission: Annotated[
+        Path | None, typer.Option(help="Write what the data set's server expects: a .zip, or a folder.")
     ] = None,
     shuffle_phrases: Annotated[
         bool,
@@ -50,17 +77,17 @@ def evaluate(
     ] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace a file of the same name.")] = False,
 ) -> None:
-    """Measure oIoU, mIoU and P@0.5 to P@0.9 of a checkpoint, per register of phrases, and its speed.
+    """Measure a checkpoint on a data set by our conventions and, where they differ, by the published ones beside them.
 
     refseg evaluate scout scenes --count 200
     """
-    from refseg.data.catalog import describe, open_dataset
+    from refseg.data.catalog import open_dataset
     from refseg.errors import InvalidInput
-    from refseg.evaluation.card import card_tables
     from refseg.evaluation.machine import this_machine
     from refseg.evaluation.run import evaluate as run_evaluation
-    from refseg.evaluation.table import result_record, result_table
-    from refseg.files import check_writable, write_whole_text
+    from refseg.evaluation.setup import Request, prepare
+    from refseg.evaluation.table import result_record
+    from refseg.files import check_writable
     from refseg.predictor import load
 
     if out is not None:
@@ -69,18 +96,53 @@ def evaluate(
         check_writable(out.parent)
     scenes = {"size": size, "frames": frames, "phrases": phrases, "seed": seed, "sprites": sprites}
     given = {name: value for name, value in scenes.items() if value is not None}
+    split = "valid" if split is None and submission is not None else split
     dataset = open_dataset(data, split=split, count=count, root=root, scenes=given)
-    predictor = load(checkpoint, device=device, dtype=dtype)
     weights = _checkpoint_facts(checkpoint)
-    result = run_evaluation(predictor, dataset, shuffle_phrases=shuffle_phrases, shows_progress=True)
-    facts = {"checkpoint": weights, "source": describe(dataset), "dtype": dtype}
-    record = result_record(result, this_machine(predictor.device), **facts)
+    request = Request(tuple(protocol or ()), window, rows, resume, submission, shuffle_phrases, dtype)
+    with prepare(request, dataset, weights) as ready:
+        predictor = load(checkpoint, device=device, dtype=dtype)
+        result = run_evaluation(
+            predictor,
+            dataset,
+            shuffle_phrases=shuffle_phrases,
+            shows_progress=True,
+            protocols=ready.protocols,
+            window=ready.window,
+            journal=ready.journal,
+            writer=ready.writer,
+        )
+        written = ready.writer.finish() if ready.writer is not None else None
+    record = result_record(result, this_machine(predictor.device), **ready.facts)
+    _tell(result, record, ready.published, out=out, as_json=as_json, as_card=as_card)
+    if written is not None:
+        typer.echo(
+            f"{written} is ready; `refseg data check-submission` looks through it before you upload it",
+            err=as_json,
+        )
+
+
+def _tell(
+    result: Result,
+    record: dict[str, Any],
+    published: Sequence[Published],
+    *,
+    out: Path | None,
+    as_json: bool,
+    as_card: bool,
+) -> None:
+    from refseg.evaluation.card import card_tables
+    from refseg.evaluation.table import result_table
+    from refseg.files import write_whole_text
+
     if out is not None:
         write_whole_text(out, json.dumps(record, indent=2) + "\n")
-    if as_json or as_card:
-        print(json.dumps(record) if as_json else card_tables(record))
-        return
-    print(result_table(result))
+    if as_json:
+        print(json.dumps(record))
+    elif as_card:
+        print(card_tables(record))
+    else:
+        print(result_table(result, published))
 
 
 def _checkpoint_facts(name: str) -> dict[str, Any]:

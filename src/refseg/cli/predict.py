@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -14,28 +16,37 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from refseg.cli import app
-from refseg.errors import RefsegError
+from refseg.errors import InvalidInput, RefsegError
 
 if TYPE_CHECKING:
+    from fractions import Fraction
+
+    from torch import Tensor
+
     from refseg.cli._answers import AnswerFiles, ResultsFile
     from refseg.cli._jobs import Job
     from refseg.cli._progress import Bars
     from refseg.data.video import StoredClip
+    from refseg.data.video_stream import FrameStream
     from refseg.predictor import Predictor
+    from refseg.streaming import Part
 
 _MAX_PIXELS = (
     100_000_000  # as refseg.data.images and refseg.data.video, which cost too much to import for help
 )
 _MAX_FRAMES = 128
+_WINDOW, _OVERLAP = 36, 6  # as refseg.streaming
 
 
 @dataclass(frozen=True)
 class ReadLimits:
-    """How much of an input is read."""
+    """How much of an input is read, and how much of it at once."""
 
     max_pixels: int = _MAX_PIXELS
-    max_frames: int = _MAX_FRAMES
+    max_frames: int | None = None  # of a clip; None is _MAX_FRAMES where it is answered whole, else no limit
     every: int = 1
+    window: int = _WINDOW  # frames of a clip that are answered together; 0 is all of them
+    overlap: int = _OVERLAP
 
 
 @app.command()
@@ -70,9 +81,19 @@ def predict(
         bool, typer.Option("--clip", help="A folder is one clip of its pictures; so are several pictures.")
     ] = False,
     every: Annotated[int, typer.Option(help="Take every N-th frame of a clip.", min=1)] = 1,
+    window: Annotated[
+        int,
+        typer.Option(help="Answer longer clips in windows of N frames as they are read; 0: whole.", min=0),
+    ] = _WINDOW,
+    overlap: Annotated[int, typer.Option(help="Frames that two windows share.", min=0)] = _OVERLAP,
     max_frames: Annotated[
-        int, typer.Option(help="Refuse clips with more frames to read.", min=1)
-    ] = _MAX_FRAMES,
+        int | None,
+        typer.Option(
+            help=f"Refuse clips with more frames to read; default: {_MAX_FRAMES} with --window 0.",
+            min=1,
+            show_default=False,
+        ),
+    ] = None,
     max_pixels: Annotated[int, typer.Option(help="Refuse pictures with more pixels.", min=1)] = _MAX_PIXELS,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print JSON lines on stdout, and nothing else.")
@@ -87,6 +108,7 @@ def predict(
     from refseg.cli._jobs import check_is_no_input, make_jobs, phrase_slugs, read_phrases, split_arguments
     from refseg.files import check_writable
 
+    _check_windows(window, overlap)
     check_is_no_input(checkpoint, arguments or [])
     given = [*(phrase or []), *(read_phrases(phrases) if phrases else [])]
     inputs, asked = split_arguments(arguments or [], given)
@@ -98,7 +120,7 @@ def predict(
     check_writable(out)
     results = ResultsFile.open(out)
     predictor = _ready(checkpoint, asked, device, dtype, threshold)
-    limits = ReadLimits(max_pixels, max_frames, every)
+    limits = ReadLimits(max_pixels, max_frames, every, window, overlap)
     run = Run(
         predictor, asked, files, results, limits, _print_json if as_json else partial(show_answer, folder=out)
     )
@@ -152,40 +174,110 @@ class Run:
 
     def answer(self, job: Job, bars: Bars) -> None:
         """All phrases about one input, to disk."""
-        from refseg.cli._answers import answer_record, write_clip_answer, write_image_answer
+        if job.is_clip:
+            self._answer_clip(job, bars)
+        else:
+            self._answer_picture(job)
 
-        clip = read_job(job, self.limits)
+    def _answer_picture(self, job: Job) -> None:
+        from refseg.cli._answers import image_record, write_image_answer
+        from refseg.data.images import read_image
+
+        frame = read_image(job.paths[0], max_pixels=self.limits.max_pixels)
         start = time.perf_counter()
-        answers = self.predictor(clip.frames, self.phrases)
+        answers = self.predictor(frame, self.phrases)
         seconds = (time.perf_counter() - start) / len(answers)
         for answer, files in zip(answers, self.files[job.name], strict=True):
-            if job.is_clip:
-                write_clip_answer(files, clip, answer, bars)
-            else:
-                write_image_answer(files, clip.frames[0].permute(1, 2, 0).numpy(), answer)
-            times = [float(t) for t in clip.times] if job.is_clip else None
-            record = answer_record(
-                answer, files, title=job.title, checkpoint=self.predictor.label, seconds=seconds, times=times
+            write_image_answer(files, frame[0].permute(1, 2, 0).numpy(), answer)
+            self._record(
+                image_record(answer, files, title=job.title, checkpoint=self.predictor.label, seconds=seconds)
             )
-            self.results.add(record)
-            self.tell(record)
+
+    def _answer_clip(self, job: Job, bars: Bars) -> None:
+        """Part by part: read, answered, drawn and written before the next."""
+        from refseg.cli._answers import record
+        from refseg.cli._clips import clip_answer
+        from refseg.data.video_stream import open_clip
+        from refseg.evaluation.bench import peak_bytes
+
+        limits, files = self.limits, self.files[job.name]
+        with ExitStack() as stack:
+            clip = stack.enter_context(open_clip(job.paths, every=limits.every, max_pixels=limits.max_pixels))
+            written = [stack.enter_context(clip_answer(entry, clip)) for entry in files]
+            times: deque[Fraction] = deque()
+            seconds, size, num_parts = 0.0, (0, 0), 0
+            start = time.perf_counter()
+            for part in bars.count(self._parts(clip, job, times), "windows"):
+                seconds += time.perf_counter() - start
+                shown = [times.popleft() for _ in range(len(part.frames))]
+                frames = [frame.permute(1, 2, 0).numpy() for frame in part.frames]
+                size, num_parts = (part.frames.shape[-2], part.frames.shape[-1]), num_parts + 1
+                for answer, output in zip(part.answers, written, strict=True):
+                    output.add(frames, shown, answer, is_last=part.is_last)
+                start = time.perf_counter()
+        each = seconds / len(files)
+        for phrase, entry, output in zip(self.phrases, files, written, strict=True):
+            self._record(
+                record(
+                    entry,
+                    title=job.title,
+                    phrase=phrase,
+                    score=output.score(),
+                    found=output.found(),
+                    size=size,
+                    checkpoint=self.predictor.label,
+                    seconds=each,
+                )
+            )
+        if num_parts > 1:
+            told = f"{job.title}: {written[0].num_frames} frames in {num_parts} windows"
+            print(f"refseg: {told}, peak memory {peak_bytes() / 2**30:.1f} GiB", file=sys.stderr)
+
+    def _parts(self, clip: FrameStream, job: Job, times: deque[Fraction]) -> Iterator[Part]:
+        """The answers about a clip; the time of each frame that is taken is put into `times`."""
+        from refseg.streaming import Part, stream
+
+        limits = self.limits
+        if not limits.window:
+            stored = read_whole(job, limits)
+            times += stored.times
+            yield Part(0, stored.frames, self.predictor(stored.frames, self.phrases), is_last=True)
+            return
+        frames = _taken(clip, times, job.title, limits)
+        yield from stream(self.predictor, frames, self.phrases, window=limits.window, overlap=limits.overlap)
+
+    def _record(self, record: dict[str, Any]) -> None:
+        self.results.add(record)
+        self.tell(record)
 
 
-def read_job(job: Job, limits: ReadLimits) -> StoredClip:
-    """The frames of a job; a picture is a clip of one frame."""
-    from fractions import Fraction
+def _check_windows(window: int, overlap: int) -> None:
+    if window:
+        from refseg.streaming import check_windows
 
-    from refseg.data.images import read_image
-    from refseg.data.video import StoredClip, join_pictures, read_clip
+        check_windows(window, overlap)
 
-    if not job.is_clip:
-        return StoredClip(read_image(job.paths[0], max_pixels=limits.max_pixels), (Fraction(0),), Fraction(1))
+
+def _taken(clip: FrameStream, times: deque[Fraction], title: str, limits: ReadLimits) -> Iterator[Tensor]:
+    for number, frame in enumerate(clip.frames):
+        if limits.max_frames is not None and number >= limits.max_frames:
+            raise InvalidInput(
+                f"{title} has more frames than the limit of {limits.max_frames}; take fewer (--every {2 * limits.every}), or "
+                "raise or leave out the limit (--max-frames)"
+            )
+        times.append(frame.time)
+        yield frame.pixels
+
+
+def read_whole(job: Job, limits: ReadLimits) -> StoredClip:
+    """All frames of a clip at once, refused where they are too many."""
+    from refseg.data.video import join_pictures, read_clip
+
+    most = limits.max_frames or _MAX_FRAMES
     if len(job.paths) > 1:
         taken = job.paths[:: limits.every]
-        return join_pictures(taken, job.title, max_frames=limits.max_frames, max_pixels=limits.max_pixels)
-    return read_clip(
-        job.paths[0], every=limits.every, max_frames=limits.max_frames, max_pixels=limits.max_pixels
-    )
+        return join_pictures(taken, job.title, max_frames=most, max_pixels=limits.max_pixels)
+    return read_clip(job.paths[0], every=limits.every, max_frames=most, max_pixels=limits.max_pixels)
 
 
 def show_answer(record: dict[str, Any], folder: Path) -> None:
@@ -195,6 +287,8 @@ def show_answer(record: dict[str, Any], folder: Path) -> None:
 
 
 def _where(record: dict[str, Any]) -> str:
+    if "frames" in record:
+        return f"{record['num_frames']} frames"
     if "boxes" in record:
         count = sum(area > 0 for area in record["areas"])
         return f"in {count} of {len(record['boxes'])} frames" if count else "nothing found"

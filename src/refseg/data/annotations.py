@@ -89,7 +89,12 @@ def mask_from_polygons(polygons: Sequence[Sequence[float]], size: Size) -> Tenso
             raise InvalidInput(
                 f"polygon {number} has the point ({x:g}, {y:g}), far outside the picture of {width}x{height} pixels"
             )
-    codes = coco.frPyObjects([list(map(float, polygon)) for polygon in polygons], height, width)
+    return draw_polygons(polygons, size)
+
+
+def draw_polygons(polygons: Sequence[Sequence[float]], size: Size) -> Tensor:
+    """Bool [H, W] of polygons that were checked before, wherever steps have moved them since; what is outside is cut off."""
+    codes = coco.frPyObjects([list(map(float, polygon)) for polygon in polygons], *size)
     return mask_from_rle(coco.merge(codes), size)
 
 
@@ -192,7 +197,7 @@ def boxes_of_masks(masks: Tensor) -> Tensor:
 def _counts(counts: str | bytes | Sequence[Any]) -> np.ndarray:
     """Run lengths [N] int64, each at least 0."""
     if isinstance(counts, str | bytes):
-        runs = _decompress(counts.encode("utf-8") if isinstance(counts, str) else counts)
+        runs = run_lengths(counts.encode("utf-8") if isinstance(counts, str) else counts)
     elif all(_is_count(run) for run in counts):
         runs = np.asarray(counts, dtype=np.int64)
     else:
@@ -204,11 +209,14 @@ def _counts(counts: str | bytes | Sequence[Any]) -> np.ndarray:
     return runs
 
 
-def _decompress(text: bytes) -> np.ndarray:
-    """The numbers in COCO's compressed counts.
+def run_lengths(text: bytes) -> np.ndarray:
+    """The numbers [N] in COCO's compressed counts: lengths of runs, background first.
 
     Five bits a character (minus 48), lowest first, bit 6 set on all but the last, sign in bit 5 of the last; from the
     fourth number on each is the difference to the one two before. Source: maskApi.c of cocoapi, rleFrString.
+
+    Raises:
+        InvalidInput: if no encoder can have written the text. Whether the runs fill a picture is not looked at.
     """
     codes = np.frombuffer(text, dtype=np.uint8).astype(np.int64) - 48
     damaged = InvalidInput("the compressed run-length code is damaged: it is no output of COCO's encoder")

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from refseg.data.annotations import mask_from_polygons
+from refseg.data.annotations import draw_polygons
 from refseg.data.sides import swap_sides
 from refseg.errors import InvalidInput
 from refseg.framing import Rounding, resize_frames, shortest_side
@@ -168,7 +168,7 @@ def redraw(example: Example) -> Example:
     for row, outlines in zip(masks, example.outlines, strict=True):
         for mask, outline in zip(row, outlines, strict=True):
             if outline is not None:
-                mask.copy_(mask_from_polygons([points.flatten().tolist() for points in outline], size))
+                mask.copy_(draw_polygons([points.flatten().tolist() for points in outline], size))
     return replace(example, masks=masks)
 
 
@@ -209,13 +209,20 @@ def is_seen(example: Example) -> bool:
 def choose_phrases(example: Example, rows: Sequence[int]) -> Example:
     """The example with the phrases of these rows alone."""
     index = torch.tensor(rows, dtype=torch.int64)
-    registers, outlines = example.registers, example.outlines
+    outlines = example.outlines
+
+    def named(texts: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        return None if texts is None else tuple(texts[i] for i in rows)
+
     return replace(
         example,
         phrases=tuple(example.phrases[i] for i in rows),
         masks=None if example.masks is None else example.masks[index],
         labels=None if example.labels is None else example.labels[index],
-        registers=None if registers is None else tuple(registers[i] for i in rows),
+        registers=named(example.registers),
+        ids=named(example.ids),
+        objects=named(example.objects),
+        no_target=None if example.no_target is None else example.no_target[index],
         boxes=None if example.boxes is None else example.boxes[index],
         outlines=None if outlines is None else tuple(outlines[i] for i in rows),
     )

@@ -16,7 +16,7 @@ import torch
 from pycocotools import mask as coco
 from torch import Tensor
 
-from refseg.data.annotations import check_rle, mask_from_rle
+from refseg.data.annotations import check_rle, mask_from_rle, run_lengths
 from refseg.errors import InvalidInput
 from refseg.structures import Size
 
@@ -44,40 +44,59 @@ def drawable(parts: Sequence[Part]) -> list[Part]:
     return kept
 
 
-def draw_union(parts: Sequence[Part], size: Size) -> Tensor:
-    """Bool [H, W], the pixels under any part."""
-    codes = _codes(parts, size)
-    if not codes:
-        return torch.zeros(size, dtype=torch.bool)
-    return torch.from_numpy(_decoded(codes[0] if len(codes) == 1 else coco.merge(codes)).view(np.bool_))
+def draw_union(parts: Sequence[Part], size: Size, out: Tensor | None = None) -> Tensor:
+    """Bool [H, W], the pixels under any part; written into `out` where one is given."""
+    import cv2
+
+    mask = torch.empty(size, dtype=torch.bool) if out is None else out
+    assert mask.is_contiguous()  # else OpenCV would write elsewhere
+    columns = [_columns(code, size) for code in _codes(parts, size)]
+    if not columns:
+        return mask.zero_()
+    for other in columns[1:]:
+        np.logical_or(columns[0], other, out=columns[0])
+    # Codes run down the columns; OpenCV turns them into rows many times faster than NumPy.
+    cv2.transpose(columns[0].view(np.uint8), mask.numpy().view(np.uint8))
+    return mask
 
 
 def draw_count(parts: Sequence[Part], size: Size) -> Tensor:
     """Uint8 [H, W], how many parts cover each pixel, as the REFER API says it."""
-    counted = np.zeros(size, dtype=np.uint8)
+    counted = np.zeros(size[::-1], dtype=np.uint8)
     for code in _codes(parts, size):
-        counted += _decoded(code)
-    return torch.from_numpy(counted)
+        counted += _columns(code, size).view(np.uint8)
+    return torch.from_numpy(np.ascontiguousarray(counted.T))
 
 
-def draw(parts: Sequence[Part], size: Size, rule: MaskRule) -> Tensor:
-    """Bool [H, W] by a rule."""
-    return draw_union(parts, size) if rule == "union" else draw_count(parts, size) == 1
+def draw(parts: Sequence[Part], size: Size, rule: MaskRule, out: Tensor | None = None) -> Tensor:
+    """Bool [H, W] by a rule; written into `out` where one is given."""
+    if rule == "union":
+        return draw_union(parts, size, out)
+    once = draw_count(parts, size) == 1
+    return once if out is None else out.copy_(once)
 
 
-def _codes(parts: Sequence[Part], size: Size) -> list[dict[str, Any]]:
+def _codes(parts: Sequence[Part], size: Size) -> list[bytes]:
+    """Compressed counts of every part."""
     height, width = size
     kept = drawable(parts)
     polygons = [part for part in kept if not isinstance(part, bytes)]
-    codes = [{"size": [height, width], "counts": part} for part in kept if isinstance(part, bytes)]
-    return codes + (coco.frPyObjects(polygons, height, width) if polygons else [])
+    codes = [part for part in kept if isinstance(part, bytes)]
+    drawn = coco.frPyObjects(polygons, height, width) if polygons else []
+    return codes + [code["counts"] for code in drawn]
 
 
-def _decoded(code: dict[str, Any]) -> np.ndarray:
-    """Uint8 0/1 [H, W] in rows; pycocotools gives columns, and OpenCV turns them many times faster than NumPy."""
-    import cv2
-
-    return cv2.transpose(coco.decode(code).T)
+def _columns(code: bytes, size: Size) -> np.ndarray:
+    """Bool [W, H] of compressed counts; faster than pycocotools, which writes pixel by pixel."""
+    height, width = size
+    counts = run_lengths(code)
+    try:
+        values = np.arange(len(counts)) & 1 == 1
+        return values.repeat(counts).reshape(width, height)
+    except ValueError as error:
+        raise InvalidInput(
+            f"a run-length code does not fill the {width}x{height} pixels of its picture"
+        ) from error
 
 
 def check_parts(parts: Any, size: Size) -> list[Part]:

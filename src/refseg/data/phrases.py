@@ -87,6 +87,10 @@ class PhraseFile(torch.utils.data.Dataset[Example]):
             else None,
         )
 
+    def picture(self, index: int) -> str:
+        """The path of the picture of example `index`, or of the first frame of its clip; no picture is opened."""
+        return self._lines(self._places[index][:1].tolist())[0].frames[0]
+
     def sha256(self) -> str:
         """Of the file; pictures are not part of it."""
         with self.path.open("rb") as file:

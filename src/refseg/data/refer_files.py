@@ -61,7 +61,7 @@ def build_refer(
         "categories": builder.categories,
         "pictures": len(file.items("images")),
         "annotations": len(file.items("annotations")),
-        "extra": {key: file.values[key] for key in ("info", "licenses") if key in file.values},
+        "extra": {key: file.values[key] for key in ("info", "licenses", "categories") if key in file.values},
     }
     return builder.builder.table(facts)
 
@@ -125,18 +125,17 @@ class _Reader:
         return self._pictures[number]
 
     def _object(self, record: Record, number: int, picture: int) -> int:
+        if number not in self._annotations:
+            raise InvalidInput(
+                f'{record.where}: "ann_id" is {number}, and {self.name} has no such annotation'
+            )
+        annotation, there = self._annotations[number], self.builder.pictures[picture]
+        if annotation.whole("image_id") != there.id:
+            raise InvalidInput(
+                f"{record.where}: its object {number} lies in picture {annotation.values['image_id']}, and the record "
+                f"speaks of picture {there.id}"
+            )
         if number not in self._objects:
-            if number not in self._annotations:
-                raise InvalidInput(
-                    f'{record.where}: "ann_id" is {number}, and {self.name} has no such annotation'
-                )
-            there = self.builder.pictures[picture]
-            annotation = self._annotations[number]
-            if annotation.whole("image_id") != there.id:
-                raise InvalidInput(
-                    f"{record.where}: its object {number} lies in picture {annotation.values['image_id']}, and the record "
-                    f"speaks of picture {there.id}"
-                )
             self._objects[number] = self.builder.add_object(read_object(annotation, there.size))
         return self._objects[number]
 

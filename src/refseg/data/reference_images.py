@@ -16,8 +16,9 @@ from refseg.data.images import read_stored_image
 from refseg.data.phrase_lines import words_of
 from refseg.data.phrases import MOST_PHRASES
 from refseg.data.references import ReferenceTable
+from refseg.data.sentence_forms import clipped_boxes, training_parts
 from refseg.errors import InvalidInput
-from refseg.structures import Example, Size
+from refseg.structures import Example, Outline, Size
 
 
 class PictureStore(Protocol):
@@ -143,11 +144,17 @@ class ReferenceImages(torch.utils.data.Dataset[Example]):
 
     def masks(self, index: int) -> Tensor:
         """[P, 1, H, W] bool of example `index`; needs no picture."""
-        drawn: dict[int, Tensor] = {}
-        for row, _ in self.pairs(index):
-            if row not in drawn:
-                drawn[row] = self.table.mask(row, self.options.masks)
-        return torch.stack([drawn[row] for row, _ in self.pairs(index)])[:, None]
+        pairs = self.pairs(index)
+        height, width = self.table.picture_size(pairs[0][0])
+        masks = torch.empty(len(pairs), 1, height, width, dtype=torch.bool)
+        drawn: dict[int, int] = {}
+        for place, (row, _) in enumerate(pairs):
+            first = drawn.setdefault(row, place)
+            if first == place:
+                self.table.mask(row, self.options.masks, out=masks[place, 0])
+            else:
+                masks[place] = masks[first]
+        return masks
 
     def __getitem__(self, index: int) -> Example:
         """Example `index`.
@@ -169,7 +176,29 @@ class ReferenceImages(torch.utils.data.Dataset[Example]):
             objects=known.objects,
             no_target=torch.tensor(known.no_target),
             frame_names=known.frames,
+            boxes=self._boxes(index) if self.options.boxes == "annotated" else None,
+            outlines=self._outlines(index) if self.options.outlines else None,
         )
+
+    def _boxes(self, index: int) -> Tensor | None:
+        """Annotated boxes [P, 1, 4] xyxy, clipped to the picture; None where a reference is no single object."""
+        pairs = self.pairs(index)
+        targets = [self.table.targets(row) for row, _ in pairs]
+        if any(len(rows) != 1 for rows in targets):
+            return None
+        objects = [self.table.object(rows[0]) for rows in targets]
+        return torch.from_numpy(clipped_boxes(objects, self.table.picture_size(pairs[0][0]))[0])[:, None]
+
+    def _outlines(self, index: int) -> tuple[tuple[Outline | None], ...]:
+        """The polygons of every phrase's mask; None where a part of it is a run-length code."""
+        rows = [self.table.targets(row) for row, _ in self.pairs(index)]
+        return tuple((self._outline(row),) for row in rows)
+
+    def _outline(self, rows: Sequence[int]) -> Outline | None:
+        parts = [part for row in rows for part in training_parts(self.table.object(row))]
+        if not parts or any(isinstance(part, bytes) for part in parts):
+            return None
+        return tuple(torch.from_numpy(np.array(part, dtype=np.float64)).reshape(-1, 2) for part in parts)
 
     @property
     def picture_ids(self) -> frozenset[int]:

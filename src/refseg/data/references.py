@@ -214,17 +214,24 @@ class ReferenceTable:
             return rows
         return [number for number in rows if not self.arrays["object.crowd"][number]]
 
-    def mask(self, row: int, rule: MaskRule = "union") -> Tensor:
-        """Bool [H, W], what a reference refers to; all False where it refers to nothing, or its objects cover no pixel."""
-        parts = [part for number in self.targets(row) for part in self.parts(number)]
+    def mask(self, row: int, rule: MaskRule = "union", out: Tensor | None = None) -> Tensor:
+        """Bool [H, W], what a reference refers to; all False where it refers to nothing, or its objects cover no pixel.
+
+        It is written into `out` where one is given.
+        """
+        return draw(self._parts_of(row), self.picture_size(row), rule, out)
+
+    def picture_size(self, row: int) -> Size:
+        """(height, width) of the picture of a reference."""
         height, width = self.arrays["picture.size"][self.arrays["ref.picture"][row]].tolist()
-        return draw(parts, (height, width), rule)
+        return height, width
+
+    def _parts_of(self, row: int) -> list[Part]:
+        return [part for number in self.targets(row) for part in self.parts(number)]
 
     def count_mask(self, row: int) -> Tensor:
         """Uint8 [H, W], how many parts cover each pixel: the mask of the published REFER API."""
-        parts = [part for number in self.targets(row) for part in self.parts(number)]
-        height, width = self.arrays["picture.size"][self.arrays["ref.picture"][row]].tolist()
-        return draw_count(parts, (height, width))
+        return draw_count(self._parts_of(row), self.picture_size(row))
 
 
 @dataclass(slots=True)

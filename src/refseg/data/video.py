@@ -1,18 +1,20 @@
-"""Clips as files: videos, folders of frames, animations; and the writing of videos.
+"""Clips as files, read whole: videos, folders of frames, animations.
 
-A clip is read whole, so its length is bounded, and what does not fit is refused before memory is taken. Rotation metadata
-is applied; the frames of a video keep their times, whatever the rate does.
+The length of what is read whole is bounded, and what does not fit is refused before memory is taken; `video_stream` reads
+clips of any length, frame by frame. Rotation metadata is applied; the frames of a video keep their times, whatever the
+rate does.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -20,7 +22,6 @@ from torch import Tensor
 
 from refseg.data.images import DEFAULT_MAX_PIXELS, IMAGE_SUFFIXES, read_animation
 from refseg.errors import InvalidInput
-from refseg.files import whole_file
 
 if TYPE_CHECKING:
     import av
@@ -38,14 +39,6 @@ MAX_CLIP_BYTES = 2 << 30
 
 FOLDER_RATE = Fraction(10)
 """Frames a second of clips that know none: folders, animations."""
-
-_PTS_UNIT = Fraction(1, 90_000)  # the clock of MPEG, in which all usual rates are whole
-
-
-_BT709, _STUDIO_RANGE = (
-    1,
-    1,
-)  # FFmpeg's numbers for them; untagged colours are guessed by each player in its own way
 
 
 @dataclass(slots=True, frozen=True)
@@ -150,6 +143,23 @@ def _evenly_timed(frames: Tensor) -> StoredClip:
 
 
 def _read_video(path: Path, every: int, max_frames: int, max_pixels: int) -> StoredClip:
+    with opened_video(path, max_pixels) as (container, stream):
+        expected = _expected_frames(stream)
+        _check_length(str(path), -(-expected // every), every, max_frames)
+        times: list[Fraction | None] = []
+        pictures = _timed(decoded(container, stream, path, every), times)
+        frames = _gather(_bounded(pictures, path, every, max_frames), str(path), max_frames)
+        rate = average_rate(stream, every)
+    return StoredClip(frames, _rising(times, rate), rate)
+
+
+@contextmanager
+def opened_video(path: Path, max_pixels: int) -> Iterator[tuple[av.container.InputContainer, VideoStream]]:
+    """A video file and its first video track, open for as long as the block lasts.
+
+    Raises:
+        InvalidInput: if it cannot be read or decoded, here or inside the block, or its frames are too large.
+    """
     import av
 
     if not path.exists():
@@ -158,19 +168,27 @@ def _read_video(path: Path, every: int, max_frames: int, max_pixels: int) -> Sto
         with av.open(str(path)) as container:
             stream = _video_stream(container, path)
             _check_pixels(path, stream, max_pixels)
-            expected = _expected_frames(stream)
-            _check_length(str(path), -(-expected // every), every, max_frames)
-            times: list[Fraction | None] = []
-            pictures = _decoded(container, stream, path, every, times)
-            frames = _gather(_bounded(pictures, path, every, max_frames), str(path), max_frames)
-            rate = stream.average_rate or FOLDER_RATE
+            yield container, stream
     except av.FFmpegError as error:
         if isinstance(error, PermissionError):
             raise InvalidInput(f"{path} may not be read by this user; change its permissions") from error
         raise InvalidInput(
             f"{path} is no video that can be read, or is damaged ({error.strerror}); give MP4, MOV, MKV, WebM or AVI"
         ) from error
-    return StoredClip(frames, _rising(times, Fraction(rate) / every), Fraction(rate) / every)
+
+
+def average_rate(stream: VideoStream, every: int) -> Fraction:
+    """Frames a second of a track of which each `every`-th frame is taken; that of folders where the file tells none."""
+    return Fraction(stream.average_rate or FOLDER_RATE) / every
+
+
+def _timed(
+    frames: Iterable[tuple[str, np.ndarray, Fraction | None]], times: list[Fraction | None]
+) -> Iterator[tuple[str, np.ndarray]]:
+    """Names and pixels; the times are put into `times`."""
+    for name, pixels, time in frames:
+        times.append(time)
+        yield name, pixels
 
 
 def _video_stream(container: av.container.InputContainer, path: Path) -> VideoStream:
@@ -208,22 +226,22 @@ def _check_length(title: str, count: int, every: int, max_frames: int) -> None:
         )
 
 
-def _decoded(
-    container: av.container.InputContainer,
-    stream: VideoStream,
-    path: Path,
-    every: int,
-    times: list[Fraction | None],
-) -> Iterator[tuple[str, np.ndarray]]:
-    """The frames taken, upright; the time of each is put into `times`."""
+def decoded(
+    container: av.container.InputContainer, stream: VideoStream, path: Path, every: int
+) -> Iterator[tuple[str, np.ndarray, Fraction | None]]:
+    """The frames taken, upright, one by one: what to call each, its pixels [H, W, 3], its time where the file tells it.
+
+    Raises:
+        InvalidInput: at the end of a file that is cut short.
+    """
     number, is_cut = 0, False
     for packet in container.demux(stream):
         is_cut = is_cut or packet.is_corrupt
         for frame in packet.decode():
             if number % every == 0:
                 unit = frame.time_base
-                times.append(None if frame.pts is None or unit is None else frame.pts * unit)
-                yield f"frame {number}", upright(frame)
+                time = None if frame.pts is None or unit is None else frame.pts * unit
+                yield f"frame {number}", upright(frame), time
             number += 1
     if is_cut and number < stream.frames:
         raise InvalidInput(
@@ -283,62 +301,3 @@ def _rising(times: Sequence[Fraction | None], rate: Fraction) -> tuple[Fraction,
     if len(known) < len(times) or any(later <= earlier for earlier, later in pairwise(known)):
         return tuple(number / rate for number in range(len(times)))
     return tuple(time - known[0] for time in known)
-
-
-def write_video(
-    path: Path, pictures: Iterable[np.ndarray], times: Sequence[Fraction], rate: Fraction
-) -> None:
-    """Writes RGB pictures [H, W, 3] as H.264 (yuv420p) that every player shows; the file is whole or not there.
-
-    Odd sides are padded to even ones by repeating the last row or column, because the format knows no odd ones.
-
-    Arguments:
-        times: seconds at which each picture is shown, rising from 0.
-        rate: frames a second, on average.
-    """
-    import av
-
-    ends = [*times[1:], *([times[-1] + 1 / rate] if times else [])]
-    try:
-        with (
-            whole_file(path) as temporary,
-            av.open(str(temporary), "w", format="mp4", options={"movflags": "faststart"}) as container,
-        ):
-            stream: Any = None
-            for picture, start, end in zip(pictures, times, ends, strict=True):
-                frame = _even_frame(picture)
-                stream = stream or _video_output(container, frame, rate)
-                frame.time_base, frame.pts = _PTS_UNIT, round(start / _PTS_UNIT)
-                frame.duration = round((end - start) / _PTS_UNIT)
-                container.mux(stream.encode(frame))
-            if stream is not None:
-                container.mux(stream.encode(None))
-    except av.FFmpegError as error:
-        if isinstance(error, OSError):
-            raise  # a full disk and the like, told by the command line
-        raise InvalidInput(
-            f"{path} cannot be written as H.264 video ({error.strerror}); are its frames larger than 16,384 pixels?"
-        ) from error
-
-
-def _even_frame(picture: np.ndarray) -> VideoFrame:
-    """A picture [H, W, 3] as a frame of even sides, in the colours that players expect of HD video (BT.709)."""
-    import av
-
-    height, width = picture.shape[:2]
-    even = np.pad(picture, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
-    frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(even), format="rgb24")
-    return frame.reformat(format="yuv420p", dst_colorspace="ITU709", dst_color_range="MPEG")
-
-
-def _video_output(container: av.container.OutputContainer, frame: VideoFrame, rate: Fraction) -> Any:
-    stream = container.add_stream(
-        "libx264", rate=rate.limit_denominator(1_000_000), options={"crf": "18", "preset": "veryfast"}
-    )
-    stream.height, stream.width = frame.height, frame.width
-    stream.pix_fmt = "yuv420p"
-    context = stream.codec_context
-    context.time_base = _PTS_UNIT
-    context.colorspace = context.color_primaries = context.color_trc = _BT709
-    context.color_range = _STUDIO_RANGE
-    return stream

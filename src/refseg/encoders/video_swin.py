@@ -12,12 +12,10 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.utils.checkpoint import checkpoint
 
 from refseg.layers.steps import row_steps
 
@@ -41,7 +39,6 @@ class VideoSwinSpec:
     num_heads: tuple[int, ...] = (3, 6, 12, 24)
     window: Grid = (8, 7, 7)
     drop_path: float = 0.2  # of the last block; the first has none
-    recomputes_blocks: bool = False  # in the backward pass, instead of keeping what they computed
 
 
 # https://github.com/SwinTransformer/Video-Swin-Transformer, configs/_base_/models/swin
@@ -209,15 +206,12 @@ class Stage(nn.Module):
             for index, drop in enumerate(drops)
         )
 
-    def forward(self, maps: Tensor, *, recomputes: bool) -> Tensor:
+    def forward(self, maps: Tensor) -> Tensor:
         """Maps [B, T, h, w, C] to the same shape."""
         windows = _windows_of(_triple(maps.shape[1:4]), self.window)
         regions = windows.regions(maps.device) if any(windows.shift) else None
         for block in self.blocks:
-            if recomputes and self.training and torch.is_grad_enabled():
-                maps = cast("Tensor", checkpoint(block, maps, windows, regions, use_reentrant=False))
-            else:
-                maps = block(maps, windows, regions)
+            maps = block(maps, windows, regions)
         return maps
 
 
@@ -263,7 +257,7 @@ class VideoSwin(nn.Module):
         maps = self.patch_embed(frames)
         told = []
         for index, stage in enumerate(self.layers):
-            maps = stage(maps, recomputes=self.spec.recomputes_blocks)
+            maps = stage(maps)
             told.append(maps.permute(0, 1, 4, 2, 3))
             maps = self.downsamples[index](maps) if index < len(self.downsamples) else maps
         return tuple(told)

@@ -80,7 +80,7 @@ class Measurement:
     first_phrase: Cost  # one phrase about a clip that is not encoded yet
     loaded_bytes: int  # memory of the process with the model in it, before the first frame
     peak_bytes: int  # the most memory that the process ever took
-    device_peak_bytes: int | None  # the most memory that tensors took on the GPU; None on the CPU
+    devicepeak_bytes: int | None  # the most memory that tensors took on the GPU; None on the CPU
     matrix_rates: dict[str, float]  # floating-point operations per second of a matrix product, by dtype
     machine: Machine
 
@@ -125,8 +125,8 @@ def measure_here(setting: Setting) -> Measurement:
         first_phrase=costs.pop("first phrase"),
         stages=costs,
         loaded_bytes=loaded,
-        peak_bytes=_peak_bytes(),
-        device_peak_bytes=torch.cuda.max_memory_allocated(predictor.device) if is_cuda else None,
+        peak_bytes=peak_bytes(),
+        devicepeak_bytes=torch.cuda.max_memory_allocated(predictor.device) if is_cuda else None,
         matrix_rates=rates,
         machine=this_machine(predictor.device),
     )
@@ -182,9 +182,7 @@ def _block(measured: Measurement) -> str:
         for name, cost in measured.stages.items()
     ]
     further, first = measured.further_phrase, measured.first_phrase
-    gpu = (
-        "" if measured.device_peak_bytes is None else f", {_gigabytes(measured.device_peak_bytes)} on the GPU"
-    )
+    gpu = "" if measured.devicepeak_bytes is None else f", {_gigabytes(measured.devicepeak_bytes)} on the GPU"
     return (
         f"{measured.label}: {setting.frames} frames {setting.height}x{setting.width}, {setting.phrases} phrases, "
         f"{setting.dtype} on {measured.machine.device}, median of {setting.repeat}\n"
@@ -289,10 +287,11 @@ def _median(costs: list[Cost]) -> Cost:
 
 
 def _current_bytes() -> int:
-    return _status_bytes("VmRSS") or _peak_bytes()
+    return _status_bytes("VmRSS") or peak_bytes()
 
 
-def _peak_bytes() -> int:
+def peak_bytes() -> int:
+    """The most memory that this process has held."""
     # The system's own record, where there is one: getrusage also counts what the parent had when it started us.
     found = _status_bytes("VmHWM")
     if found is not None:

@@ -1,25 +1,39 @@
-"""A checkpoint on a data set: every phrase is asked as a user would ask it, and its answer compared with the target."""
+"""A checkpoint on a data set: every phrase is asked as a user would ask it, and its answer compared with the target.
+
+One example is in memory at a time, of a long clip one window. What is kept of an answer are whole numbers of pixels; the
+metrics of every protocol are computed from them in the end (`scoring`).
+"""
 
 from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import torch
+from torch import Tensor
 
 from refseg.errors import InvalidInput
-from refseg.metrics.overlap import Overlaps, Score
+from refseg.evaluation import objects, questions
+from refseg.evaluation.answers import Answer, ask
+from refseg.evaluation.ranking import ranked_record
+from refseg.evaluation.reading import Piece, annotated_boxes, can_read_parts, check_masks, pieces
+from refseg.evaluation.rows import Done, Journal, Row
+from refseg.evaluation.scoring import Scored, scored
+from refseg.evaluation.views import OWN, Plan, counts_of, joined, target_on_canvas
+from refseg.metrics.contour import contour_accuracies
+from refseg.metrics.overlap import Overlap, Overlaps, Score
+from refseg.metrics.protocols import HONEST, Protocol
 
 if TYPE_CHECKING:
     from refseg.data.catalog import PhraseDataset
+    from refseg.evaluation.submission import Writer
     from refseg.predictor import Predictor
-    from refseg.structures import Example
 
-PROTOCOL = (
-    "masks at the size of the stored frame; P@X counts IoU >= X; "
-    "phrases without a target count in 'refused' only"
-)
+PROTOCOL = HONEST.title
+T = TypeVar("T")
 
 
 @dataclass(slots=True)
@@ -27,17 +41,56 @@ class Result:
     """What a checkpoint scored on a data set, and how long it took."""
 
     data: str  # name of the data set
-    overlaps: Overlaps = field(default_factory=Overlaps)
+    plan: Plan = field(default_factory=lambda: Plan((HONEST,)))
+    done: list[Done] = field(default_factory=list)  # in the order of the data set
     is_shuffled: bool = False  # the control: every phrase came from another example
-    examples: int = 0
-    frames: int = 0
-    phrases: int = 0
-    reading_seconds: float = 0.0  # opening or drawing the examples
-    predicting_seconds: float = 0.0  # from frames and phrases to masks
+    resumed: int = 0  # examples that an earlier, stopped evaluation had done
+
+    @property
+    def examples(self) -> int:
+        """Pictures or clips."""
+        return len(self.done)
+
+    @property
+    def frames(self) -> int:
+        """Frames of all of them."""
+        return sum(example.frames for example in self.done)
+
+    @property
+    def phrases(self) -> int:
+        """Phrases asked."""
+        return sum(len(example.rows) for example in self.done)
+
+    @property
+    def reading_seconds(self) -> float:
+        """Opening or drawing the examples."""
+        return sum(example.reading_seconds for example in self.done)
+
+    @property
+    def predicting_seconds(self) -> float:
+        """From frames and phrases to masks."""
+        return sum(example.predicting_seconds for example in self.done)
+
+    @property
+    def overlaps(self) -> Overlaps:
+        """The user's own masks against the targets, by register."""
+        overlaps = Overlaps()
+        for example in self.done:
+            for row in example.rows:
+                if row.views:
+                    counts = [torch.tensor(column) for column in row.views[OWN.name]]
+                    overlaps.rows.setdefault(row.register, []).append(Overlap(*counts))
+        return overlaps
 
     def score(self, *registers: str) -> Score:
         """The score of some registers together; of all phrases where none is named."""
         return self.overlaps.score(*registers)
+
+    def scored(self) -> list[Scored]:
+        """The numbers of every protocol, in the order asked for; none where there was nothing to compare with."""
+        if not any(row.views for example in self.done for row in example.rows):
+            return []
+        return [scored(self.done, protocol, self.plan) for protocol in self.plan.protocols]
 
 
 def evaluate(
@@ -47,6 +100,10 @@ def evaluate(
     limit: int | None = None,
     shuffle_phrases: bool = False,
     shows_progress: bool = False,
+    protocols: Sequence[Protocol] = (HONEST,),
+    window: int | None = None,
+    journal: Journal | None = None,
+    writer: Writer | None = None,
 ) -> Result:
     """Asks `predictor` every phrase of (the first `limit` examples of) `dataset`.
 
@@ -55,105 +112,152 @@ def evaluate(
         shuffle_phrases: the control: each example is asked the phrases of its neighbour, and must score far lower if
             the words decide. Phrases without a target are left out of it.
         shows_progress: a bar on stderr, where that is a terminal.
+        protocols: conventions to measure by; what each needs is taken in one pass.
+        window: frames of a clip that are answered at once, 0 for all; None is what the protocols say.
+        journal: keeps every example as it is done; those that it already holds are not asked again.
+        writer: takes the masks as well, for a submission; a data set without masks needs one.
 
     Raises:
         InvalidInput: if there is nothing to evaluate, an example has no masks, or a phrase cannot be read by the model.
     """
-    examples = _examples(dataset, limit, with_neighbour=shuffle_phrases)
-    result = Result(data=dataset.name, is_shuffled=shuffle_phrases)
     total = len(dataset) if limit is None else min(limit, len(dataset))
-    for questions, seconds in _timed(_progress(examples, total) if shows_progress else examples):
-        result.reading_seconds += seconds
-        _ask(predictor, questions, result)
+    questions.check_count(dataset, total, with_neighbour=shuffle_phrases)
+    plan = Plan(tuple(protocols), _threshold(predictor), _readings(dataset), window)
+    task = _Task(predictor, dataset, plan, writer, total if shuffle_phrases else None)
+    known = journal.done if journal is not None else {}
+    result = Result(data=dataset.name, plan=plan, is_shuffled=shuffle_phrases)
+    for index in _progress(total) if shows_progress else range(total):
+        done = known.get(index)
+        if done is None or (writer is not None and not writer.has(done.name)):
+            done = task.example(index)
+            if journal is not None:
+                journal.add(done)
+        else:
+            result.resumed += 1
+        result.done.append(done)
     return result
 
 
+def _threshold(predictor: Predictor) -> float | None:
+    model = getattr(predictor, "model", None)
+    return None if model is None else model.config.threshold
+
+
+def _readings(dataset: PhraseDataset) -> frozenset[str]:
+    return frozenset({"union", "exactly-one"} if can_read_parts(dataset) else {"union"})
+
+
 @dataclass(frozen=True, slots=True)
-class _Questions:
-    """An example and the phrases that it is asked, one for each of its targets in `rows`."""
+class _Task:
+    """What stays the same from example to example."""
 
-    example: Example
-    phrases: tuple[str, ...]
-    rows: tuple[int, ...]
+    predictor: Predictor
+    dataset: PhraseDataset
+    plan: Plan
+    writer: Writer | None
+    neighbours: int | None  # the control: so many examples exchange their phrases
+
+    def example(self, index: int) -> Done:
+        """Everything that is asked about one example."""
+        done, merged = Done(index, "", 0, [0, 0]), objects.Merged()
+        window = None if self.neighbours else self.plan.window
+        for piece, seconds in _timed(pieces(self.dataset, index, window)):
+            done.reading_seconds += seconds
+            asked = questions.of(piece.example, self.dataset, index, self.neighbours)
+            if piece.is_first:
+                _begin(done, piece, asked)
+            self._ask(piece, asked, done, merged)
+            merged.end_piece()
+        if self.plan.merges_objects and any(row.views for row in done.rows):
+            self._compare_objects(index, merged, done)
+        if self.writer is not None:
+            self.writer.end_example(done.name, merged.maps())
+        return done
+
+    def _ask(self, piece: Piece, asked: questions.Questions, done: Done, merged: objects.Merged) -> None:
+        example, plan = piece.example, self.plan
+        targets = example.masks if self.writer is not None else check_masks(piece, self.dataset)
+        takes_others = piece.other_targets is not None and any(view.parts != "union" for view in plan.views)
+        others = piece.other_targets() if takes_others and piece.other_targets else None
+        boxes = annotated_boxes(self.dataset, done.index) if plan.takes_candidates else []
+        pairs = zip(done.rows, self._answers(piece, asked.phrases), strict=True)
+        for (row, answer), seconds in _timed(pairs):
+            done.predicting_seconds += seconds
+            row.score = answer.score
+            if targets is not None:
+                _count(row, answer, targets[row.number], None if others is None else others[row.number], plan)
+            if targets is not None and answer.candidates is not None:
+                box = boxes[row.number] if boxes else None
+                row.ranked = ranked_record(answer.candidates, targets[row.number], box)
+            if answer.soft is not None:
+                merged.add(*objects.run_and_label(row.id, example.name), answer.soft)
+            if self.writer is not None:
+                self.writer.add(example, row.number, answer.masks[OWN], piece.first)
+
+    def _answers(self, piece: Piece, phrases: Sequence[str]) -> Iterator[Answer]:
+        if not phrases:
+            return
+        example = piece.example
+        targets = None if example.target_frames is None else example.target_frames.tolist()
+        try:
+            clip = self.predictor.encode(example.frames, target_frames=targets)
+            yield from ask(self.predictor, clip, phrases, self.plan)
+        except InvalidInput as error:
+            raise InvalidInput(f"{example.name}: {error}") from error
+
+    def _compare_objects(self, index: int, merged: objects.Merged, done: Done) -> None:
+        data: Any = self.dataset
+        if not hasattr(data, "true_objects") or not hasattr(data, "video"):
+            raise InvalidInput(
+                f"{data.name} does not tell which pixels are which object; this protocol is for Ref-DAVIS17"
+            )
+        truth = data.true_objects(data.video(index))
+        annotated = objects.index_maps(truth.masks, range(1, len(truth.masks) + 1))
+        annotated[truth.void.numpy()] = objects.VOID
+        (protocol,) = [protocol for protocol in self.plan.protocols if protocol.kind == "objects"]
+        done.objects = objects.compare(merged.maps(), annotated, protocol, done.name)
 
 
-def _examples(dataset: PhraseDataset, limit: int | None, *, with_neighbour: bool) -> Iterator[_Questions]:
-    total = len(dataset) if limit is None else min(limit, len(dataset))
-    if total < 1 + with_neighbour:
-        needed = "two examples to exchange phrases between" if with_neighbour else "an example"
-        raise InvalidInput(f"{dataset.name} has {total} examples to evaluate; give it at least {needed}")
-    neighbour = _read(dataset, total - 1) if with_neighbour else None
-    for index in range(total):
-        example = _read(dataset, index)
-        if neighbour is None:
-            yield _Questions(example, example.phrases, tuple(range(len(example.phrases))))
-        else:
-            yield _exchanged(example, neighbour)
-            neighbour = example
+def _begin(done: Done, piece: Piece, asked: questions.Questions) -> None:
+    example = piece.example
+    done.name, done.frames, done.size = example.name, piece.total, list(example.frames.shape[-2:])
+    for row, phrase in zip(asked.rows, asked.phrases, strict=True):
+        says = None if example.no_target is None else bool(example.no_target[row])
+        number = None if example.ids is None else example.ids[row]
+        register = questions.register_of(example, row)
+        done.rows.append(Row(row, phrase, register, None, id=number, says_nothing=says))
 
 
-def _read(dataset: PhraseDataset, index: int) -> Example:
-    example = dataset[index]
-    if example.masks is None:
-        raise InvalidInput(f"{example.name} of {dataset.name} has no masks; evaluation compares with masks")
-    return example
+def _count(row: Row, answer: Answer, target: Tensor, other: Tensor | None, plan: Plan) -> None:
+    """Adds what one piece of a clip gives to the row of its phrase."""
+    for view in plan.views:
+        theirs = other if view.parts != "union" and other is not None else target
+        if view.at == "canvas":
+            assert answer.placement is not None, "an answer on the canvas knows where it lies"
+            theirs = target_on_canvas(theirs, answer.placement)
+        counts = counts_of(answer.masks[view], theirs)
+        row.views[view.name] = joined([row.views[view.name], counts]) if view.name in row.views else counts
+    if plan.takes_contours:
+        row.contour += contour_accuracies(answer.masks[OWN].numpy(), target.numpy()).tolist()
 
 
-def _exchanged(example: Example, neighbour: Example) -> _Questions:
-    """The targets of `example` with phrases of `neighbour`: of the same register and with other words where it can be."""
-    assert example.masks is not None and neighbour.masks is not None
-    rows = tuple(example.masks.flatten(1).any(1).nonzero().flatten().tolist())
-    donors = neighbour.masks.flatten(1).any(1).nonzero().flatten().tolist()
-    phrases = []
-    for place, row in enumerate(rows):
-        turn = donors[place % len(donors) :] + donors[: place % len(donors)] if donors else []
-        same = [d for d in turn if _register(neighbour, d) == _register(example, row)] or turn
-        other = [d for d in same if neighbour.phrases[d] != example.phrases[row]] or same
-        phrases += [neighbour.phrases[d] for d in other[:1]]
-    return _Questions(example, tuple(phrases), rows[: len(phrases)])
-
-
-def _register(example: Example, row: int) -> str:
-    return example.registers[row] if example.registers else ""
-
-
-def _ask(predictor: Predictor, questions: _Questions, result: Result) -> None:
-    example = questions.example
-    assert example.masks is not None
-    result.examples += 1
-    result.frames += len(example.frames)
-    if not questions.phrases:
-        return
-    start = time.perf_counter()
-    try:
-        clip = predictor.encode(example.frames, target_frames=_targets(example))
-        answers = predictor.segment(clip, questions.phrases)
-    except InvalidInput as error:
-        raise InvalidInput(f"{example.name}: {error}") from error
-    result.predicting_seconds += time.perf_counter() - start
-    result.phrases += len(answers)
-    for row, answer in zip(questions.rows, answers, strict=True):
-        result.overlaps.add(answer.masks, example.masks[row], register=_register(example, row))
-
-
-def _targets(example: Example) -> list[int] | None:
-    return None if example.target_frames is None else example.target_frames.tolist()
-
-
-def _timed(items: Iterator[_Questions]) -> Iterator[tuple[_Questions, float]]:
+def _timed(items: Iterator[T]) -> Iterator[tuple[T, float]]:
     """Each item with the seconds that making it took."""
     while True:
         start = time.perf_counter()
-        item = next(items, None)
-        if item is None:
+        try:
+            item = next(items)
+        except StopIteration:
             return
         yield item, time.perf_counter() - start
 
 
-def _progress(items: Iterator[_Questions], total: int) -> Iterator[_Questions]:
+def _progress(total: int) -> Iterator[int]:
     from rich.console import Console
     from rich.progress import track
 
     console = Console(stderr=True)
     shows = sys.stderr.isatty()
-    yield from track(items, "evaluating", total=total, console=console, transient=True, disable=not shows)
+    yield from track(
+        range(total), "evaluating", total=total, console=console, transient=True, disable=not shows
+    )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -11,24 +11,79 @@ from refseg.evaluation.run import PROTOCOL
 from refseg.metrics.overlap import THRESHOLDS
 
 if TYPE_CHECKING:
+    from refseg.checkpoints.cards import Published
     from refseg.evaluation.machine import Machine
     from refseg.evaluation.run import Result
+    from refseg.evaluation.scoring import Scored
     from refseg.metrics.overlap import Score
 
 
-def result_table(result: Result) -> str:
-    """One row a register, and one for all phrases; percent. Below it what was measured, how, and how fast."""
+def result_table(result: Result, published: Sequence[Published] = ()) -> str:
+    """One row a register, and one for all phrases; percent. Below it what was measured, how, and how fast.
+
+    Where there are several protocols, or `published` numbers, they stand side by side in a second table.
+    """
+    measured = [scored for scored in result.scored() if scored.values]
+    several = (
+        len(measured) > 1
+        or bool(measured and published)
+        or any(scored.protocol.name != "source" for scored in measured)
+    )
+    has_targets = any(row.views for example in result.done for row in example.rows)
+    parts = [_registers_table(result)] if has_targets or not result.done else []
+    parts += [protocols_table(measured, published)] if several else []
+    parts.append(_cost(result))
+    return "\n\n".join(parts) if several else "\n".join(parts)
+
+
+def protocols_table(measured: Sequence[Scored], published: Sequence[Published] = ()) -> str:
+    """A column a protocol, a row a metric; beside them the numbers of the authors, and below what each column means."""
+    metrics = list(dict.fromkeys(name for scored in measured for name in scored.values))
+    known = {number.metric: number for number in published}
+    metrics += [name for name in known if name not in metrics]
+    heads = ["", *(scored.protocol.name for scored in measured), *(["authors"] if known else [])]
+    rows = []
+    for name in metrics:
+        cells = [_shown(scored, name) for scored in measured]
+        cells += [f"{known[name].value:g}" if name in known else "-"] if known else []
+        rows.append([name, *cells])
+    notes = [f"{scored.protocol.name}: {scored.protocol.title}" for scored in measured]
+    notes += [
+        f"run {number + 1} of {scored.protocol.name}: " + ", ".join(_pairs(scored, run))
+        for scored in measured
+        for number, run in enumerate(scored.runs)
+    ]
+    notes += [f"authors: {text}" for text in dict.fromkeys(_told(number) for number in published)]
+    return "\n".join([aligned([heads, *rows]), *notes])
+
+
+def _shown(scored: Scored, name: str) -> str:
+    return scored.protocol.show(scored.values[name]) if name in scored.values else ""
+
+
+def _pairs(scored: Scored, run: Mapping[str, float]) -> list[str]:
+    return [f"{name} {scored.protocol.show(value)}" for name, value in run.items()]
+
+
+def _told(number: Published) -> str:
+    return f"{number.protocol} ({number.where})"
+
+
+def _registers_table(result: Result) -> str:
     has_clips = result.frames > result.examples
     heads = ["register", "phrases", "mIoU", "oIoU", *(f"P@{x}" for x in THRESHOLDS), *(["J"] * has_clips)]
     heads += ["kept", "no target", "refused"]
     rows = [[name, *_cells(score, has_clips)] for name, score in _scores(result)]
     control = "CONTROL: every phrase was asked of another example\n" if result.is_shuffled else ""
+    return f"{control}{aligned([heads, *rows])}\n{PROTOCOL}"
+
+
+def _cost(result: Result) -> str:
+    earlier = f", {result.resumed} examples from an earlier run" if result.resumed else ""
     return (
-        f"{control}{aligned([heads, *rows])}\n"
-        f"{PROTOCOL}\n"
         f"{result.data}: {result.examples} examples, {result.frames} frames, {result.phrases} phrases; "
         f"{result.predicting_seconds:.1f} s predicting ({_rate(result.frames, result.predicting_seconds)} frames/s, "
-        f"{_rate(result.phrases, result.predicting_seconds)} phrases/s), {result.reading_seconds:.1f} s reading"
+        f"{_rate(result.phrases, result.predicting_seconds)} phrases/s), {result.reading_seconds:.1f} s reading{earlier}"
     )
 
 
@@ -49,6 +104,7 @@ def result_record(result: Result, machine: Machine, **facts: Any) -> dict[str, A
         },
         "protocol": PROTOCOL,
         "scores": {name: score_record(score) for name, score in _scores(result)},
+        "protocols": {scored.protocol.name: _protocol_record(scored) for scored in result.scored()},
         "speed": {
             "predicting_seconds": result.predicting_seconds,
             "reading_seconds": result.reading_seconds,
@@ -56,6 +112,15 @@ def result_record(result: Result, machine: Machine, **facts: Any) -> dict[str, A
             "phrases_per_second": _finite(_ratio(result.phrases, result.predicting_seconds)),
         },
         "machine": asdict(machine),
+    }
+
+
+def _protocol_record(scored: Scored) -> dict[str, Any]:
+    return {
+        "means": scored.protocol.title,
+        "source": scored.protocol.source,
+        "scores": {name: _finite(value) for name, value in scored.values.items()},
+        "runs": [{name: _finite(value) for name, value in run.items()} for run in scored.runs],
     }
 
 

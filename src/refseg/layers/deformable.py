@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from refseg.layers.feed_forward import FeedForward
+from refseg.layers.precision import at_least_float32
 
 Sizes = Sequence[tuple[int, int]]
 
@@ -86,8 +87,9 @@ class DeformableAttention(nn.Module):
         A place is (x, y) in cells of its level, whose centres lie at whole numbers.
         """
         taps = (self.num_heads, self.num_levels, self.num_points)
-        offsets = self.sampling_offsets(query).float().unflatten(-1, (*taps, 2))
-        weights = self.attention_weights(query).float().unflatten(-1, (self.num_heads, -1)).softmax(-1)
+        offsets = at_least_float32(self.sampling_offsets(query)).unflatten(-1, (*taps, 2))
+        weights = at_least_float32(self.attention_weights(query))
+        weights = weights.unflatten(-1, (self.num_heads, -1)).softmax(-1)
         extent = offsets.new_tensor([[w, h] for h, w in sizes])  # [levels, xy]
         centre = reference[..., :2].float() * extent - 0.5  # [N or 1, Q, levels, 2]
         if reference.shape[-1] == 4:

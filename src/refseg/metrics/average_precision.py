@@ -33,6 +33,23 @@ class Ranked:
     target: Tensor  # [H, W] bool
     boxes: Tensor | None = None  # [Q, 4] xyxy in source pixels
 
+    def coded(self) -> RankedCodes:
+        """The same with masks as run-length codes."""
+        boxes = None if self.boxes is None else self.boxes.tolist()
+        codes = [_runs(mask) for mask in self.masks]
+        return RankedCodes(self.name, self.scores.tolist(), codes, _runs(self.target), boxes)
+
+
+@dataclass(frozen=True, slots=True)
+class RankedCodes:
+    """The same as `Ranked`, with masks as COCO's compressed run-length codes: thousands of samples fit in memory."""
+
+    name: str | int
+    scores: Sequence[float]
+    codes: Sequence[dict[str, Any]]
+    target: dict[str, Any]
+    boxes: Sequence[Sequence[float]] | None = None  # xyxy in source pixels
+
 
 @dataclass(frozen=True, slots=True)
 class AveragePrecision:
@@ -55,7 +72,9 @@ class BestScored:
     mean_iou: float
 
 
-def average_precision(samples: Sequence[Ranked], *, sizes_from_corners: bool = False) -> AveragePrecision:
+def average_precision(
+    samples: Sequence[Ranked | RankedCodes], *, sizes_from_corners: bool = False
+) -> AveragePrecision:
     """COCO's average precision of masks, categories ignored.
 
     Args:
@@ -73,11 +92,12 @@ def average_precision(samples: Sequence[Ranked], *, sizes_from_corners: bool = F
         raise InvalidInput("average precision needs at least one sample")
     if len({sample.name for sample in samples}) < len(samples):
         raise InvalidInput("two samples have one name; give every phrase of every frame its own")
+    coded = [sample.coded() if isinstance(sample, Ranked) else sample for sample in samples]
     with contextlib.redirect_stdout(io.StringIO()):  # the library tells its progress in print
         truth = COCO()
-        truth.dataset = _targets(samples)
+        truth.dataset = _targets(coded)
         truth.createIndex()
-        evaluation = COCOeval(truth, truth.loadRes(_candidates(samples, sizes_from_corners)), iouType="segm")
+        evaluation = COCOeval(truth, truth.loadRes(_candidates(coded, sizes_from_corners)), iouType="segm")
         evaluation.params.useCats = 0
         evaluation.evaluate()
         evaluation.accumulate()
@@ -87,7 +107,7 @@ def average_precision(samples: Sequence[Ranked], *, sizes_from_corners: bool = F
 
 def best_masks(samples: Sequence[Ranked]) -> BestScored:
     """Precision and IoU of the best-scored mask of each sample."""
-    chosen = [(sample.masks[_best(sample.scores)], sample.target) for sample in samples]
+    chosen = [(sample.masks[best_of(sample.scores)], sample.target) for sample in samples]
     intersections = torch.stack([(mask & target).sum() for mask, target in chosen])
     unions = torch.stack([(mask | target).sum() for mask, target in chosen])
     return _summary(intersections.float(), unions.float())
@@ -95,7 +115,7 @@ def best_masks(samples: Sequence[Ranked]) -> BestScored:
 
 def best_boxes(scores: Sequence[Tensor], boxes: Sequence[Tensor], targets: Sequence[Tensor]) -> BestScored:
     """Precision and IoU of the best-scored box of each sample; boxes [Q, 4] and targets [4] are xyxy."""
-    chosen = torch.stack([row[_best(score)] for score, row in zip(scores, boxes, strict=True)]).float()
+    chosen = torch.stack([row[best_of(score)] for score, row in zip(scores, boxes, strict=True)]).float()
     wanted = torch.stack(list(targets)).float()
     low = torch.maximum(chosen[:, :2], wanted[:, :2])
     high = torch.minimum(chosen[:, 2:], wanted[:, 2:])
@@ -104,7 +124,8 @@ def best_boxes(scores: Sequence[Tensor], boxes: Sequence[Tensor], targets: Seque
     return _summary(intersections, areas[0] + areas[1] - intersections)
 
 
-def _best(scores: Tensor) -> int:
+def best_of(scores: Tensor) -> int:
+    """The best-scored candidate [Q]; the last of several equal ones."""
     return len(scores) - 1 - int(scores.flip(0).argmax())
 
 
@@ -115,41 +136,42 @@ def _summary(intersections: Tensor, unions: Tensor) -> BestScored:
     return BestScored(above, float(overall), float(ious.double().mean()))
 
 
-def _targets(samples: Sequence[Ranked]) -> dict[str, Any]:
+def _targets(samples: Sequence[RankedCodes]) -> dict[str, Any]:
     """The data set that COCO's code reads; every target counts, an empty one too."""
+    from pycocotools import mask as coding
+
+    areas = coding.area([sample.target for sample in samples]).tolist()
     annotations = [
         {
             "id": number,
             "image_id": sample.name,
             "category_id": 1,
-            "segmentation": _runs(sample.target),
-            "area": int(sample.target.sum()),
+            "segmentation": sample.target,
+            "area": area,
             "iscrowd": 0,
         }
-        for number, sample in enumerate(samples, start=1)
+        for number, (sample, area) in enumerate(zip(samples, areas, strict=True), start=1)
     ]
+    sizes = [(sample.name, *sample.target["size"]) for sample in samples]
     return {
         "info": {},
-        "images": [
-            {"id": sample.name, "height": sample.target.shape[0], "width": sample.target.shape[1]}
-            for sample in samples
-        ],
+        "images": [{"id": name, "height": height, "width": width} for name, height, width in sizes],
         "annotations": annotations,
         "categories": [{"id": 1, "name": "object"}],
     }
 
 
-def _candidates(samples: Sequence[Ranked], sizes_from_corners: bool) -> list[dict[str, Any]]:
+def _candidates(samples: Sequence[RankedCodes], sizes_from_corners: bool) -> list[dict[str, Any]]:
     rows = []
     for sample in samples:
         boxes: list[dict[str, Any]] = [{}] * len(sample.scores)
         if sizes_from_corners:
             if sample.boxes is None:
                 raise InvalidInput(f"sample {sample.name} has no boxes to read sizes off")
-            boxes = [{"bbox": box} for box in sample.boxes.tolist()]
+            boxes = [{"bbox": list(box)} for box in sample.boxes]
         rows += [
-            {"image_id": sample.name, "category_id": 1, "segmentation": _runs(mask), "score": score, **box}
-            for mask, score, box in zip(sample.masks, sample.scores.tolist(), boxes, strict=True)
+            {"image_id": sample.name, "category_id": 1, "segmentation": code, "score": score, **box}
+            for code, score, box in zip(sample.codes, sample.scores, boxes, strict=True)
         ]
     return rows
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -43,8 +43,13 @@ class Protocol:
     kind: Kind
     metrics: tuple[str, ...]  # what is printed, headline first; "P@X" stands for all thresholds
 
+    text: Literal["raw", "sent", "squeezed"] | None = (
+        None  # which text of a phrase is asked; None: the data set's own
+    )
     at: Literal["source", "canvas"] = "source"  # canvas: the size the network sees; targets are resized to it
-    overlapping_parts: Literal["union", "hole"] = "union"  # pixels that two parts of one annotation cover
+    overlapping_parts: Literal["union", "exactly-one"] = (
+        "union"  # pixels that two parts of one annotation cover
+    )
     frames: Literal["all", "labelled", "inner"] = (
         "all"  # labelled: those with a target; inner: not first and last
     )
@@ -62,6 +67,7 @@ class Protocol:
     matching: Literal["phrase", "number", "best"] = (
         "phrase"  # objects: by their number, or by the best assignment
     )
+    smallest_mask: int = 0  # an answer of fewer pixels is taken for an empty one
     missing: Literal["error", "zero"] = "error"  # what a video without any prediction is worth
     percent: bool = True  # results are printed in percent
     digits: int = 2  # digits printed after the point
@@ -72,7 +78,7 @@ class Protocol:
         assert self.empty is None or self.empty in (0.0, 1.0), "IoU of two empty masks is 0, 1 or not counted"
         assert all(0 < threshold < 1 for threshold in self.thresholds), "thresholds are shares"
 
-    def iou(self, intersection: int, union: int) -> float:
+    def iou(self, intersection: float, union: float) -> float:
         """IoU of one phrase; nan where it does not count."""
         if self.single_precision:
             lift = np.float32(self.lift)
@@ -86,6 +92,14 @@ class Protocol:
     def counts(self, iou: float, threshold: float) -> bool:
         """Whether an IoU reaches a threshold of P@X."""
         return iou >= threshold if self.counts_equal else iou > threshold
+
+    def show(self, share: float) -> str:
+        """A share in percent, rounded as the published code prints it."""
+        return (
+            "-"
+            if math.isnan(share)
+            else f"{100 * share:.{self.digits if self.percent else self.digits - 2}f}"
+        )
 
     def label(self, metric: str) -> str:
         """What the published code calls a metric."""
@@ -117,18 +131,19 @@ REFER = Protocol(
     kind="overlap",
     metrics=("oIoU", "mIoU", "P@X"),
     at="canvas",
-    overlapping_parts="hole",
+    overlapping_parts="exactly-one",
     empty=0.0,
     printed_as=(("oIoU", "overall IoU"), ("mIoU", "Mean IoU"), ("P@X", "precision@X")),
-    source="LAVT, LGFormer, VPD",
+    source="LAVT and what was built on it",
 )
-LGFORMER = REFER
-VPD = REFER
+LGFORMER = replace(REFER, name="lgformer", text="raw", source="LGFormer, as LAVT")
+VPD = replace(REFER, name="vpd", text="sent", source="VPD, as LAVT")
 VLT = Protocol(
     name="vlt",
     title="source size; 1e-10 added to both counts; IoU > X at 0.50, 0.55, ...; scores above 0.35 are mask",
     kind="overlap",
     metrics=("mIoU", "P@X"),
+    text="sent",
     mask_threshold=0.35,
     lift=1e-10,
     empty=1.0,
@@ -144,6 +159,7 @@ VLFORMER = Protocol(
     title="source size; two empty masks agree; IoU > X; with the boundary F of DAVIS",
     kind="overlap",
     metrics=("mIoU", "F", "overall", "P@X"),
+    text="sent",
     empty=1.0,
     counts_equal=False,
     percent=False,
@@ -156,6 +172,7 @@ REFERFORMER_MASKS = Protocol(
     title="best-scored candidate; 1e-6 added to both counts, in float32; IoU > X",
     kind="ranked",
     metrics=("oIoU", "mIoU", "P@X", "mAP"),
+    text="sent",
     lift=1e-6,
     empty=1.0,
     single_precision=True,
@@ -168,6 +185,7 @@ REFERFORMER_BOXES = Protocol(
     title="best-scored box, cornerwise in source pixels; 1e-6 added to both areas, in float32; IoU > X",
     kind="ranked",
     metrics=("box P@X", "box oIoU", "box mIoU"),
+    text="sent",
     lift=1e-6,
     empty=1.0,
     single_precision=True,
@@ -177,12 +195,14 @@ REFERFORMER_BOXES = Protocol(
 )
 GRES = Protocol(
     name="gres",
-    title="network's input size; a rightly refused phrase counts 1 in gIoU, a wrongly refused one keeps its union in cIoU",
+    title="network's input size; answers of less than 50 pixels are empty; a rightly refused phrase counts 1 in gIoU, a wrongly refused one keeps its union in cIoU",
     kind="generalised",
     metrics=("gIoU", "cIoU", "N-acc", "T-acc", "P@X"),
+    text="raw",
     at="canvas",
     empty=0.0,
     thresholds=(0.7, 0.8, 0.9),
+    smallest_mask=50,
     printed_as=(("P@X", "Pr@X"),),
     source="gRefCOCO / ReLA, as corrected in August 2023",
 )
@@ -212,6 +232,7 @@ A2D = Protocol(
     title="the labelled frame; COCO's mAP over all candidates, IoU of the best-scored one with 1e-6 in float32; IoU > X",
     kind="ranked",
     metrics=("mAP", "AP50", "AP75", "oIoU", "mIoU", "P@X"),
+    text="squeezed",
     frames="labelled",
     mask_threshold=0.5,
     lift=1e-6,
@@ -229,6 +250,7 @@ REF_DAVIS = Protocol(
     title="each annotator's objects merged into one index map a video, assigned to the annotated objects at their best; four runs",
     kind="objects",
     metrics=("J&F", "J", "J-recall", "J-decay", "F", "F-recall", "F-decay"),
+    text="squeezed",
     window=36,
     empty=1.0,
     matching="best",
@@ -273,6 +295,8 @@ PROTOCOLS: Mapping[str, Protocol] = {
         HONEST_VIDEO,
         HONEST_GENERALISED,
         REFER,
+        LGFORMER,
+        VPD,
         VLT,
         VLFORMER,
         REFERFORMER_MASKS,
@@ -287,6 +311,32 @@ PROTOCOLS: Mapping[str, Protocol] = {
     )
 }
 """Every named convention; `refseg evaluate --protocol` takes these names."""
+
+
+OF_DATASETS: Mapping[str, tuple[Protocol, ...]] = {
+    "grefcoco": (GRES,),
+    "a2d": (A2D,),
+    "jhmdb": (JHMDB,),
+    "ref-davis17": (REF_DAVIS,),
+    "mevis": (MEVIS,),
+    "ref-youtube-vos": (REF_YOUTUBE_VOS,),
+}
+"""Data sets whose publishers fixed a way to measure for everybody."""
+
+
+def honest_protocols(dataset: str) -> tuple[Protocol, ...]:
+    """Our own conventions for a data set."""
+    if dataset == "grefcoco":
+        return (HONEST, HONEST_GENERALISED)
+    return (HONEST_VIDEO,) if dataset in ("ref-davis17", "mevis", "ref-youtube-vos") else (HONEST,)
+
+
+def published_protocols(dataset: str, family: Mapping[str, Protocol]) -> tuple[Protocol, ...]:
+    """How published numbers on a data set were taken: as the family says, else as the data set's publishers fixed it."""
+    named = find_protocol(family, dataset)
+    if named is None:
+        return OF_DATASETS.get(dataset, ())
+    return (named, REFERFORMER_BOXES) if named is REFERFORMER_MASKS else (named,)
 
 
 def find_protocol(protocols: Mapping[str, Protocol], dataset: str) -> Protocol | None:

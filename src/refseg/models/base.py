@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Self
+from typing import TYPE_CHECKING, ClassVar, Literal, Self
 
 import torch
 from torch import Tensor, nn
@@ -76,6 +76,10 @@ class ParamRule:
 class ReferringModel(nn.Module, ABC):
     """A network that answers which pixels phrases refer to."""
 
+    casts_weights: ClassVar[bool] = (
+        False  # in half precision its weights are halved too; else autocast halves a copy
+    )
+
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
@@ -133,6 +137,10 @@ class ReferringModel(nn.Module, ABC):
             masks.append(scores > self.config.threshold)
         return masks
 
+    def tell_candidates(self) -> None:
+        """From now on `segment` answers with all candidate queries; nothing changes where there is one. `choose` chooses as
+        before."""
+
     def recomputed_blocks(self) -> Sequence[nn.Module]:
         """The blocks whose activations training may compute again in the backward pass instead of keeping them.
 
@@ -188,6 +196,16 @@ Converter = Callable[[StateDict, ModelConfig], tuple[StateDict, Report]]
 
 
 @dataclass(frozen=True)
+class CompanionWeights:
+    """Weights that a published file leaves out because another one on the Hugging Face hub has them."""
+
+    title: str  # what they are, for messages
+    pattern: str  # our names of them (re.search)
+    hub: str
+    files: tuple[str, ...] = ("model.safetensors", "pytorch_model.bin")  # the first that is there
+
+
+@dataclass(frozen=True)
 class Family:
     """A published system: all that the rest of the toolkit knows of it."""
 
@@ -200,6 +218,10 @@ class Family:
     convert: Converter
     cards: Path  # checkpoints.toml
     param_rules: tuple[ParamRule, ...] = ()
+    companions: tuple[CompanionWeights, ...] = ()
+    first_values: Callable[[ModelConfig], StateDict] | None = (
+        None  # of what is learnt from nothing, where training starts from weights of another system
+    )
     objectives: Mapping[str, Objective] = field(
         default_factory=dict
     )  # named pre-training objectives, beside "phrases"

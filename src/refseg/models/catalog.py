@@ -15,6 +15,7 @@ FAMILIES = {
     "scout": "refseg.models.scout.family",
     "referformer": "refseg.models.referformer.family",
     "vlt": "refseg.models.vlt.family",
+    "lgformer": "refseg.models.lgformer.family",
     "vlformer": "refseg.models.vlformer.family",
     "vpd": "refseg.models.vpd.family",
 }

@@ -57,10 +57,12 @@ class Report:
     merged: dict[str, tuple[str, ...]] = field(default_factory=dict)
     dropped: dict[str, str] = field(default_factory=dict)
     left: list[str] = field(default_factory=list)  # names that no rule matches
+    fresh: list[str] = field(default_factory=list)  # our names that the file lacks and that begin anew
 
     def summary(self) -> str:
         """One line of counts."""
-        return f"{len(self.renamed)} renamed, {len(self.merged)} merged, {len(self.dropped)} dropped on purpose, {len(self.left)} left over"
+        told = f"{len(self.renamed)} renamed, {len(self.merged)} merged, {len(self.dropped)} dropped on purpose, {len(self.left)} left over"
+        return f"{told}, {len(self.fresh)} begun anew" if self.fresh else told
 
 
 def apply(state: Mapping[str, Tensor], rules: Sequence[Rule]) -> tuple[dict[str, Tensor], Report]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +30,7 @@ from refseg.training.recompute import recompute_activations
 from refseg.training.resume import (
     BEST_NAME,
     LAST_NAME,
+    LEAKAGE_NAME,
     RUN_NAME,
     must_be_same_run,
     random_states,
@@ -37,7 +39,14 @@ from refseg.training.resume import (
     seed_all,
     tidy_and_load_state,
 )
-from refseg.training.sources import SCENES, Sources, as_sources, open_evaluation_data, open_training_data
+from refseg.training.sources import (
+    SCENES,
+    Leakage,
+    Sources,
+    as_sources,
+    open_evaluation_data,
+    open_training_data,
+)
 from refseg.training.start import first_model
 
 Terms = dict[str, Tensor]
@@ -132,6 +141,8 @@ def train(run: RunConfig, folder: Path, *, device: torch.device, is_quiet: bool 
         is_quiet=is_quiet or not distributed.is_first(),
         may_overflow=run.run.precision == "float16",
     )
+    if examples.leakage is not None:
+        _tell_leakage(log, examples.leakage, folder)
     _announce(log, plan, training, origin=origin, num_examples=len(examples), device=device)
     feed = batches(examples, plan, model.config.frame, start=training.step * run.optimizer.accumulate)
     place = Workplace(plan, folder, device, objective, held_out, log)
@@ -277,6 +288,13 @@ def _save_checkpoint(training: Training, place: Workplace, name: str) -> None:
         origin=origin,
         dtype=PRECISIONS[run.run.weights],
     )
+
+
+def _tell_leakage(log: Log, leakage: Leakage, folder: Path) -> None:
+    for fallen in leakage.fallen:
+        log.say(str(fallen))
+    if distributed.is_first():
+        write_whole_text(folder / LEAKAGE_NAME, json.dumps(leakage.record(), indent=1) + "\n")
 
 
 def _named(run: RunConfig) -> str:

@@ -29,6 +29,9 @@ class SetConfig(Section):
     split: str = "train"  # "" = every line of a file
     root: str | None = None  # the folder that holds the data set; absent: the set's own rule
     options: dict[str, Change] = {}  # further options of the set's reader
+    coco_ids: str | None = (
+        None  # image_data.json of Visual Genome, where the pictures of a phrase file are its own
+    )
     share: Positive | None = (
         None  # of several sets: examples of this one in a round; absent everywhere: all in a row
     )
@@ -69,7 +72,11 @@ class DataConfig(SetConfig):
         if bool(self.name) == bool(self.sets):
             raise ValueError("give either name, for one data set, or sets, for several")
         if self.sets:
-            own = [key for key in ("root", "options", "share", "phrases", "sample") if getattr(self, key)]
+            own = [
+                key
+                for key in ("root", "options", "coco_ids", "share", "phrases", "sample")
+                if getattr(self, key)
+            ]
             if own:
                 raise ValueError(f"{', '.join(own)} belong to each of the sets; write them there")
             if len({one.share is None for one in self.sets}) > 1:

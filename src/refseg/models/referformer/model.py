@@ -117,6 +117,18 @@ class ReferFormer(ReferringModel):
             for logits, placement in zip(chosen, placements, strict=True)
         ]
 
+    def recomputed_blocks(self) -> list[nn.Module]:
+        """The trained blocks of the backbone, and the layers of the encoder."""
+        if isinstance(self.backbone, ResNet):
+            blocks = [block for stage in list(self.backbone.stages)[1:] for block in stage]
+        else:
+            blocks = [block for stage in self.backbone.layers for block in stage.blocks]
+        return [*blocks, *self.encoder.layers]
+
+    def tell_candidates(self) -> None:
+        """From now on `segment` answers with all candidates, not with the chosen one alone."""
+        self.config = replace(self.config, detail="candidates")
+
     def candidates(self, output: Output, placements: Sequence[Placement]) -> list[Offered]:
         """All candidates of a frame: one score each with one class; ranked pairs of candidate and class with several."""
         if self.config.num_classes == 1:

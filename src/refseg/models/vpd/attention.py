@@ -71,10 +71,7 @@ def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     if step >= rows:
         return functional.scaled_dot_product_attention(query, key, value)
     return torch.cat(
-        [
-            functional.scaled_dot_product_attention(part, key, value)
-            for part in _slices(query, step)
-        ],
+        [functional.scaled_dot_product_attention(part, key, value) for part in _slices(query, step)],
         dim=-2,
     )
 

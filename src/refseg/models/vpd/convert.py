@@ -1,7 +1,8 @@
 """Published names to ours.
 
 Our names are those that diffusers and transformers give the same weights, below `unet.`, `vae.` and `text_tower.`. A
-published file holds its state under `model`, in the older names of latent diffusion, and lacks the text tower.
+published file holds its state under `model`, in the older names of latent diffusion, and lacks the text tower. Stable
+Diffusion 1.5, from which training starts, comes in those names too (one file) or in those of diffusers (a folder).
 """
 
 from __future__ import annotations
@@ -13,8 +14,9 @@ from torch import Tensor
 from refseg.models.base import ModelConfig, StateDict
 from refseg.models.renaming import Drop, Merge, Rename, Report, Rule, apply
 
-_UNET = r"unet\.unet\.diffusion_model\."
-_VAE = r"encoder_vq\."
+_UNET = r"(?:unet\.unet|model)\.diffusion_model\."
+_VAE = r"(?:encoder_vq|first_stage_model)\."
+_TEXT = r"(?:text_encoder/|cond_stage_model\.transformer\.)?(?:text_model\.)?"
 _RESNET = {
     "in_layers.0": "norm1",
     "in_layers.2": "conv1",
@@ -32,20 +34,50 @@ def convert(state: StateDict, config: ModelConfig) -> tuple[StateDict, Report]:
 
 def rules() -> list[Rule]:
     """The first rule that matches a name decides."""
-    return [*_left_out(), *_text(), *_unet(), *_vae(), *_own()]
+    return [*_left_out(), *_text(), *_diffusers(), *_unet(), *_vae(), *_own()]
 
 
 def _left_out() -> list[Rule]:
+    diffusers_out = r"unet/conv(?:_norm)?_out\..*"
     return [
-        Drop(rf"{_UNET}out\..*", "the layers that would predict noise, which never run"),
-        Drop(rf"{_VAE}post_quant_conv\..*", "a part of the image decoder, which VPD has not"),
+        Drop(rf"{_UNET}out\..*|{diffusers_out}", "the layers that would predict noise, which never run"),
+        Drop(
+            rf"(?:{_VAE}|vae/)(?:post_quant_conv|decoder|loss)\..*",
+            "the image decoder, which VPD does without",
+        ),
+        Drop(r"safety_checker/.*", "a part of Stable Diffusion's that judges pictures it has drawn"),
+        Drop(r"model_ema\..*", "averages of training, beside the weights themselves"),
+        Drop(
+            r"(?:(?:sqrt_|log_|posterior_)?[a-z_0-9]*(?:alphas|betas|posterior)[a-z_0-9]*|logvar|scale_factor)",
+            "the schedule of noise, of which none is added",
+        ),
     ]
 
 
 def _text() -> list[Rule]:
+    """The tower as the hub names it, alone, as a part of CLIP, or as a part of Stable Diffusion."""
+    inside = r"(?:embeddings|encoder|final_layer_norm)\."
     return [
-        Drop(r"text_model\.embeddings\.position_ids", "a fixed range of numbers, computed when needed"),
-        Rename(r"text_model\.(.*)", r"text_tower.\1"),
+        Drop(rf"{_TEXT}embeddings\.position_ids", "a fixed range of numbers, computed when needed"),
+        Drop(
+            r"vision_model\..*|(?:visual|text)_projection\..*|logit_scale",
+            "CLIP's pictures, which VPD does not look at",
+        ),
+        Rename(rf"{_TEXT}({inside}.*)", r"text_tower.\1"),
+    ]
+
+
+def _diffusers() -> list[Rule]:
+    """Names of today, and those of a picture encoder's attention that older files have."""
+    middle = r"vae/encoder\.mid_block\.attentions\.0\."
+    older = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
+    return [
+        Rename(r"unet/(.*)", r"unet.\1"),
+        *(
+            Rename(rf"{middle}{old}\.(.*)", rf"vae.encoder.mid_block.attentions.0.{new}.\1")
+            for old, new in older.items()
+        ),
+        Rename(r"vae/((?:encoder|quant_conv)\..*)", r"vae.\1"),
     ]
 
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from refseg.models.base import Family, ParamRule
+from refseg.metrics.protocols import REFER
+from refseg.models.base import CompanionWeights, Family, ParamRule
 from refseg.models.vpd.config import VARIANTS, VPDLossConfig
 from refseg.models.vpd.convert import convert
 from refseg.models.vpd.loss import VPDCriterion
-from refseg.models.vpd.model import VPD
+from refseg.models.vpd.model import VPD, first_values
 
 FAMILY = Family(
     name="vpd",
@@ -19,6 +20,13 @@ FAMILY = Family(
     loss=VPDLossConfig(),
     convert=convert,
     cards=Path(__file__).parent / "checkpoints.toml",
+    companions=(
+        CompanionWeights(
+            "the text tower CLIP ViT-L/14", r"^text_tower\.", hub="openai/clip-vit-large-patch14"
+        ),
+    ),
+    first_values=first_values,
+    protocols=dict.fromkeys(("refcoco", "refcoco+", "refcocog"), REFER),
     # Published behaviour: only the norms of attention blocks go without decay; those of residual blocks, the head's and
     # all biases decay (recipes say decay_vectors). The UNet learns as fast as the head: the slower rate that the
     # published script notes for it is never read.

@@ -18,7 +18,7 @@ from refseg.encoders.clip_tokens import ClipTokenizer
 from refseg.encoders.tokens import BYTES
 from refseg.errors import InvalidInput
 from refseg.framing import masks_to_source
-from refseg.models.base import ReferringModel, Ruler
+from refseg.models.base import ModelConfig, ReferringModel, Ruler, StateDict
 from refseg.models.vpd.config import STRIDE, VPDConfig
 from refseg.models.vpd.head import BACKGROUND, OBJECT, Head, resized
 from refseg.models.vpd.unet import MAP_LAYERS, ImageEncoder, Unet
@@ -45,10 +45,27 @@ class TextAdapter(nn.Module):
         return bent
 
 
+class _Own(nn.Module):
+    """What VPD adds to the parts of Stable Diffusion, and learns from nothing."""
+
+    def __init__(self, config: VPDConfig) -> None:
+        super().__init__()
+        self.gamma = nn.Parameter(torch.full((config.text.width,), FIRST_GAMMA))
+        self.adapter = TextAdapter(config.text.width)
+        self.head = Head(config.unet_width, config.num_tokens)
+
+
+def first_values(config: ModelConfig) -> StateDict:
+    """What a training begins with where its other weights are those of Stable Diffusion."""
+    assert isinstance(config, VPDConfig)
+    return _Own(config).state_dict()
+
+
 class VPD(ReferringModel):
     """The published network."""
 
     config: VPDConfig
+    casts_weights = True  # halving 860 million weights anew for every phrase would cost more than using them
 
     def __init__(self, config: VPDConfig) -> None:
         super().__init__(config)
@@ -57,10 +74,9 @@ class VPD(ReferringModel):
         )
         self.text_tower = ClipTextTower(config.text).requires_grad_(False)
         self.vae = ImageEncoder(config).requires_grad_(False)
-        self.adapter = TextAdapter(config.text.width)
-        self.gamma = nn.Parameter(torch.full((config.text.width,), FIRST_GAMMA))
         self.unet = Unet(config)
-        self.head = Head(config.unet_width, config.num_tokens)
+        own = _Own(config)
+        self.gamma, self.adapter, self.head = own.gamma, own.adapter, own.head
 
     def train(self, mode: bool = True) -> Self:
         """Training mode for what is trained; the frozen parts always evaluate."""
@@ -122,9 +138,7 @@ class VPD(ReferringModel):
         }
         return self.head(joined[64], (joined[32], joined[16], joined[8]))
 
-    def finish(
-        self, output: Output, placements: Sequence[Placement], at: Ruler = "source"
-    ) -> list[Tensor]:
+    def finish(self, output: Output, placements: Sequence[Placement], at: Ruler = "source") -> list[Tensor]:
         """Published order: logits to the canvas, corner on corner, then the decision; a tie is background.
 
         At the source, which the published code does not know, logits go there before they are decided about.

@@ -161,9 +161,7 @@ class _Walk:
         return hidden if attention is None else self._run(self._attended, attention, hidden, self.context)
 
     def _attended(self, attention: nn.Module, hidden: Tensor, context: Tensor) -> Tensor:
-        answer = attention(
-            hidden, context, cross_attention_kwargs={"maps": self.maps}, return_dict=False
-        )
+        answer = attention(hidden, context, cross_attention_kwargs={"maps": self.maps}, return_dict=False)
         return cast("Tensor", answer[0])
 
     def _run(self, step: Any, *values: Any) -> Tensor:

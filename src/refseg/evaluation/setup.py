@@ -1,0 +1,131 @@
+"""What an evaluation needs beside a model and a data set: its protocols, its files, the authors' numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from refseg.checkpoints import zoo
+from refseg.data.catalog import describe
+from refseg.errors import InvalidInput, UnknownName
+from refseg.evaluation.rows import Journal
+from refseg.evaluation.submission import Writer
+from refseg.metrics.protocols import PROTOCOLS, Protocol, honest_protocols, published_protocols
+from refseg.models import catalog
+
+if TYPE_CHECKING:
+    from refseg.checkpoints.cards import Published
+    from refseg.data.catalog import PhraseDataset
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What a person asks of an evaluation."""
+
+    protocols: tuple[str, ...] = ()  # names; none is ours and the published one
+    window: int | None = None  # frames at once; 0 is all, None what the protocol says
+    rows: Path | None = None
+    resumes: bool = False
+    submission: Path | None = None
+    shuffles: bool = False
+    dtype: str = "float32"
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """What an evaluation runs with."""
+
+    protocols: tuple[Protocol, ...]
+    window: int | None
+    journal: Journal | None
+    writer: Writer | None
+    published: tuple[Published, ...]
+    facts: dict[str, Any]  # for the record
+
+
+@contextmanager
+def prepare(request: Request, dataset: PhraseDataset, weights: dict[str, Any]) -> Iterator[Ready]:
+    """Protocols, files and published numbers for `dataset` and the checkpoint that `weights` tells of.
+
+    The data set gives from now on the text of phrases that the protocols ask for.
+
+    Raises:
+        UnknownName: if a protocol, or a submission of the data set, is unknown.
+        InvalidInput: if the options contradict each other, or a file cannot be used.
+    """
+    if request.resumes and request.rows is None:
+        raise InvalidInput("--resume goes on from the file that --rows names; give both")
+    protocols = choose_protocols(request, dataset, weights["family"])
+    _choose_text(dataset, protocols)
+    facts = {"checkpoint": weights, "source": describe(dataset), "dtype": request.dtype}
+    header = {
+        **facts,
+        "protocols": [protocol.name for protocol in protocols],
+        "window": request.window,
+        "shuffled": request.shuffles,
+    }
+    with ExitStack() as files:
+        writer = None
+        if request.submission is not None:
+            writer = Writer(request.submission, dataset.name, resumes=request.resumes)
+        journal = None
+        if request.rows is not None:
+            journal = files.enter_context(Journal(request.rows, header, resumes=request.resumes))
+        published = authors_numbers(weights["name"], dataset)
+        yield Ready(protocols, request.window, journal, writer, published, facts)
+
+
+def choose_protocols(request: Request, dataset: PhraseDataset, family: str) -> tuple[Protocol, ...]:
+    """Those asked for; else ours and, where it differs, the published one of the family or the data set."""
+    ours = honest_protocols(dataset.name)
+    if request.shuffles and request.protocols:
+        raise InvalidInput("the control is measured by our own protocol; leave out --protocol")
+    if request.shuffles:
+        return ours[:1]
+    if not request.protocols:
+        return (*ours, *published_protocols(dataset.name, catalog.family(family).protocols))
+    for name in request.protocols:
+        if name not in PROTOCOLS:
+            raise UnknownName("protocol", name, PROTOCOLS)
+        if PROTOCOLS[name].kind == "boxes":
+            raise InvalidInput(
+                f"the protocol {name} compares several boxes a phrase, which no model here gives"
+            )
+    return tuple(dict.fromkeys(PROTOCOLS[name] for name in request.protocols))
+
+
+def _choose_text(dataset: PhraseDataset, protocols: Sequence[Protocol]) -> None:
+    """Phrases as the published evaluation asks them, in every column: another text would be another question."""
+    texts = {protocol.text for protocol in protocols if protocol.text is not None}
+    options: Any = getattr(dataset, "options", None)
+    if len(texts) > 1:
+        raise InvalidInput(
+            f"these protocols ask different texts of a phrase ({', '.join(sorted(texts))}); evaluate them one by one"
+        )
+    if texts and hasattr(options, "text"):
+        dataset.options = replace(options, text=texts.pop())  # type: ignore[attr-defined]
+
+
+def authors_numbers(checkpoint: str, dataset: PhraseDataset) -> tuple[Published, ...]:
+    """What the authors printed of this checkpoint on this part of this data set."""
+    cards = {card.name: card for card in zoo.list_checkpoints()}
+    card = cards.get(checkpoint) or cards.get(Path(checkpoint).stem)
+    split = getattr(dataset, "split", None)
+    if card is None:
+        return ()
+    return tuple(
+        number
+        for number in card.published
+        if _is_same(number.dataset, dataset.name) and (split is None or _is_same_split(number.split, split))
+    )
+
+
+def _is_same(told: str, name: str) -> bool:
+    return told == name or name.startswith(f"{told}-")
+
+
+def _is_same_split(told: str, split: str) -> bool:
+    return told == split or {told, split} == {"val", "valid"}

@@ -1,0 +1,126 @@
+"""LGFormer: picture and phrase inform each other at every stage, and the phrase then generates the mask.
+
+Source: "Linguistic Query-Guided Mask Generation for Referring Image Segmentation" (Wei et al., 2023, arXiv 2301.06429).
+Inference departs from the published code in cost, not in result: the last prediction alone, and the first stage, which
+hears no words, once for any phrases. Frames of a clip are segmented one by one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from refseg.encoders.text import TextTower
+from refseg.encoders.wordpiece import WordPieceTokenizer
+from refseg.framing import upsample_to_canvas
+from refseg.layers.precision import at_least_float32
+from refseg.layers.steps import frames_at_once, row_steps
+from refseg.models.base import ReferringModel, Ruler
+from refseg.models.lgformer.backbone import FusedSwin
+from refseg.models.lgformer.config import LGFormerConfig
+from refseg.models.lgformer.decoder import QueryDecoder
+from refseg.models.lgformer.pixel_decoder import PixelDecoder, place_levels
+from refseg.structures import Clips, Output, Placement, TextFeatures, TextTokens, VisualFeatures
+
+
+class LGFormer(ReferringModel):
+    """Three verbs over a backbone that hears words, a text tower, a pixel decoder and a query decoder."""
+
+    config: LGFormerConfig
+
+    def __init__(self, config: LGFormerConfig) -> None:
+        super().__init__(config)
+        self.backbone = FusedSwin(config)
+        self.text_tower = TextTower(config.text)
+        self.pixel_decoder = PixelDecoder(config)
+        self.query_decoder = QueryDecoder(config)
+        self._tokenizer = WordPieceTokenizer(
+            config.text.tokenizer, length=config.max_tokens, vocabulary=config.text.vocabulary
+        )
+
+    def tokenize(self, phrases: Sequence[str]) -> TextTokens:
+        """Token ids [P, max_tokens]; a longer phrase is cut."""
+        return self._tokenizer(phrases)
+
+    def encode_visual(self, clips: Clips) -> VisualFeatures:
+        """What the first stage tells before it hears a word, stride 4."""
+        frames = _frames_to_segment(clips)  # [B, T', 3, H, W]
+        pixels = frames.flatten(0, 1)
+        steps = row_steps(len(pixels), frames_at_once(pixels.device))
+        cells = torch.cat([self.backbone.before_words(pixels[rows]) for rows in steps])  # [B * T', h, w, C]
+        finest = cells.unflatten(0, frames.shape[:2]).permute(0, 1, 4, 2, 3)
+        return VisualFeatures((finest,), clips.valid, clips.content)
+
+    def encode_text(self, tokens: TextTokens) -> TextFeatures:
+        """Words [P, L, D]; those that are padding are zero."""
+        words = self.text_tower(tokens).tokens
+        return TextFeatures(words * tokens.valid[..., None].to(words.dtype), tokens.valid)
+
+    def segment(self, visual: VisualFeatures, text: TextFeatures) -> Output:
+        """The last prediction; in training, and where `config.detail` says so, with those before each decoder layer."""
+        (finest,) = visual.maps
+        cells = finest.permute(0, 1, 3, 4, 2).flatten(0, 1)  # [P * T', h, w, C]
+        owners = torch.arange(len(finest), device=finest.device).repeat_interleave(finest.shape[1])
+        parts = [
+            self._segment_frames(cells[rows], text.tokens[owners[rows]], text.valid[owners[rows]])
+            for rows in row_steps(len(cells), frames_at_once(cells.device))
+        ]
+        logits = torch.cat(parts).unflatten(0, finest.shape[:2]).transpose(1, 2)  # [P, predictions, T', h, w]
+        *earlier, last = (Output(prediction) for prediction in logits.split(1, dim=1))
+        return Output(last.mask_logits, earlier=tuple(earlier))
+
+    def finish(self, output: Output, placements: Sequence[Placement], at: Ruler = "source") -> list[Tensor]:
+        """Bool masks [T', H, W]: logits to the canvas, which is where published results are compared, then to the source."""
+        return [
+            self.enlarged(logits, placement, at=at).sigmoid() > self.config.threshold
+            for logits, placement in zip(output.mask_logits[:, 0], placements, strict=True)
+        ]
+
+    def enlarged(self, logits: Tensor, placement: Placement, *, at: Ruler) -> Tensor:
+        """Mask logits [T', h, w] of the network on the canvas or at the source [T', H, W]."""
+        on_canvas = upsample_to_canvas(logits, placement.canvas)
+        return on_canvas if at == "canvas" else self._to_source(on_canvas, placement)
+
+    def extra_state(self) -> dict[str, str]:
+        """The tokenizer's file, where it is known."""
+        text = self._tokenizer.text
+        return {} if text is None else {"tokenizer.json": text}
+
+    def load_extra_state(self, extra: Mapping[str, str]) -> None:
+        """Takes back the tokenizer's file."""
+        if "tokenizer.json" in extra:
+            self._tokenizer.take(extra["tokenizer.json"])
+
+    def _segment_frames(self, cells: Tensor, words: Tensor, valid: Tensor) -> Tensor:
+        """Mask logits [N, predictions, h, w] of frames, each with its phrase."""
+        maps, words = self.backbone(cells, words, valid)
+        sizes = [(level.shape[1], level.shape[2]) for level in maps[:0:-1]]
+        places = place_levels(sizes, self.config.dim, cells.device)
+        # Published behaviour: the pixel decoder computes in float32 whatever the precision of the rest.
+        with torch.autocast(cells.device.type, enabled=False):
+            finest, memory = self.pixel_decoder(
+                [at_least_float32(level) for level in maps], at_least_float32(words), valid, places
+            )
+        states = self.query_decoder(words, valid, memory, places)
+        told = states if self.training or self.config.detail == "layers" else states[-1:]
+        weights, biases = self.query_decoder.weights(told)
+        with torch.autocast(cells.device.type, enabled=False):
+            return self.pixel_decoder.masks(finest, at_least_float32(weights), at_least_float32(biases))
+
+    def _to_source(self, logits: Tensor, placement: Placement) -> Tensor:
+        (top, left), (height, width) = placement.offset, placement.content
+        content = logits[None, ..., top : top + height, left : left + width]
+        if self.config.enlarges_nearest:
+            return functional.interpolate(content, placement.source, mode="nearest")[0]
+        return functional.interpolate(content, placement.source, mode="bilinear", align_corners=False)[0]
+
+
+def _frames_to_segment(clips: Clips) -> Tensor:
+    """[B, T', 3, H, W]: frames are seen alone, so the others tell nothing."""
+    if clips.target_frames is None:
+        return clips.pixels
+    rows = torch.arange(len(clips.pixels), device=clips.pixels.device)
+    return clips.pixels[rows[:, None], clips.target_frames]
