@@ -21,10 +21,22 @@ ROWS = [
     {"checkpoints", "prediction"},
     {"models", "data"},
     {"encoders", "framing"},
-    {"layers", "losses", "metrics", "structures", "drawing", "files", "distributed", "errors"},
+    {
+        "layers",
+        "losses",
+        "metrics",
+        "structures",
+        "drawing",
+        "drawing_explain",
+        "files",
+        "distributed",
+        "errors",
+    },
 ]
 ALSO = {
     ("drawing", "files"),
+    ("drawing_explain", "drawing"),
+    ("drawing_explain", "structures"),
     ("structures", "errors"),
     ("metrics", "structures"),
     ("metrics", "errors"),

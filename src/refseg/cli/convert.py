@@ -36,6 +36,12 @@ def convert(
         Path | None,
         typer.Option(help="The text tower's tokenizer.json; default: the one in the Hugging Face cache."),
     ] = None,
+    companion: Annotated[
+        Path | None,
+        typer.Option(
+            help="Weights that FILE leaves out, such as a frozen text tower; default: the Hugging Face cache."
+        ),
+    ] = None,
     words: Annotated[
         Path | None,
         typer.Option(help="A text, such as phrases one a line, whose words' vectors the file carries (VLT)."),
@@ -46,16 +52,10 @@ def convert(
             help="FILE holds this part alone, such as backbone; the result is a start for training."
         ),
     ] = None,
-    companion: Annotated[
+    onto: Annotated[
         Path | None,
-        typer.Option(
-            help="Weights that FILE leaves out, such as a frozen text tower; default: the Hugging Face cache."
-        ),
+        typer.Option(help="With --part: a file of ours that gives the rest, such as an earlier part."),
     ] = None,
-    start: Annotated[
-        bool,
-        typer.Option("--start", help="FILE is what training starts from; what is learnt anew may be absent."),
-    ] = False,
     dtype: Annotated[str, typer.Option(help="Stored as float32, float16 or bfloat16.")] = "float32",
     force: Annotated[bool, typer.Option("--force", help="Replace the file if it is there.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON, name by name.")] = False,
@@ -86,11 +86,11 @@ def convert(
         family=family,
         variant=variant,
         tokenizer=tokenizer,
+        companion=companion,
         words=words,
         part=part,
-        companion=companion,
+        onto=onto,
         dtype=getattr(torch, dtype),
-        starts=start,
     )
     print(json.dumps(_plain(done), ensure_ascii=False) if as_json else _told(done))
 

@@ -164,7 +164,7 @@ def test_mask2former_gives_what_fits_and_the_rest_is_told(state, clip, tmp_path)
     given = mask2former(state)
     (tmp_path / "m2f.pkl").write_bytes(pickle.dumps({"model": {n: t.numpy() for n, t in given.items()}}))
     done = convert_file(
-        tmp_path / "m2f.pkl", tmp_path / "o.safetensors", starts=True, companion=clip, **OPTIONS
+        tmp_path / "m2f.pkl", tmp_path / "o.safetensors", part="mask2former", companion=clip, **OPTIONS
     )
     dropped, fresh = done.report.dropped, set(done.report.fresh)
     assert dropped[f"{_QUERIES}.query_feat.weight"] == "of another shape: 100x64, the model has 5x64"
@@ -195,7 +195,7 @@ def test_a_start_without_clip_says_where_it_comes_from(state, tmp_path, monkeypa
     with pytest.raises(
         InvalidInput, match=r"lacks CLIP's text tower.*openai/clip-vit-base-patch16.*--companion"
     ):
-        convert_file(tmp_path / "m2f.pth", tmp_path / "o.safetensors", starts=True, **OPTIONS)
+        convert_file(tmp_path / "m2f.pth", tmp_path / "o.safetensors", part="mask2former", **OPTIONS)
 
 
 @pytest.mark.parametrize("prefix", ["", "backbone."])
@@ -228,7 +228,7 @@ def caffe(state):
 def test_caffes_resnet_computes_the_same_stem_of_our_pixels(state, clip, tmp_path):
     (tmp_path / "R-50.pkl").write_bytes(pickle.dumps({"blobs": caffe(state)}))
     done = convert_file(
-        tmp_path / "R-50.pkl", tmp_path / "o.safetensors", starts=True, companion=clip, **OPTIONS
+        tmp_path / "R-50.pkl", tmp_path / "o.safetensors", part="backbone", companion=clip, **OPTIONS
     )
     assert not any(name.startswith("backbone.") for name in done.report.fresh)
     model, _ = native.load(done.path)

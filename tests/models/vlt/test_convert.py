@@ -1,18 +1,19 @@
 """Published files: by name, by order, the backbone alone, and what is refused."""
 
 import dataclasses
+import json
 
 import numpy as np
 import pytest
 import torch
 
 from helpers.keras_files import write_keras
-from models.vlt.files import DEBUG, layers_of, published_file, renumbered
+from models.vlt.files import DEBUG, fresh, layers_of, published_file, renumbered
 from refseg.checkpoints import conversion, native
 from refseg.checkpoints.readers import read
-from refseg.errors import CheckpointMismatch
+from refseg.errors import CheckpointMismatch, InvalidInput
 from refseg.models.vlt.config import VARIANTS
-from refseg.models.vlt.convert import convert, convert_backbone, published_shapes
+from refseg.models.vlt.convert import convert, published_shapes
 from refseg.models.vlt.layout import backbone_parts, parts
 
 
@@ -95,29 +96,65 @@ def test_the_published_counts():
     assert len(parts(config)) == 194
 
 
-def test_a_detectors_file_gives_the_backbone_alone(tmp_path):
-    layers = {name: weights for name, weights in layers_of().items() if name != "dense_1"}
+def detector(path):
+    """A detector's file: other layers after the backbone, some with our names."""
+    layers = {name: weights for name, weights in layers_of().items() if "dense" not in name}
     layers["conv2d_59"] = {"conv2d_59/kernel": np.ones((1, 1, 4, 255), np.float32)}
-    state, report = convert_backbone(read(write_keras(tmp_path / "yolov3.h5", layers)), DEBUG)
+    return write_keras(path, layers)
+
+
+def test_a_detectors_file_gives_the_backbone_alone(tmp_path):
+    state, report = convert(read(detector(tmp_path / "yolov3.h5")), DEBUG)
     assert set(state) == {part.ours for part in backbone_parts()}
     assert len(state) == 58 * 5
     assert "conv2d_59.conv2d_59.kernel" in report.dropped
+    assert "conv2d_65.conv2d_65.kernel" in report.dropped  # whose name and shape agree by accident
 
 
-def test_the_converted_backbone_starts_a_model_whose_rest_is_fresh(tmp_path):
-    path = published_file(tmp_path / "yolov3.h5")
+def test_a_detectors_file_starts_a_model_whose_rest_is_fresh(tmp_path):
+    path = detector(tmp_path / "yolov3.h5")
     done = conversion.convert(
         path, tmp_path / "m.safetensors", family="vlt", variant="debug", part="backbone"
     )
-    model, header = native.load(done.path)
-    state = converted(path)
-    assert torch.equal(model.backbone.stem.conv.weight, state["backbone.stem.conv.weight"])
-    assert not torch.equal(model.queries.maps.weight, state["queries.maps.weight"])
-    assert header.origin["part"] == "backbone; all else is untrained"
+    model, _ = native.load(done.path)
+    assert torch.equal(model.backbone.stem.conv.weight, converted(path)["backbone.stem.conv.weight"])
+    assert "phrase.attention.weight" in done.report.fresh
+    assert len(done.report.fresh) + 58 * 5 == len(model.state_dict())
 
 
-def test_a_file_without_the_backbone_is_refused(tmp_path):
+def test_a_detectors_file_is_no_checkpoint_to_predict_with(tmp_path):
+    with pytest.raises(CheckpointMismatch, match="the model needs, and the file lacks"):
+        conversion.convert(
+            detector(tmp_path / "yolov3.h5"), tmp_path / "m.safetensors", family="vlt", variant="debug"
+        )
+
+
+def test_a_file_without_the_whole_backbone_is_refused(tmp_path):
     layers = layers_of()
     del layers["conv2d_58"]
-    with pytest.raises(CheckpointMismatch, match="no Darknet-53"):
-        convert_backbone(read(write_keras(tmp_path / "m.h5", layers)), DEBUG)
+    with pytest.raises(CheckpointMismatch, match=r"1 names absent: conv2d_58.*nor by the order"):
+        converted(write_keras(tmp_path / "m.h5", layers))
+
+
+def test_a_converted_file_carries_the_vectors_of_the_words_given(tmp_path):
+    (tmp_path / "phrases.txt").write_text("the man's hat\nleft zebra\n")
+    done = conversion.convert(
+        published_file(tmp_path / "m.h5"),
+        tmp_path / "m.safetensors",
+        family="vlt",
+        variant="debug",
+        words=tmp_path / "phrases.txt",
+    )
+    carried = json.loads(done.header.extra["word_vectors"])
+    assert carried["tokens"] == ["'s", "hat", "left", "man", "the", "zebra"]
+
+
+def test_without_vectors_on_the_machine_weights_are_converted_and_prediction_says_what_to_do(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setenv("REFSEG_HOME", str(tmp_path))
+    config = dataclasses.replace(DEBUG, vectors="glove.840B.300d")
+    model = fresh(config)
+    assert json.loads(model.extra_state()["word_vectors"])["tokens"] == []
+    with pytest.raises(InvalidInput, match="run once: refseg vectors"):
+        model.tokenize(["a dog"])

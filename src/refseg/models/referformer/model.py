@@ -8,15 +8,17 @@ that needs no words (backbone, projections, the finest level up to its words) is
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import astuple, replace
 
 import torch
 from torch import Tensor, nn
 
-from refseg.encoders.resnet import ResNet
+from refseg.encoders.resnet import Bottleneck, ResNet
+from refseg.encoders.swin import Block as SwinBlock
 from refseg.encoders.swin import Swin, SwinSpec
 from refseg.encoders.text import TextTower
 from refseg.encoders.tokens import PhraseTokenizer
+from refseg.encoders.video_swin import Block as ClipBlock
 from refseg.encoders.video_swin import VideoSwin, VideoSwinSpec
 from refseg.layers.position import sine_1d
 from refseg.layers.steps import frames_at_once, row_steps
@@ -28,7 +30,7 @@ from refseg.models.referformer.levels import Levels, place_levels
 from refseg.models.referformer.mask_head import MaskHead
 from refseg.models.referformer.pixel_decoder import PixelDecoder, as_map, cells, place_map
 from refseg.models.referformer.transformer import Candidates, Decoder, Encoder, Fusion, Words
-from refseg.structures import Clips, Output, Placement, TextFeatures, TextTokens, VisualFeatures
+from refseg.structures import Clips, Explanation, Output, Placement, TextFeatures, TextTokens, VisualFeatures
 
 NORM_GROUPS = 32  # of the normalisation after each projection
 RESIZER_EPS = 1e-12
@@ -117,12 +119,28 @@ class ReferFormer(ReferringModel):
             for logits, placement in zip(chosen, placements, strict=True)
         ]
 
+    def explain(
+        self, phrases: Sequence[str], visual: VisualFeatures, text: TextFeatures, output: Output
+    ) -> list[Explanation]:
+        """Where the chosen query looks in each frame, in the last decoder layer, and its box."""
+        _, *projected = visual.maps
+        levels = place_levels(visual.valid, [_size(level) for level in projected], self.config.dim)
+        _, layers = self._look_for(projected, levels, _words(text))
+        per_clip = (len(phrases), visual.maps[0].shape[1])
+        by_clip = [
+            part.unflatten(0, per_clip).transpose(1, 2) for part in astuple(layers[-1])
+        ]  # [P, Q, T', *]
+        _, class_logits, boxes, reference = by_clip
+        query, _ = best_candidate(class_logits)
+        rows = torch.arange(len(query), device=query.device)
+        chosen = zip(reference[rows, query, :, :2], boxes[rows, query], strict=True)
+        return [Explanation(points=points, boxes=told) for points, told in chosen]
+
     def recomputed_blocks(self) -> list[nn.Module]:
         """The trained blocks of the backbone, and the layers of the encoder."""
-        if isinstance(self.backbone, ResNet):
-            blocks = [block for stage in list(self.backbone.stages)[1:] for block in stage]
-        else:
-            blocks = [block for stage in self.backbone.layers for block in stage.blocks]
+        kind = {ResNet: Bottleneck, Swin: SwinBlock, VideoSwin: ClipBlock}[type(self.backbone)]
+        found = [module for module in self.backbone.modules() if isinstance(module, kind)]
+        blocks = [block for block in found if any(value.requires_grad for value in block.parameters())]
         return [*blocks, *self.encoder.layers]
 
     def tell_candidates(self) -> None:

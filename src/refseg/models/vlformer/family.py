@@ -20,6 +20,7 @@ FAMILY = Family(
     loss=VLFormerLossConfig(),
     convert=convert,
     companions=(CompanionWeights("CLIP's text tower", TEXT, "openai/clip-vit-base-patch16"),),
+    starts={"mask2former": convert, "backbone": convert},
     first_values=first_values,
     protocols={"refcoco": VLFORMER, "refcoco+": VLFORMER, "refcocog": VLFORMER},
     cards=Path(__file__).parent / "checkpoints.toml",

@@ -20,6 +20,7 @@ from refseg.models.vlt.layout import Part, backbone_parts, parts
 from refseg.models.vlt.model import Vlt
 
 _TO_OURS = {"kernel": (3, 2, 0, 1), "matrix": (1, 0)}
+_OF_DETECTORS = ("conv2d_", "batch_normalization_")  # the only layers with weights in a YOLOv3 file
 _SHOWN = 4
 
 
@@ -27,37 +28,39 @@ def convert(state: StateDict, config: ModelConfig) -> tuple[StateDict, Report]:
     """The tensors of a published file under our names, and what was done.
 
     Where every name of the layout is there with its shape, tensors are taken by name, and any others are left over. Else
-    layers are taken in the order of the file, and tensors in the order of their layer, each shape checked.
+    layers are taken in the order of the file, and tensors in the order of their layer, each shape checked. Else a
+    detector's file gives its backbone by name, and all else in it is dropped.
+
+    Published behaviour is not kept in the last case: the published program takes every tensor whose name and shape agree,
+    so that two convolutions and two norms after the backbone begin with weights of unrelated layers of the detector.
 
     Raises:
-        CheckpointMismatch: if neither way fits; the message tells what differs by name and by order.
+        CheckpointMismatch: if no way fits; the message tells what differs by name and by order.
     """
     assert isinstance(config, VltConfig)
-    wanted = [part for layer in parts(config).values() for part in layer]
-    shapes = published_shapes(config)
-    if all(_fits(state, part, shapes) for part in wanted):
-        return _taken({part.published: part for part in wanted}, state)
-    return _taken(_by_order(state, parts(config), shapes), state)
-
-
-def convert_backbone(state: StateDict, config: ModelConfig) -> tuple[StateDict, Report]:
-    """The backbone's tensors of a detector's file by name, under our names; all else in the file is left behind.
-
-    Published behaviour is not kept: the published program takes every tensor whose name and shape agree, so that two
-    convolutions and two norms after the backbone begin with weights of unrelated layers of the detector.
-
-    Raises:
-        CheckpointMismatch: if a tensor of convolutions 1 to 58 or their norms is absent, or of another shape.
-    """
-    assert isinstance(config, VltConfig)
-    wanted, shapes = backbone_parts(), published_shapes(config)
-    wrong = [part.published for part in wanted if not _fits(state, part, shapes)]
-    if wrong:
-        raise CheckpointMismatch("the file holds no Darknet-53 of this width", missing=wrong)
-    names = {part.published: part for part in wanted}
-    taken, report = _taken(names, {name: state[name] for name in names})
-    report.dropped |= {name: "not a part of the backbone" for name in state if name not in names}
+    layers, shapes = parts(config), published_shapes(config)
+    by_name = {part.published: part for layer in layers.values() for part in layer}
+    if all(_fits(state, part, shapes) for part in by_name.values()):
+        return _taken(by_name, state)
+    differing = _differences(state, layers, shapes)
+    if not differing:
+        return _taken(_by_order(state, layers), state)
+    backbone = {part.published: part for part in backbone_parts()}
+    is_detector = all(name.startswith(_OF_DETECTORS) for name in state)
+    if not is_detector or not all(_fits(state, part, shapes) for part in backbone.values()):
+        raise _mismatch(state, by_name, differing)
+    taken, report = _taken(backbone, state)
+    report.dropped = dict.fromkeys(report.left, "not a part of the backbone, which is all the file gives")
+    report.left = []
     return taken, report
+
+
+def first_values(config: ModelConfig) -> StateDict:
+    """What training begins anew where a detector gave the backbone."""
+    assert isinstance(config, VltConfig)
+    return {
+        name: value for name, value in Vlt(config).state_dict().items() if not name.startswith("backbone.")
+    }
 
 
 def published_shapes(config: VltConfig) -> dict[str, tuple[int, ...]]:
@@ -89,30 +92,17 @@ def _ours(tensor: Tensor, part: Part) -> Tensor:
     return tensor if order is None else tensor.permute(order).contiguous()
 
 
-def _by_order(
-    state: StateDict, layers: Mapping[str, list[Part]], shapes: Mapping[str, tuple[int, ...]]
-) -> dict[str, Part]:
+def _by_order(state: StateDict, layers: Mapping[str, list[Part]]) -> dict[str, Part]:
     """The k-th layer of the file is the k-th layer of the model, as the published program loads it."""
-    there = [list(names) for _, names in itertools.groupby(state, key=lambda name: name.split(".")[0])]
-    differing = _differences(there, layers, shapes, state)
-    if differing:
-        absent = [
-            part.published for layer in layers.values() for part in layer if part.published not in state
-        ]
-        raise CheckpointMismatch(
-            f"the file fits neither by name ({len(absent)} names absent{_listed(absent)}) nor by the order of its layers "
-            f"({_listed(differing).removeprefix(': ')})"
-        )
-    pairs = (zip(names, layer, strict=True) for names, layer in zip(there, layers.values(), strict=True))
-    return dict(itertools.chain.from_iterable(pairs))
+    wanted = itertools.chain.from_iterable(layers.values())
+    return dict(zip(state, wanted, strict=True))
 
 
 def _differences(
-    there: list[list[str]],
-    layers: Mapping[str, list[Part]],
-    shapes: Mapping[str, tuple[int, ...]],
-    state: StateDict,
+    state: StateDict, layers: Mapping[str, list[Part]], shapes: Mapping[str, tuple[int, ...]]
 ) -> list[str]:
+    """Where the layers of the file, in order, are not those of the model."""
+    there = [list(names) for _, names in itertools.groupby(state, key=lambda name: name.split(".")[0])]
     if len(there) != len(layers):
         return [f"{len(there)} layers with weights, and {len(layers)} were expected"]
     told = []
@@ -124,7 +114,14 @@ def _differences(
     return told
 
 
-def _listed(items: Iterable[str]) -> str:
-    shown = list(items)
-    more = f", and {len(shown) - _SHOWN} more" if len(shown) > _SHOWN else ""
-    return f": {', '.join(shown[:_SHOWN])}{more}" if shown else ""
+def _mismatch(state: StateDict, names: Iterable[str], differing: list[str]) -> CheckpointMismatch:
+    absent = [name for name in names if name not in state]
+    return CheckpointMismatch(
+        f"the file fits neither by name ({len(absent)} names absent: {_listed(absent)}) nor by the order of its layers "
+        f"({_listed(differing)})"
+    )
+
+
+def _listed(items: list[str]) -> str:
+    more = f", and {len(items) - _SHOWN} more" if len(items) > _SHOWN else ""
+    return ", ".join(items[:_SHOWN]) + more

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from refseg.models.base import Family
 from refseg.models.vlt.config import VARIANTS, VltLossConfig
-from refseg.models.vlt.convert import convert, convert_backbone
+from refseg.models.vlt.convert import convert, first_values
 from refseg.models.vlt.loss import VltCriterion
 from refseg.models.vlt.model import Vlt
 
@@ -19,5 +19,6 @@ FAMILY = Family(
     loss=VltLossConfig(),
     convert=convert,
     cards=Path(__file__).parent / "checkpoints.toml",
-    starts={"backbone": convert_backbone},
+    starts={"backbone": convert},
+    first_values=first_values,
 )

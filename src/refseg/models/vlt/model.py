@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from refseg.encoders.english import words_of
 from refseg.encoders.word_vectors import PhraseVectors
 from refseg.errors import InvalidInput
 from refseg.framing import masks_to_source, upsample_to_canvas
@@ -26,7 +27,16 @@ from refseg.models.vlt.neck import Fusion, Sides
 from refseg.models.vlt.queries import QueryBalance, QueryGeneration
 from refseg.models.vlt.text import PhraseEncoder
 from refseg.models.vlt.transformer import DecoderLayer, EncoderLayer, with_positions
-from refseg.structures import Clips, Output, Placement, TextFeatures, TextTokens, VisualFeatures
+from refseg.structures import (
+    Clips,
+    EvidenceMap,
+    Explanation,
+    Output,
+    Placement,
+    TextFeatures,
+    TextTokens,
+    VisualFeatures,
+)
 
 CARRIED = "word_vectors"  # the entry of a checkpoint's header that holds the vectors it brings along
 WORDS = "words"  # an entry that only conversion gives: texts whose words' vectors are to be carried
@@ -110,13 +120,10 @@ class Vlt(ReferringModel):
     def segment(self, visual: VisualFeatures, text: TextFeatures) -> VltOutput:
         """Mask logits at the configured stride, and every query's response and weight."""
         frames = visual.maps[0].shape[1]
-        fine, middle, coarse = (level.flatten(0, 1) for level in visual.maps)
-        states, phrase = _per_frame(text, frames)
-        _, _, queried, read = self.fusion((fine, middle, coarse), phrase)
-        queries = self.make_queries(queried, states)
-        answers = self.decode(queries, self.encode_cells(read))
+        queries, cells = self._ask(visual, text)
+        answers = self.decode(queries, cells)
         weights = self.balance.weigh(queries, answers)
-        responses = self.balance.respond(weights, answers, (read.shape[-2], read.shape[-1]))
+        responses = self.balance.respond(weights, answers, self._grid)
         steps = row_steps(len(responses), frames_at_once(responses.device))
         logits = torch.cat([self.head(responses[rows]) for rows in steps])  # [P*T', 1, h, w]
         shape = (-1, frames)
@@ -127,6 +134,26 @@ class Vlt(ReferringModel):
             squared_kernels=self._squared_kernels() if self.training else None,
         )
 
+    def explain(
+        self, phrases: Sequence[str], visual: VisualFeatures, text: TextFeatures, output: Output
+    ) -> list[Explanation]:
+        """Where each query looks (the last decoder layer, a mean over heads), what it marks and how much it counts, and how
+        much each word counts in the phrase (a mean over features; words of padding take the rest)."""
+        assert isinstance(output, VltOutput) and output.responses is not None and output.weights is not None
+        frames = visual.maps[0].shape[1]
+        looks = self._looks(*self._ask(visual, text)).unflatten(0, (-1, frames))  # [P, T', Q, G, G]
+        shares = self.phrase.shares(text.tokens).mean(-1)  # [P, L]
+        told = []
+        for row, phrase in enumerate(phrases):
+            words = zip(words_of(phrase)[: self.config.max_words], shares[row].tolist(), strict=False)
+            weights = output.weights[row].mean(0).tolist()
+            maps = (
+                *_maps("looks", looks[row], weights),
+                *_maps("marks", output.responses[row], weights),
+            )
+            told.append(Explanation(maps, words=tuple(words)))
+        return told
+
     def finish(self, output: Output, placements: Sequence[Placement], at: Ruler = "source") -> list[Tensor]:
         """Masks in the published order: scores first, then up to the canvas, cut the content, resize, threshold."""
         masks = []
@@ -134,6 +161,11 @@ class Vlt(ReferringModel):
             scores = finished_scores(logits, placement, at)
             masks.append(scores > self.config.threshold)
         return masks
+
+    def soft_masks(self, output: Output, placements: Sequence[Placement]) -> list[Tensor]:
+        """Scores at the source, which are thresholded last."""
+        pairs = zip(output.mask_logits[:, 0], placements, strict=True)
+        return [finished_scores(logits, placement, "source") for logits, placement in pairs]
 
     def extra_state(self) -> dict[str, str]:
         """The vectors of all tokens that the model has met in training, or was given to carry."""
@@ -147,6 +179,26 @@ class Vlt(ReferringModel):
             self._vectors.carry(extra[WORDS].splitlines())
 
     # The steps of `segment`
+
+    @property
+    def _grid(self) -> tuple[int, int]:
+        return self.config.grid, self.config.grid
+
+    def _ask(self, visual: VisualFeatures, text: TextFeatures) -> tuple[Tensor, Tensor]:
+        """Query vectors [N, Q, D] and cells [N, G*G, D] of N = P * T' frames."""
+        states, phrase = _per_frame(text, visual.maps[0].shape[1])
+        fine, middle, coarse = (level.flatten(0, 1) for level in visual.maps)
+        _, _, queried, read = self.fusion((fine, middle, coarse), phrase)
+        return self.make_queries(queried, states), self.encode_cells(read)
+
+    def _looks(self, queries: Tensor, cells: Tensor) -> Tensor:
+        """How much of each cell a query takes in the last decoder layer: [N, Q, G, G]."""
+        answers = with_positions(queries)
+        *earlier, last = self.decoder
+        for layer in earlier:
+            answers = layer(answers, cells)
+        assert isinstance(last, DecoderLayer)
+        return last.cross_attention.shares(last.among_queries(answers), cells).unflatten(-1, self._grid)
 
     def make_queries(self, queried: Tensor, states: Tensor) -> Tensor:
         """Query vectors [N, Q, D] of a fused map [N, C, G, G] and states of words [N, L, U]."""
@@ -190,6 +242,14 @@ def finished_scores(logits: Tensor, placement: Placement, at: Ruler) -> Tensor:
     """
     scores = upsample_to_canvas(logits.sigmoid(), placement.canvas)
     return masks_to_source(scores, placement) if at == "source" else scores
+
+
+def _maps(verb: str, values: Tensor, weights: Sequence[float]) -> list[EvidenceMap]:
+    """The queries' maps [T', Q, G, G], one by one."""
+    return [
+        EvidenceMap(f"query {number} {verb}", of_query, weight, group=verb)
+        for number, (of_query, weight) in enumerate(zip(values.unbind(1), weights, strict=True), start=1)
+    ]
 
 
 def _check(config: VltConfig) -> None:

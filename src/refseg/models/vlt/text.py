@@ -71,5 +71,8 @@ class PhraseEncoder(nn.Module):
         states = self.forward_gru(words)
         if self.backward_gru is not None:
             states = states + self.backward_gru(words, backward=True)
-        shares = self.dropout(torch.tanh(self.attention(states))).softmax(dim=1)
-        return states, shares
+        return states, self.shares(states)
+
+    def shares(self, states: Tensor) -> Tensor:
+        """Each word's share [N, L, U] in the phrase, feature by feature, of states [N, L, U]."""
+        return self.dropout(torch.tanh(self.attention(states))).softmax(dim=1)
