@@ -61,7 +61,8 @@ class Predictor:
     Arguments:
         model: is moved to `device` and put in evaluation mode.
         device: "auto" (CUDA, else MPS, else CPU) or any torch device; one that is absent is an error, never replaced.
-        dtype: float32, or bfloat16 or float16 by autocast; the weights stay as they are.
+        dtype: float32, or bfloat16 or float16 by autocast; the weights stay as they are, but those of models that compute
+            in the type of their weights.
         label: what results say they come from; a checkpoint's name or path.
 
     Raises:
@@ -78,7 +79,7 @@ class Predictor:
     ) -> None:
         self.device = find_device(device)
         self.dtype = find_dtype(dtype)
-        self.model = model.to(self.device).eval()
+        self.model = model.to(self.device, self.dtype if model.casts_weights else None).eval()
         self.label = label
 
     @classmethod
@@ -93,7 +94,7 @@ class Predictor:
         from refseg.checkpoints import zoo
 
         found, kind = find_device(device), find_dtype(dtype)  # mistakes are told before a file is read
-        model, _, _ = zoo.load(checkpoint, device=str(found))
+        model, _, _ = zoo.load(checkpoint, device=str(found), dtype=kind)
         return cls(model, device=found, dtype=kind, label=str(checkpoint))
 
     def set_threshold(self, threshold: float) -> None:
@@ -238,7 +239,7 @@ class Predictor:
         ]
 
     def _precision(self) -> AbstractContextManager[object]:
-        if self.dtype == torch.float32:
+        if self.dtype == torch.float32 or self.model.casts_weights:
             return nullcontext()
         return torch.autocast(self.device.type, dtype=self.dtype)
 

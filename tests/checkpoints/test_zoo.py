@@ -93,14 +93,14 @@ def test_a_card_whose_file_is_not_here_says_how_to_fetch_it():
     assert not zoo.is_here(zoo.find("tiny-debug"))
 
 
-@pytest.mark.parametrize("name", ["none.safetensors", "./none", "/none/m", "runs/a/best.safetensors"])
 @pytest.mark.parametrize("ask", [zoo.get, zoo.resolve])
 def test_a_card_without_a_published_file_says_so_and_what_to_do(carded, ask):
-    carded(source='{ repository = "https://example.org/tiny", format = "pth", unpublished = true }')
-    with pytest.raises(InvalidInput, match="publish no weights .*refseg convert FILE --family tiny"):
-        ask("tiny-debug")
+    carded(card_of(unpublished=True))
+    with pytest.raises(InvalidInput, match=r"publish no weights .*refseg convert FILE --family tiny"):
+        ask("t")
 
 
+@pytest.mark.parametrize("name", ["none.safetensors", "./none", "/none/m", "runs/a/best.safetensors"])
 def test_a_path_that_leads_nowhere_is_told_as_a_path(name):
     with pytest.raises(InvalidInput, match="there is no checkpoint file"):
         zoo.resolve(name)

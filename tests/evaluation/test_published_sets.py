@@ -1,11 +1,14 @@
 """Published data sets by published protocols: a model that answers with the left half scores what masks say by hand."""
 
 import dataclasses
+import json
+import shutil
 
 import numpy as np
 import pytest
 
 from evaluation.miniatures import FOLDERS, TwoModel, opened, predictor
+from refseg.data.catalog import open_dataset
 from refseg.errors import InvalidInput, UnknownName
 from refseg.evaluation.objects import Merged
 from refseg.evaluation.run import evaluate
@@ -112,6 +115,34 @@ def test_ref_davis_scores_each_annotator_apart_and_takes_their_mean(tmp_path):
         accuracy = contour.unsupervised(answers, labels, truth.void.numpy())
         expected += [contour.statistics(series).mean for series in accuracy.region]
     assert scored.runs[0]["J"] == pytest.approx(np.mean(expected), abs=1e-9)
+
+
+def test_ref_davis_in_the_converted_layout_scores_the_same(tmp_path):
+    """ReferFormer's conversion: the layout of Ref-YouTube-VOS, with the label pictures as they were."""
+    raw = opened("ref-davis17", tmp_path)
+    folder = tmp_path / "converted" / "ref-davis"
+    for name, content in raw.published_form().items():
+        path = folder / (
+            "meta_expressions/valid/meta_expressions.json" if "expr" in name else "valid/meta.json"
+        )
+        path.parent.mkdir(parents=True)
+        path.write_text(json.dumps(content))
+    place = raw.folder / "DAVIS"
+    for kind, source in (("JPEGImages", "JPEGImages"), ("Annotations", "Annotations_unsupervised")):
+        for video in raw.videos:
+            shutil.copytree(place / source / "480p" / video.name, folder / "valid" / kind / video.name)
+    converted = open_dataset("ref-davis17", root=tmp_path / "converted")
+    assert type(converted) is not type(raw)
+    assert values(converted, protocols.REF_DAVIS) == values(raw, protocols.REF_DAVIS)
+
+
+def test_objects_by_their_number_leave_out_the_first_and_the_last_frame(tmp_path):
+    dataset = opened("ref-davis17", tmp_path)
+    result = evaluate(predictor(), dataset, protocols=(protocols.REF_DAVIS, protocols.DAVIS))
+    frames = [
+        {entry["protocol"]: len(entry["region"][0]) for entry in example.objects} for example in result.done
+    ]
+    assert frames == [{"ref-davis": n.frames, "davis": n.frames - 2} for n in result.done]
 
 
 def test_the_first_of_equal_objects_wins_and_low_scores_are_background():

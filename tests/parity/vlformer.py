@@ -323,7 +323,7 @@ def first_step(case: Case, model, names: dict[str, str]) -> dict[str, Any]:
 
 def recipe() -> RunConfig:
     """The published recipe that refseg ships."""
-    return read_recipe(find_recipe("vlformer/refcoco"))
+    return read_recipe(find_recipe("vlformer/refcoco-r50"))
 
 
 def targets_of(case: Case, placements) -> Targets:

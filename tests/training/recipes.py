@@ -97,7 +97,7 @@ def take_three_steps(name, folder, *, overrides=None, model=None, shrink=8, fram
 
 def _small(name, folder, overrides, model, *, shrink, frames):
     values = read_recipe(packaged_recipes()[name]).model_dump(mode="json", exclude_none=True)
-    values |= {"variant": "debug", "init_allow": [], "init_new_words": False}
+    values |= {"variant": "debug", "init_allow": [], "init_without": [], "init_new_words": False}
     values.pop("init", None)
     values["model"] = values["model"] if model is None else model
     data = values["data"]

@@ -8,6 +8,8 @@ import shutil
 from importlib import resources
 from pathlib import Path
 
+import torch
+
 from refseg.checkpoints import native
 from refseg.checkpoints.cards import Card, read_cards
 from refseg.checkpoints.conversion import TOKENIZER, convert, file_sha256
@@ -39,10 +41,12 @@ def find(name: str) -> Card:
     return cards[name]
 
 
-def load(name_or_path: str | Path, *, device: str = "cpu") -> tuple[ReferringModel, native.Header, Path]:
-    """A model, its header and its file, from a card's name, a file, a folder or a hub id; see `resolve`."""
+def load(
+    name_or_path: str | Path, *, device: str = "cpu", dtype: torch.dtype | None = None
+) -> tuple[ReferringModel, native.Header, Path]:
+    """A model, its header and its file, from a card's name, a file, a folder or a hub id; see `resolve` and `native.load`."""
     path = resolve(name_or_path)
-    return *native.load(path, device=device), path
+    return *native.load(path, device=device, dtype=dtype), path
 
 
 def resolve(name_or_path: str | Path) -> Path:

@@ -113,6 +113,11 @@ def letters_vocabulary() -> str:
     return _as_json({token: number for number, token in enumerate(tokens)})
 
 
+def word_vocabulary(words: Sequence[str]) -> str:
+    """The `tokenizer.json` of a vocabulary that gives each of `words` one token, as BERT's gives common words."""
+    return _as_json({token: number for number, token in enumerate((*SPECIALS, *words))})
+
+
 LETTERS_VOCABULARY = len(SPECIALS) + 2 * len(string.ascii_lowercase + string.digits + string.punctuation)
 
 

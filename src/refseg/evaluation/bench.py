@@ -163,11 +163,15 @@ def _give_plain_tokenizer(model: ReferringModel, words: list[str]) -> None:
     """A tokenizer that needs no file, with as many tokens to these plain words as the real one; of the model's own kind."""
     from refseg.encoders.clip_tokens import clip_word_tokenizer
     from refseg.encoders.tokens import word_tokenizer
+    from refseg.encoders.wordpiece import word_vocabulary
 
-    try:
-        model.load_extra_state({"tokenizer.json": word_tokenizer(words)})
-    except InvalidInput:  # a tower with other special tokens
-        model.load_extra_state({"tokenizer.json": clip_word_tokenizer(words)})
+    makers = [word_tokenizer, clip_word_tokenizer, word_vocabulary]
+    for make in makers:
+        try:
+            return model.load_extra_state({"tokenizer.json": make(words)})
+        except InvalidInput:  # a tower with other special tokens
+            if make is makers[-1]:
+                raise
 
 
 def report(measurements: list[Measurement]) -> str:

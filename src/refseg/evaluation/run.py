@@ -207,15 +207,16 @@ class _Task:
 
     def _compare_objects(self, index: int, merged: objects.Merged, done: Done) -> None:
         data: Any = self.dataset
-        if not hasattr(data, "true_objects") or not hasattr(data, "video"):
+        truth = data.true_objects(data.video(index)) if hasattr(data, "true_objects") else None
+        if truth is None:
             raise InvalidInput(
                 f"{data.name} does not tell which pixels are which object; this protocol is for Ref-DAVIS17"
             )
-        truth = data.true_objects(data.video(index))
         annotated = objects.index_maps(truth.masks, range(1, len(truth.masks) + 1))
         annotated[truth.void.numpy()] = objects.VOID
-        (protocol,) = [protocol for protocol in self.plan.protocols if protocol.kind == "objects"]
-        done.objects = objects.compare(merged.maps(), annotated, protocol, done.name)
+        for protocol in self.plan.protocols:
+            if protocol.kind == "objects":
+                done.objects += objects.compare(merged.maps(), annotated, protocol, done.name)
 
 
 def _begin(done: Done, piece: Piece, asked: questions.Questions) -> None:

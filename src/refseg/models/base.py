@@ -237,11 +237,14 @@ class Family:
     param_rules: tuple[ParamRule, ...] = ()
     companions: tuple[CompanionWeights, ...] = ()
     first_values: Callable[[ModelConfig], StateDict] | None = (
-        None  # of what is learnt from nothing, where training starts from weights of another system
+        None  # of what a file of `starts` leaves, where the model is too large to be built whole for it
     )
     objectives: Mapping[str, Objective] = field(
         default_factory=dict
     )  # named pre-training objectives, beside "phrases"
+    starts: Mapping[str, Converter] = field(
+        default_factory=dict
+    )  # files of a part alone (a backbone that training begins with), by the part's name
     protocols: Mapping[str, Protocol] = field(
         default_factory=dict
     )  # data set -> how the published numbers on it were taken; "refcocog" also speaks for "refcocog-umd"

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 FAMILIES = {
     "scout": "refseg.models.scout.family",
     "referformer": "refseg.models.referformer.family",
-    "vlt": "refseg.models.vlt.family",
     "lgformer": "refseg.models.lgformer.family",
+    "vlt": "refseg.models.vlt.family",
     "vlformer": "refseg.models.vlformer.family",
     "vpd": "refseg.models.vpd.family",
 }

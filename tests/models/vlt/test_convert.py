@@ -114,7 +114,9 @@ def test_a_detectors_file_gives_the_backbone_alone(tmp_path):
 
 def test_a_detectors_file_starts_a_model_whose_rest_is_fresh(tmp_path):
     path = detector(tmp_path / "yolov3.h5")
-    done = conversion.convert(path, tmp_path / "m.safetensors", family="vlt", variant="debug", starts=True)
+    done = conversion.convert(
+        path, tmp_path / "m.safetensors", family="vlt", variant="debug", part="backbone"
+    )
     model, _ = native.load(done.path)
     assert torch.equal(model.backbone.stem.conv.weight, converted(path)["backbone.stem.conv.weight"])
     assert "phrase.attention.weight" in done.report.fresh

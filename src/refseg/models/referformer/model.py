@@ -13,10 +13,12 @@ from dataclasses import astuple, replace
 import torch
 from torch import Tensor, nn
 
-from refseg.encoders.resnet import ResNet
+from refseg.encoders.resnet import Bottleneck, ResNet
+from refseg.encoders.swin import Block as SwinBlock
 from refseg.encoders.swin import Swin, SwinSpec
 from refseg.encoders.text import TextTower
 from refseg.encoders.tokens import PhraseTokenizer
+from refseg.encoders.video_swin import Block as ClipBlock
 from refseg.encoders.video_swin import VideoSwin, VideoSwinSpec
 from refseg.layers.position import sine_1d
 from refseg.layers.steps import frames_at_once, row_steps
@@ -136,10 +138,9 @@ class ReferFormer(ReferringModel):
 
     def recomputed_blocks(self) -> list[nn.Module]:
         """The trained blocks of the backbone, and the layers of the encoder."""
-        if isinstance(self.backbone, ResNet):
-            blocks = [block for stage in list(self.backbone.stages)[1:] for block in stage]
-        else:
-            blocks = [block for stage in self.backbone.layers for block in stage.blocks]
+        kind = {ResNet: Bottleneck, Swin: SwinBlock, VideoSwin: ClipBlock}[type(self.backbone)]
+        found = [module for module in self.backbone.modules() if isinstance(module, kind)]
+        blocks = [block for block in found if any(value.requires_grad for value in block.parameters())]
         return [*blocks, *self.encoder.layers]
 
     def tell_candidates(self) -> None:

@@ -1,17 +1,23 @@
 """Published names to ours.
 
-A published file is what detectron2 writes: the state under `model`, without a prefix. A training run may also start from
-files of others that name the same parts alike: video Mask2Former (the published start), and ImageNet ResNets in detectron2's
-names, with or without `backbone.`, or in Caffe's.
+A published file is what detectron2 writes: the state under `model`, without a prefix. A training run starts from files of
+others: video Mask2Former, which names most of the parts alike (the published start), an ImageNet ResNet in detectron2's names
+or in Caffe's, and the text tower of CLIP as on the hub.
 """
 
 from __future__ import annotations
 
+import torch
+
+from refseg.encoders.clip_text import ClipTextTower
+from refseg.errors import CheckpointMismatch
 from refseg.models.base import ModelConfig, StateDict
 from refseg.models.renaming import Drop, Rename, Report, Rule, apply
 from refseg.models.vlformer.config import VLFormerConfig
+from refseg.models.vlformer.model import VLFormer
 
 _VECTORS = "(weight|bias|running_mean|running_var)"
+_STEM = "backbone.stem.conv.weight"
 _CAFFE_PARTS = {"branch1": "shortcut", "branch2a": "conv1", "branch2b": "conv2", "branch2c": "conv3"}
 
 
@@ -23,7 +29,87 @@ def convert(state: StateDict, config: ModelConfig) -> tuple[StateDict, Report]:
 
 def rules() -> list[Rule]:
     """The rules; the first that matches a name decides."""
-    return [*_leftovers(), *_backbone(), *_caffe(), *_text(), *_pixel_decoder(), *_decoder()]
+    return [*_leftovers(), *_backbone(r"backbone\."), *_text(), *_pixel_decoder(), *_decoder()]
+
+
+def convert_mask2former(state: StateDict, config: ModelConfig) -> tuple[StateDict, Report]:
+    """What a video Mask2Former gives: every tensor whose name and shape the model has; the others are dropped by name."""
+    assert isinstance(config, VLFormerConfig)
+    converted, report = apply(state, rules())
+    with torch.device("meta"):
+        wanted = VLFormer(config).state_dict()
+    for published, name in list(report.renamed.items()):
+        given = converted[name].shape
+        if name in wanted and wanted[name].shape == given:
+            continue
+        del converted[name], report.renamed[published]
+        report.dropped[published] = (
+            f"of another shape: {_sides(given)}, the model has {_sides(wanted[name].shape)}"
+            if name in wanted
+            else "a layer more than the model has"
+        )
+    report.dropped |= dict.fromkeys(report.left, "a part that the model does not have")
+    report.left = []
+    if not converted:
+        raise CheckpointMismatch("no tensor of the file fits the model by name and shape")
+    return converted, report
+
+
+def convert_backbone(state: StateDict, config: ModelConfig) -> tuple[StateDict, Report]:
+    """An ImageNet ResNet: detectron2's names, with or without `backbone.`, or Caffe's blobs.
+
+    Caffe's network sees blue first and pixels that are not divided by their spread; its stem is turned to compute the same of
+    ours. Its strides lie in the first convolution of a block instead of the second: a start, not the same network.
+
+    Raises:
+        CheckpointMismatch: if the file is no ResNet of the variant's size.
+    """
+    assert isinstance(config, VLFormerConfig)
+    converted, report = apply(state, [*_leftovers(), *_backbone("(?:backbone\\.)?"), *_caffe()])
+    with torch.device("meta"):
+        wanted = {name for name in VLFormer(config).state_dict() if name.startswith("backbone.")}
+    if "conv1_w" in state:
+        spread = 255 * torch.tensor(config.frame.std).view(3, 1, 1)
+        converted[_STEM] = converted[_STEM].flip(1) * spread
+    # Normalisations of these files may be a scale and a shift alone, beside a mean of 0 and a variance of 1.
+    for name in sorted(wanted - set(converted)):
+        beside = name.rpartition(".")[0] + ".weight"
+        if name.endswith((".running_mean", ".running_var")) and beside in converted:
+            fill = torch.zeros_like if name.endswith("mean") else torch.ones_like
+            converted[name] = fill(converted[beside])
+    absent = sorted(wanted - set(converted))
+    if absent:
+        raise CheckpointMismatch("the file is not the backbone of this variant", missing=absent)
+    return converted, report
+
+
+def convert_text(state: StateDict, config: ModelConfig) -> tuple[StateDict, Report]:
+    """The text tower of a CLIP file of the hub, which may hold the vision tower too.
+
+    Raises:
+        CheckpointMismatch: if the file lacks a tensor of the tower.
+    """
+    assert isinstance(config, VLFormerConfig)
+    others = r"(vision_model\..*|(visual|text)_projection\..*|logit_scale)"
+    text: list[Rule] = [
+        *_leftovers(),
+        Drop(others, "a part of CLIP that the model does not use"),
+        Rename(r"text_model\.(.*)", r"text_tower.\1"),
+    ]
+    converted, report = apply(state, text)
+    with torch.device("meta"):
+        wanted = {f"text_tower.{name}" for name in ClipTextTower(config.text).state_dict()}
+    absent = sorted(wanted - set(converted))
+    if absent:
+        raise CheckpointMismatch("the file is not the text tower of this variant", missing=absent)
+    return converted, report
+
+
+STARTS = {"mask2former": convert_mask2former, "backbone": convert_backbone, "text": convert_text}
+
+
+def _sides(shape: torch.Size) -> str:
+    return "x".join(map(str, shape))
 
 
 def _leftovers() -> list[Rule]:
@@ -36,17 +122,18 @@ def _leftovers() -> list[Rule]:
     ]
 
 
-def _backbone() -> list[Rule]:
+def _backbone(prefix: str) -> list[Rule]:
+    """ResNets by detectron2's names; `prefix` is a pattern."""
     stages: list[Rule] = []
     for stage in range(4):
-        there, here = rf"(?:backbone\.)?res{stage + 2}\.(\d+)", rf"backbone.stages.{stage}.\1"
+        there, here = rf"{prefix}res{stage + 2}\.(\d+)", rf"backbone.stages.{stage}.\1"
         stages += [
             Rename(rf"{there}\.(conv[123]|shortcut)\.weight", rf"{here}.\2.conv.weight"),
             Rename(rf"{there}\.(conv[123]|shortcut)\.norm\.{_VECTORS}", rf"{here}.\2.norm.\3"),
         ]
     return [
-        Rename(r"(?:backbone\.)?stem\.conv1\.weight", "backbone.stem.conv.weight"),
-        Rename(rf"(?:backbone\.)?stem\.conv1\.norm\.{_VECTORS}", r"backbone.stem.norm.\1"),
+        Rename(rf"{prefix}stem\.conv1\.weight", _STEM),
+        Rename(rf"{prefix}stem\.conv1\.norm\.{_VECTORS}", r"backbone.stem.norm.\1"),
         *stages,
     ]
 
@@ -54,7 +141,7 @@ def _backbone() -> list[Rule]:
 def _caffe() -> list[Rule]:
     """Blobs of Caffe's ResNets; their normalisation is a scale and a shift, beside means of 0 and variances of 1."""
     blobs: list[Rule] = [
-        Rename("conv1_w", "backbone.stem.conv.weight"),
+        Rename("conv1_w", _STEM),
         Rename("res_conv1_bn_s", "backbone.stem.norm.weight"),
         Rename("res_conv1_bn_b", "backbone.stem.norm.bias"),
         Drop("conv1_b", "the stem's bias, which is 0 in these files"),

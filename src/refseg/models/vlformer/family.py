@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from refseg.metrics.protocols import VLFORMER
 from refseg.models.base import Family, ParamRule
 from refseg.models.vlformer.config import VARIANTS, VLFormerLossConfig
-from refseg.models.vlformer.convert import convert
+from refseg.models.vlformer.convert import STARTS, convert
 from refseg.models.vlformer.loss import VLFormerCriterion
 from refseg.models.vlformer.model import VLFormer
 
@@ -18,6 +19,8 @@ FAMILY = Family(
     variants=VARIANTS,
     loss=VLFormerLossConfig(),
     convert=convert,
+    starts=STARTS,
+    protocols={"refcoco": VLFORMER, "refcoco+": VLFORMER, "refcocog": VLFORMER},
     cards=Path(__file__).parent / "checkpoints.toml",
     # Scales of the published learning rate of 1e-4. Norms and embeddings do not decay; all else does, biases and the
     # bare level embedding of the encoder included.

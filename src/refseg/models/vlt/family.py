@@ -19,5 +19,6 @@ FAMILY = Family(
     loss=VltLossConfig(),
     convert=convert,
     cards=Path(__file__).parent / "checkpoints.toml",
+    starts={"backbone": convert},
     first_values=first_values,
 )

@@ -25,6 +25,7 @@ FAMILY = Family(
             "the text tower CLIP ViT-L/14", r"^text_tower\.", hub="openai/clip-vit-large-patch14"
         ),
     ),
+    starts={"stable-diffusion": convert},
     first_values=first_values,
     protocols=dict.fromkeys(("refcoco", "refcoco+", "refcocog"), REFER),
     # Published behaviour: only the norms of attention blocks go without decay; those of residual blocks, the head's and

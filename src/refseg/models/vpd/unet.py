@@ -180,7 +180,9 @@ def residual(resnet: Any, hidden: Tensor, time: Tensor | None = None) -> Tensor:
     mixed = resnet.conv1(_rectified(resnet.norm1(hidden)))
     if time is not None:
         mixed = _added(mixed, resnet.time_emb_proj(functional.silu(time))[:, :, None, None])
-    mixed = resnet.conv2(_rectified(resnet.norm2(mixed)))
+    normed = resnet.norm2(mixed)
+    del mixed  # at the size of the canvas each of these takes as much as all that a phrase needs
+    mixed = resnet.conv2(_rectified(normed))
     if resnet.conv_shortcut is not None:
         hidden = resnet.conv_shortcut(hidden)
     return _added(mixed, hidden)
