@@ -26,6 +26,8 @@ _VERBS = (
     "data_list",
     "data_doctor",
     "data_convert",
+    "data_get",
+    "data_overlap",
     "submission",
     "models",
     "convert",

@@ -110,9 +110,8 @@ def coco_form(
             images.append(_image(reference.picture, sentence, number, name))
             annotations += [_annotation(o, number, segmentations[o.id]) for o in reference.objects]
     categories = [{"id": number, "name": title} for number, title in table.categories.items()]
-    # Whatever else the file told of categories and licences is copied.
-    extra = {"categories": categories} | table.facts.get("extra", {})
-    return {**extra, "images": images, "annotations": annotations}
+    extra = table.facts.get("extra", {})
+    return {"categories": categories, **extra, "images": images, "annotations": annotations}
 
 
 def _image(picture: Picture, sentence: Sentence, number: int, name: str) -> dict[str, Any]:
