@@ -210,7 +210,7 @@ def test_google_drive_is_reached_through_gdown(carded, monkeypatch):
 def test_a_wrong_file_from_google_drive_is_not_kept(carded, monkeypatch, home):
     fake_gdown(monkeypatch, lambda *, output, **_: zoo.Path(output).write_bytes(b"quota"))
     carded(card_of(drive="abc", sha256=SHA256))
-    with pytest.raises(InvalidInput, match="is not the file that was expected"):
+    with pytest.raises(InvalidInput, match="is not the file on the card"):
         zoo.get("t")
     assert not (home / "downloads" / "t.pth").exists()
 
