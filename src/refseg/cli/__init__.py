@@ -23,6 +23,7 @@ _VERBS = (
     "train",
     "evaluate",
     "data",
+    "data_doctor",
     "data_get",
     "data_overlap",
     "submission",
