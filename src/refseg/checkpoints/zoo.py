@@ -13,7 +13,7 @@ import torch
 from refseg.checkpoints import native
 from refseg.checkpoints.cards import Card, read_cards
 from refseg.checkpoints.conversion import TOKENIZER, convert, file_sha256
-from refseg.checkpoints.download import download, shown
+from refseg.download import download, shown
 from refseg.errors import InvalidInput, UnknownName
 from refseg.models import catalog
 from refseg.models.base import ReferringModel
