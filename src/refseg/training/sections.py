@@ -139,6 +139,7 @@ class RunSection(Section):
     checkpoint_activations: bool = (
         False  # blocks compute again in the backward pass what they would have kept
     )
+    sync_batch_norm: bool = False  # several processes: batch norms see the examples of all of them
     ema: Annotated[float, Field(ge=0, lt=1)] = 0.0  # decay of the averaged weights; 0 = none
     weights: Literal["float32", "bfloat16", "float16"] = "float32"  # in which checkpoints are stored
     evaluate_every: LengthOrNone = 0  # 0 = only at the end
