@@ -173,6 +173,12 @@ def _asset(card: Card) -> Path:
 
 
 def _refuse_unpublished(card: Card) -> None:
+    if card.source.by_hand:
+        raise InvalidInput(
+            f"{card.name} lies behind a link that only a browser follows: download the file from {card.source.repository} and "
+            f"run: refseg convert FILE --family {card.family} --variant {card.variant}; the result is a checkpoint to name "
+            "by its path"
+        )
     if card.source.unpublished:
         raise InvalidInput(
             f"the authors of {card.name} publish no weights ({card.source.repository}), only numbers; train it (`refseg train "

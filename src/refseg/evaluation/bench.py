@@ -151,7 +151,7 @@ def _random_model(family: str, variant: str) -> ReferringModel:
     words = sorted({word for phrase in PHRASES for word in re.findall(r"\w+", phrase)})
     config = catalog.variant(family, variant).for_words(words)
     if hasattr(config, "vectors"):  # a family of word vectors: those that need no file cost the same
-        config = replace(config, vectors=LETTERS)
+        config = replace(config, vectors=LETTERS)  # type: ignore[call-arg]
     torch.manual_seed(0)
     model = catalog.build(family, config)
     if not model.extra_state():
