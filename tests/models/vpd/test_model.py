@@ -184,3 +184,52 @@ def test_a_tie_is_background(model):
     _, placement = place_frames(torch.zeros(1, 3, 64, 64, dtype=torch.uint8), model.config.frame)
     [mask] = model.finish(Output(torch.zeros(1, 1, 1, 8, 8)), [placement])
     assert not mask.any()
+
+
+def test_parts_wait_on_the_cpu_and_take_turns():
+    picture = torch.randint(0, 256, (3, 64, 64), dtype=torch.uint8)
+    expected = Predictor(published.model(), device="cpu")(picture, PHRASES)
+    predictor = Predictor(published.model(), device="cpu", offload=True)
+    parts = {name: getattr(predictor.model, name) for name in ("vae", "text_tower", "unet")}
+    before = {name: part._hf_hook.prev_module_hook.model for name, part in parts.items()}
+    assert before == {"vae": parts["unet"], "text_tower": parts["vae"], "unet": parts["text_tower"]}
+    assert {str(part._hf_hook.execution_device) for part in parts.values()} == {"cpu"}
+    for one, other in zip(predictor(picture, PHRASES), expected, strict=True):
+        assert torch.equal(one.masks, other.masks)
+
+
+def test_a_part_goes_back_when_the_next_one_is_called(monkeypatch):
+    from refseg.models.vpd.offload import take_turns
+
+    # "meta" stands for the second device: every machine has it, and it says which tensors lie on it.
+    parts = [torch.nn.Linear(2, 2) for _ in range(3)]
+    moved = []
+
+    def move(part, number):
+        return lambda place: moved.append((number, str(place))) or part.to_empty(device=place)
+
+    for number, part in enumerate(parts):
+        monkeypatch.setattr(part, "to", move(part, number))
+    take_turns(parts, torch.device("meta"))
+    moved.clear()
+    for part in (*parts, parts[0]):
+        part(torch.ones(1, 2))
+    assert moved == [
+        (0, "meta"),
+        *((0, "cpu"), (1, "meta")),
+        *((1, "cpu"), (2, "meta")),
+        *((2, "cpu"), (0, "meta")),
+    ]
+
+
+def test_offload_without_accelerate_says_what_to_type(monkeypatch):
+    import sys
+
+    monkeypatch.setitem(sys.modules, "accelerate", None)
+    with pytest.raises(InvalidInput, match="type: pip install accelerate"):
+        Predictor(published.model(), device="cpu", offload=True)
+
+
+def test_families_without_large_parts_refuse_to_offload():
+    with pytest.raises(InvalidInput, match="has no parts"):
+        Predictor(catalog.build("scout", "debug"), device="cpu", offload=True)
