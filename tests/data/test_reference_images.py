@@ -87,7 +87,7 @@ def test_a_picture_of_another_size_is_told_with_its_record(tmp_path):
     maker.write(tmp_path)
     Image.new("RGB", (8, 8)).save(tmp_path / "images" / "train2014" / "0.png")
     with pytest.raises(
-        InvalidInput, match="reference 0: the picture 0.png is 8x8 pixels, and was annotated at 20x14"
+        InvalidInput, match=r"reference 0: the picture 0\.png is 8x8 pixels, and was annotated at 20x14"
     ):
         opened(tmp_path)[0]
 

@@ -280,9 +280,10 @@ def union_of(codes: list[list[Any]], shape: tuple[int, ...]) -> np.ndarray:
     """Masks [T, H, W] of several objects together; a code is null where its object is absent."""
     joint = np.zeros(shape, dtype=bool)
     for series in codes:
-        for frame, code in zip(joint, series, strict=True):
+        assert len(series) == len(joint)
+        for number, code in enumerate(series):
             if code is not None:
-                frame |= mask_from_rle(code, shape[1:]).numpy()
+                joint[number] |= mask_from_rle(code, shape[1:]).numpy()
     return joint
 
 

@@ -13,7 +13,7 @@ import torch
 from refseg.checkpoints import native
 from refseg.checkpoints.cards import Card, read_cards
 from refseg.checkpoints.conversion import TOKENIZER, convert, file_sha256
-from refseg.checkpoints.download import download, shown
+from refseg.download import download, shown
 from refseg.errors import InvalidInput, UnknownName
 from refseg.models import catalog
 from refseg.models.base import ReferringModel
@@ -173,6 +173,12 @@ def _asset(card: Card) -> Path:
 
 
 def _refuse_unpublished(card: Card) -> None:
+    if card.source.by_hand:
+        raise InvalidInput(
+            f"{card.name} lies behind a link that only a browser follows: download the file from {card.source.repository} and "
+            f"run: refseg convert FILE --family {card.family} --variant {card.variant}; the result is a checkpoint to name "
+            "by its path"
+        )
     if card.source.unpublished:
         raise InvalidInput(
             f"the authors of {card.name} publish no weights ({card.source.repository}), only numbers; train it (`refseg train "

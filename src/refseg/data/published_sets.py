@@ -52,6 +52,9 @@ def open_folder(folder: Path, *, split: str | None, count: int | None, options: 
     per_split = split_files(folder)
     if per_split:
         return _open_coco_form(folder, per_split, split or "val", count, options)
+    sentences = [name for name in ("train", "valid", "test") if (folder / f"{name}.json").is_file()]
+    if sentences:
+        return _open_video_sentences(folder, sentences, split or "valid", count, options)
     return None
 
 
@@ -146,6 +149,16 @@ def _open_coco_form(
     places = [options.images] if options.images else [above, above / "train2014", folder]
     table = ReferenceTable(open_coco_form(path, split))
     return ReferenceImages(name, table, PictureFolders(places), split=None, options=options, count=count)
+
+
+def _open_video_sentences(
+    folder: Path, splits: Sequence[str], split: str, count: int | None, options: ReadOptions
+) -> Any:
+    from refseg.data.video_sentences import VideoSentences
+
+    if not (folder / f"{split}.json").is_file():
+        raise UnknownName(f"split of {folder.name}", split, splits)
+    return VideoSentences(folder / f"{split}.json", pictures=options.images, count=count)
 
 
 def _open_parquet(

@@ -61,7 +61,7 @@ def build_refer(
         "categories": builder.categories,
         "pictures": len(file.items("images")),
         "annotations": len(file.items("annotations")),
-        "extra": {key: file.values[key] for key in ("info", "licenses") if key in file.values},
+        "extra": {key: file.values[key] for key in ("info", "licenses", "categories") if key in file.values},
     }
     return builder.builder.table(facts)
 

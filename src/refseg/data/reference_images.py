@@ -115,6 +115,10 @@ class ReferenceImages(torch.utils.data.Dataset[Example]):
             words.update(words_of(self._text(row)))
         return tuple(sorted(words))
 
+    def phrases_of(self, row: int) -> tuple[str, ...]:
+        """The phrases of a reference, by its row."""
+        return tuple(self._text(sentence) for sentence in self.table.sentence_rows(row))
+
     def pairs(self, index: int) -> list[tuple[int, int]]:
         """Rows of the reference and of the sentence of every phrase of an example."""
         first, last = self._starts[index], self._starts[index + 1]

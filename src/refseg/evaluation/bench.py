@@ -15,12 +15,13 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
+from refseg.encoders.word_vectors import LETTERS
 from refseg.errors import InvalidInput, RefsegError
 from refseg.evaluation.machine import Machine, matrix_rate, this_machine
 from refseg.evaluation.table import aligned
@@ -148,8 +149,11 @@ def open_predictor(checkpoint: str, *, device: str = "auto", dtype: str = "float
 
 def _random_model(family: str, variant: str) -> ReferringModel:
     words = sorted({word for phrase in PHRASES for word in re.findall(r"\w+", phrase)})
+    config = catalog.variant(family, variant).for_words(words)
+    if hasattr(config, "vectors"):  # a family of word vectors: those that need no file cost the same
+        config = replace(config, vectors=LETTERS)  # type: ignore[call-arg]
     torch.manual_seed(0)
-    model = catalog.build(family, catalog.variant(family, variant).for_words(words))
+    model = catalog.build(family, config)
     if not _reads_words(model):
         _give_plain_tokenizer(model, words)
     return model

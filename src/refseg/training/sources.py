@@ -14,6 +14,7 @@ from refseg.data.annotated import ReadOptions
 from refseg.data.augment import is_seen
 from refseg.data.catalog import PhraseDataset, open_dataset
 from refseg.data.leakage import Fallen, HeldOut, as_record, held_out, leave_out, read_genome
+from refseg.data.published import is_published
 from refseg.data.sampling import JointOrder, Order, generator_at
 from refseg.data.sides import swap_sides
 from refseg.data.steps import (
@@ -23,6 +24,7 @@ from refseg.data.steps import (
     Step,
     draw_neighbours,
     draw_phrases,
+    redraws,
     uses_mirrors,
     vary,
 )
@@ -158,7 +160,9 @@ def open_training_data(run: RunConfig, side: int) -> Sources:
     """The sets that the recipe's [data] section names; `side` is the canvas of the family."""
     data = run.data
     if data.name != SCENES:
-        opened, leakage = _without_leakage([open_set(each) for each in data.each], data)
+        opened, leakage = _without_leakage(
+            [open_set(each, with_outlines=redraws(steps_of(each, data))) for each in data.each], data
+        )
         pairs = zip(opened, data.each, strict=True)
         return Sources([source_of(examples, own, data) for examples, own in pairs], run, leakage)
     if data.exclude_images_of:
@@ -247,10 +251,13 @@ def open_set(
     root: str | None = None,
     count: int | None = None,
     is_measured: bool = False,
+    with_outlines: bool = False,
 ) -> PhraseDataset:
     """The stored set of a recipe, or another one with its options; what is measured holds all phrases of a picture."""
     name, split, root = name or own.name, own.split if split is None else split, root or own.root
     options = {key: value for key, value in own.options.items() if not (is_measured and key == "item")}
+    if with_outlines and is_published(name):  # phrase files bring theirs unasked
+        options = {"outlines": True} | options
     for key in ("registers", "size"):
         if getattr(own, key, None):
             raise InvalidInput(f"data.{key} is for scenes; the data set {name} takes none")

@@ -13,7 +13,7 @@ from refseg.encoders.clip_tokens import clip_byte_tokenizer
 from refseg.errors import CheckpointMismatch, InvalidInput
 from refseg.models import catalog
 from refseg.models.vlformer.config import VARIANTS
-from refseg.models.vlformer.convert import convert, convert_backbone, convert_mask2former, convert_text
+from refseg.models.vlformer.convert import convert
 
 DEBUG = VARIANTS["debug"]
 
@@ -130,34 +130,72 @@ def test_a_vocabulary_in_any_published_form_can_be_given(state, tmp_path):
 
 
 def test_a_name_that_no_rule_knows_is_left(state):
-    _, report = convert({"sem_seg_head.predictor.memory.weight": torch.ones(1)}, DEBUG)
+    _, report = convert(state | {"sem_seg_head.predictor.memory.weight": torch.ones(1)}, DEBUG)
     assert report.left == ["sem_seg_head.predictor.memory.weight"]
 
 
-def test_mask2former_gives_what_fits_and_tells_what_does_not(state):
-    given = {
-        name: tensor for name, tensor in state.items() if not name.startswith(("text_encoder", "resizer"))
+OPTIONS = {"family": "vlformer", "variant": "debug"}
+
+
+@pytest.fixture
+def clip(state, tmp_path):
+    """CLIP's own file, with another text tower than `state` has."""
+    text = {n.removeprefix("text_encoder."): t + 1 for n, t in state.items() if n.startswith("text_encoder.")}
+    others = {"vision_model.class_embedding": 4, "text_projection.weight": 4, "logit_scale": 1}
+    torch.save(text | {name: torch.zeros(size) for name, size in others.items()}, tmp_path / "clip.pt")
+    return tmp_path / "clip.pt"
+
+
+def mask2former(state):
+    """The parts of a video Mask2Former: no words, more queries, classes and layers."""
+    given = {name: t for name, t in state.items() if not name.startswith(("text_encoder", "resizer"))}
+    given = {name: t for name, t in given.items() if "fusion_" not in name and "_text." not in name}
+    given |= {
+        f"{_QUERIES}.query_feat.weight": torch.zeros(100, 64),
+        f"{_QUERIES}.class_embed.weight": torch.zeros(41, 64),
+        f"{_QUERIES}.transformer_ffn_layers.3.linear1.weight": torch.zeros(48, 64),
+        "criterion.empty_weight": torch.zeros(41),
+        f"{_PIXELS}.extra.weight": torch.zeros(1),
     }
-    given = {name: tensor for name, tensor in given.items() if "fusion_" not in name and "_text." not in name}
-    head = "sem_seg_head.predictor"
-    given[f"{head}.query_feat.weight"] = torch.zeros(100, 64)
-    given[f"{head}.class_embed.weight"] = torch.zeros(41, 64)
-    given[f"{head}.transformer_ffn_layers.3.linear1.weight"] = torch.zeros(48, 64)
-    given["criterion.empty_weight"] = torch.zeros(41)
-    given["sem_seg_head.pixel_decoder.extra.weight"] = torch.zeros(1)
-    converted, report = convert_mask2former(given, DEBUG)
-    assert report.left == []
-    assert report.dropped[f"{head}.query_feat.weight"] == "of another shape: 100x64, the model has 5x64"
-    assert "of another shape" in report.dropped[f"{head}.class_embed.weight"]
-    assert "layer more" in report.dropped[f"{head}.transformer_ffn_layers.3.linear1.weight"]
-    assert "does not have" in report.dropped["sem_seg_head.pixel_decoder.extra.weight"]
-    assert len(converted) == len(report.renamed) == len(given) - len(report.dropped)
-    assert torch.equal(converted["decoder.class_embed.bias"], state[f"{head}.class_embed.bias"])
+    return given
 
 
-def test_a_file_of_something_else_is_no_start():
-    with pytest.raises(CheckpointMismatch, match="no tensor of the file fits"):
-        convert_mask2former({"layer1.0.conv1.weight": torch.zeros(4)}, DEBUG)
+def test_mask2former_gives_what_fits_and_the_rest_is_told(state, clip, tmp_path):
+    given = mask2former(state)
+    (tmp_path / "m2f.pkl").write_bytes(pickle.dumps({"model": {n: t.numpy() for n, t in given.items()}}))
+    done = convert_file(
+        tmp_path / "m2f.pkl", tmp_path / "o.safetensors", part="mask2former", companion=clip, **OPTIONS
+    )
+    dropped, fresh = done.report.dropped, set(done.report.fresh)
+    assert dropped[f"{_QUERIES}.query_feat.weight"] == "of another shape: 100x64, the model has 5x64"
+    assert "of another shape" in dropped[f"{_QUERIES}.class_embed.weight"]
+    assert "layer more" in dropped[f"{_QUERIES}.transformer_ffn_layers.3.linear1.weight"]
+    assert "does not have" in dropped[f"{_PIXELS}.extra.weight"]
+    assert {"decoder.query_feat.weight", "decoder.class_embed.weight", "resizer.weight"} <= fresh
+    assert "pixel_decoder.fusions.0.attention.in_proj_weight" in fresh
+    assert "decoder.layers.0.word_attention.in_proj_weight" in fresh
+    assert not any(name.startswith(("backbone.", "text_tower.")) for name in fresh)
+    ours = native.load(done.path)[0].state_dict()
+    assert torch.equal(ours["decoder.class_embed.bias"], state[f"{_QUERIES}.class_embed.bias"])
+    text = torch.load(clip)["text_model.final_layer_norm.weight"]
+    assert torch.equal(ours["text_tower.final_layer_norm.weight"], text)
+    taken = {name for name in done.report.renamed.values() if not name.startswith("text_tower.")}
+    assert len(taken) + len(dropped) == len(given)
+
+
+def test_a_start_is_no_whole_checkpoint(state, clip, tmp_path):
+    torch.save({"model": mask2former(state)}, tmp_path / "m2f.pth")
+    with pytest.raises(CheckpointMismatch, match=r"lacks.*decoder\."):
+        convert_file(tmp_path / "m2f.pth", tmp_path / "o.safetensors", companion=clip, **OPTIONS)
+
+
+def test_a_start_without_clip_says_where_it_comes_from(state, tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda *_: None)
+    torch.save({"model": mask2former(state)}, tmp_path / "m2f.pth")
+    with pytest.raises(
+        InvalidInput, match=r"lacks CLIP's text tower.*openai/clip-vit-base-patch16.*--companion"
+    ):
+        convert_file(tmp_path / "m2f.pth", tmp_path / "o.safetensors", part="mask2former", **OPTIONS)
 
 
 @pytest.mark.parametrize("prefix", ["", "backbone."])
@@ -165,7 +203,8 @@ def test_an_imagenet_resnet_in_detectron2s_names_is_a_start(state, prefix):
     names = {name: tensor for name, tensor in state.items() if name.startswith("backbone.")}
     given = {prefix + name.removeprefix("backbone."): tensor for name, tensor in names.items()}
     given |= {"fc.weight": torch.zeros(1000, 128), "fc.bias": torch.zeros(1000)}
-    converted, report = convert_backbone(given, DEBUG)
+    converted, report = convert(given, DEBUG)
+    assert sorted(report.dropped) == ["fc.bias", "fc.weight"]
     assert report.left == []
     assert len(converted) == len(names)
 
@@ -186,12 +225,12 @@ def caffe(state):
     return blobs
 
 
-def test_caffes_resnet_computes_the_same_stem_of_our_pixels(state, tmp_path):
+def test_caffes_resnet_computes_the_same_stem_of_our_pixels(state, clip, tmp_path):
     (tmp_path / "R-50.pkl").write_bytes(pickle.dumps({"blobs": caffe(state)}))
     done = convert_file(
-        tmp_path / "R-50.pkl", tmp_path / "o.safetensors", family="vlformer", variant="debug", part="backbone"
+        tmp_path / "R-50.pkl", tmp_path / "o.safetensors", part="backbone", companion=clip, **OPTIONS
     )
-    assert "untrained" in done.header.origin["part"]
+    assert not any(name.startswith("backbone.") for name in done.report.fresh)
     model, _ = native.load(done.path)
     pixels = torch.rand(1, 3, 32, 32) * 255
     mean, std = (255 * torch.tensor(v).view(3, 1, 1) for v in (DEBUG.frame.mean, DEBUG.frame.std))
@@ -204,57 +243,8 @@ def test_caffes_resnet_computes_the_same_stem_of_our_pixels(state, tmp_path):
     assert bool((model.backbone.stages[0][0].conv1.norm.running_var == 1).all())
 
 
-def test_a_backbone_of_another_depth_is_refused(state):
-    given = {name: t for name, t in state.items() if name.startswith("backbone.") and "res5" not in name}
-    with pytest.raises(CheckpointMismatch, match="not the backbone of this variant"):
-        convert_backbone(given, DEBUG)
-
-
-def test_parts_are_put_together_one_file_after_the_other(state, tmp_path):
-    clip = {
-        name.removeprefix("text_encoder."): tensor + 1
-        for name, tensor in state.items()
-        if name.startswith("text_encoder.")
-    }
-    clip |= {
-        "vision_model.class_embedding": torch.zeros(4),
-        "logit_scale": torch.zeros(()),
-        "text_projection.weight": torch.zeros(4, 4),
-    }
-    torch.save(clip, tmp_path / "clip.pt")
-    others = {name: t for name, t in state.items() if not name.startswith(("text_encoder", "resizer"))}
-    torch.save({"model": others}, tmp_path / "m2f.pkl")
-    options = {"family": "vlformer", "variant": "debug"}
-    first = convert_file(tmp_path / "clip.pt", tmp_path / "1.safetensors", part="text", **options)
-    second = convert_file(
-        tmp_path / "m2f.pkl", tmp_path / "2.safetensors", part="mask2former", onto=first.path, **options
-    )
-    assert (
-        second.header.origin["part"]
-        == "mask2former; all else from 1.safetensors (text; all else is untrained)"
-    )
-    model, _ = native.load(second.path)
-    assert torch.equal(model.text_tower.final_layer_norm.weight, clip["text_model.final_layer_norm.weight"])
-    assert torch.equal(model.backbone.stem.conv.weight, state["backbone.stem.conv1.weight"])
-
-
-def test_a_part_onto_another_variant_is_refused(state, tmp_path):
-    torch.save(state, tmp_path / "m.pth")
-    options = {"family": "vlformer", "variant": "debug"}
-    ours = convert_file(tmp_path / "m.pth", tmp_path / "1.safetensors", **options).path
-    with pytest.raises(InvalidInput, match="is vlformer debug, and the part is for vlformer resnet50"):
-        convert_file(
-            tmp_path / "m.pth",
-            tmp_path / "2.safetensors",
-            family="vlformer",
-            variant="resnet50",
-            part="backbone",
-            onto=ours,
-        )
-    with pytest.raises(InvalidInput, match="name the part"):
-        convert_file(tmp_path / "m.pth", tmp_path / "2.safetensors", onto=ours, **options)
-
-
-def test_a_text_file_that_lacks_a_layer_is_refused():
-    with pytest.raises(CheckpointMismatch, match="not the text tower"):
-        convert_text({"text_model.final_layer_norm.weight": torch.zeros(16)}, DEBUG)
+def test_a_published_file_may_leave_the_text_tower_to_clip(state, clip, tmp_path):
+    lean = {name: tensor for name, tensor in state.items() if not name.startswith("text_encoder.")}
+    torch.save({"model": lean}, tmp_path / "lean.pth")
+    done = convert_file(tmp_path / "lean.pth", tmp_path / "o.safetensors", companion=clip, **OPTIONS)
+    assert done.report.fresh == []

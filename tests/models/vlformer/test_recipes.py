@@ -14,7 +14,8 @@ def test_a_published_recipe_trains(name, tmp_path):
 
 def test_every_published_configuration_has_a_recipe():
     runs = [read_recipe(packaged_recipes()[name]) for name in packaged("vlformer")]
-    found = {(run.data.name, run.variant) for run in runs if run.data.name != "ref-youtube-vos"}
+    runs = [run for run in runs if run.data.name != "ref-youtube-vos"]
+    found = {(run.data.name, run.variant) for run in runs}
     sets, variants = ("refcoco", "refcoco+", "refcocog-umd"), ("resnet50", "resnet101")
     assert found == {(name, variant) for name in sets for variant in variants}
     assert all(not run.model and not run.loss for run in runs)  # the published model, with its padded words

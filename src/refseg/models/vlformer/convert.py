@@ -1,41 +1,51 @@
 """Published names to ours.
 
-A published file is what detectron2 writes: the state under `model`, without a prefix. A training run starts from files of
-others: video Mask2Former, which names most of the parts alike (the published start), an ImageNet ResNet in detectron2's names
-or in Caffe's, and the text tower of CLIP as on the hub.
+A published file is what detectron2 writes: the state under `model`, without a prefix. Three other kinds of file are known by
+their names, because a training run starts from them: video Mask2Former, which names most parts alike (the published start),
+an ImageNet ResNet in detectron2's names or in Caffe's, and CLIP as on the hub, whose text tower is taken. Of the first two
+what fits is taken, and what does not is dropped with the reason.
 """
 
 from __future__ import annotations
 
+import re
+
 import torch
 
-from refseg.encoders.clip_text import ClipTextTower
-from refseg.errors import CheckpointMismatch
 from refseg.models.base import ModelConfig, StateDict
 from refseg.models.renaming import Drop, Rename, Report, Rule, apply
 from refseg.models.vlformer.config import VLFormerConfig
 from refseg.models.vlformer.model import VLFormer
 
+TEXT = r"^text_tower\."  # our names of what a start takes from CLIP's own file
 _VECTORS = "(weight|bias|running_mean|running_var)"
 _STEM = "backbone.stem.conv.weight"
 _CAFFE_PARTS = {"branch1": "shortcut", "branch2a": "conv1", "branch2b": "conv2", "branch2c": "conv3"}
 
 
 def convert(state: StateDict, config: ModelConfig) -> tuple[StateDict, Report]:
-    """The tensors of a published file under our names, and what was done."""
+    """The tensors of a published file, or of one to start from, under our names, and what was done."""
     assert isinstance(config, VLFormerConfig)
-    return apply(state, rules())
+    if any(name.startswith("resizer.") for name in state):
+        return apply(state, [*_leftovers(), *_published()])
+    if any(name.startswith("sem_seg_head.") for name in state):
+        return _what_fits(*apply(state, [*_leftovers(), *_published()]), config)
+    if any(name.startswith("text_model.") for name in state):
+        return apply(state, [*_leftovers(), *_clip()])
+    if any(re.match(r"(backbone\.)?(stem\.|res\d\.)|conv1_w$", name) for name in state):
+        return _resnet(state, config)
+    return apply(state, [*_leftovers(), *_published()])
 
 
-def rules() -> list[Rule]:
-    """The rules; the first that matches a name decides."""
-    return [*_leftovers(), *_backbone(r"backbone\."), *_text(), *_pixel_decoder(), *_decoder()]
-
-
-def convert_mask2former(state: StateDict, config: ModelConfig) -> tuple[StateDict, Report]:
-    """What a video Mask2Former gives: every tensor whose name and shape the model has; the others are dropped by name."""
+def first_values(config: ModelConfig) -> StateDict:
+    """First values of everything but the text tower, for what a start does not give."""
     assert isinstance(config, VLFormerConfig)
-    converted, report = apply(state, rules())
+    values = VLFormer(config).state_dict()
+    return {name: value for name, value in values.items() if not re.search(TEXT, name)}
+
+
+def _what_fits(converted: StateDict, report: Report, config: VLFormerConfig) -> tuple[StateDict, Report]:
+    """Only tensors whose name and shape the model has; the others are dropped, each with the reason."""
     with torch.device("meta"):
         wanted = VLFormer(config).state_dict()
     for published, name in list(report.renamed.items()):
@@ -50,66 +60,44 @@ def convert_mask2former(state: StateDict, config: ModelConfig) -> tuple[StateDic
         )
     report.dropped |= dict.fromkeys(report.left, "a part that the model does not have")
     report.left = []
-    if not converted:
-        raise CheckpointMismatch("no tensor of the file fits the model by name and shape")
     return converted, report
 
 
-def convert_backbone(state: StateDict, config: ModelConfig) -> tuple[StateDict, Report]:
+def _resnet(state: StateDict, config: VLFormerConfig) -> tuple[StateDict, Report]:
     """An ImageNet ResNet: detectron2's names, with or without `backbone.`, or Caffe's blobs.
 
     Caffe's network sees blue first and pixels that are not divided by their spread; its stem is turned to compute the same of
     ours. Its strides lie in the first convolution of a block instead of the second: a start, not the same network.
-
-    Raises:
-        CheckpointMismatch: if the file is no ResNet of the variant's size.
     """
-    assert isinstance(config, VLFormerConfig)
-    converted, report = apply(state, [*_leftovers(), *_backbone("(?:backbone\\.)?"), *_caffe()])
-    with torch.device("meta"):
-        wanted = {name for name in VLFormer(config).state_dict() if name.startswith("backbone.")}
-    if "conv1_w" in state:
+    renames = [*_leftovers(), *_backbone(r"(?:backbone\.)?"), *_caffe()]
+    converted, report = _what_fits(*apply(state, renames), config)
+    if "conv1_w" in report.renamed:
         spread = 255 * torch.tensor(config.frame.std).view(3, 1, 1)
         converted[_STEM] = converted[_STEM].flip(1) * spread
     # Normalisations of these files may be a scale and a shift alone, beside a mean of 0 and a variance of 1.
-    for name in sorted(wanted - set(converted)):
-        beside = name.rpartition(".")[0] + ".weight"
-        if name.endswith((".running_mean", ".running_var")) and beside in converted:
-            fill = torch.zeros_like if name.endswith("mean") else torch.ones_like
-            converted[name] = fill(converted[beside])
-    absent = sorted(wanted - set(converted))
-    if absent:
-        raise CheckpointMismatch("the file is not the backbone of this variant", missing=absent)
+    for name, scale in list(converted.items()):
+        if name.endswith(".norm.weight"):
+            start = name.removesuffix("weight")
+            converted.setdefault(f"{start}running_mean", torch.zeros_like(scale))
+            converted.setdefault(f"{start}running_var", torch.ones_like(scale))
     return converted, report
-
-
-def convert_text(state: StateDict, config: ModelConfig) -> tuple[StateDict, Report]:
-    """The text tower of a CLIP file of the hub, which may hold the vision tower too.
-
-    Raises:
-        CheckpointMismatch: if the file lacks a tensor of the tower.
-    """
-    assert isinstance(config, VLFormerConfig)
-    others = r"(vision_model\..*|(visual|text)_projection\..*|logit_scale)"
-    text: list[Rule] = [
-        *_leftovers(),
-        Drop(others, "a part of CLIP that the model does not use"),
-        Rename(r"text_model\.(.*)", r"text_tower.\1"),
-    ]
-    converted, report = apply(state, text)
-    with torch.device("meta"):
-        wanted = {f"text_tower.{name}" for name in ClipTextTower(config.text).state_dict()}
-    absent = sorted(wanted - set(converted))
-    if absent:
-        raise CheckpointMismatch("the file is not the text tower of this variant", missing=absent)
-    return converted, report
-
-
-STARTS = {"mask2former": convert_mask2former, "backbone": convert_backbone, "text": convert_text}
 
 
 def _sides(shape: torch.Size) -> str:
     return "x".join(map(str, shape))
+
+
+def _published() -> list[Rule]:
+    """The rules; the first that matches a name decides."""
+    return [*_backbone(r"backbone\."), *_text(), *_pixel_decoder(), *_decoder()]
+
+
+def _clip() -> list[Rule]:
+    others = r"(vision_model\..*|(visual|text)_projection\..*|logit_scale)"
+    return [
+        Drop(others, "a part of CLIP that the model does not use"),
+        Rename(r"text_model\.(.*)", r"text_tower.\1"),
+    ]
 
 
 def _leftovers() -> list[Rule]:

@@ -85,6 +85,10 @@ class VPD(ReferringModel):
         self.text_tower.eval()
         return self
 
+    def recomputed_blocks(self) -> Sequence[nn.Module]:
+        """All blocks of the UNet; the published training always computes them again."""
+        return self.unet.blocks()
+
     def tokenize(self, phrases: Sequence[str]) -> TextTokens:
         """Ids [P, L] with L the same for all; longer phrases lose their last words.
 
