@@ -100,6 +100,13 @@ def test_a_card_without_a_published_file_says_so_and_what_to_do(carded, ask):
         ask("t")
 
 
+@pytest.mark.parametrize("ask", [zoo.get, zoo.resolve])
+def test_a_card_whose_link_only_a_browser_follows_says_so_and_what_to_do(carded, ask):
+    carded(card_of(by_hand=True))
+    with pytest.raises(InvalidInput, match=r"only a browser follows: .*refseg convert FILE --family tiny"):
+        ask("t")
+
+
 @pytest.mark.parametrize("name", ["none.safetensors", "./none", "/none/m", "runs/a/best.safetensors"])
 def test_a_path_that_leads_nowhere_is_told_as_a_path(name):
     with pytest.raises(InvalidInput, match="there is no checkpoint file"):
