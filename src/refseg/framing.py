@@ -113,16 +113,21 @@ def place_frames(frames: Tensor, spec: FrameSpec) -> tuple[Tensor, Placement]:
     return _pad(normalised, placement, spec.fill), placement
 
 
-def masks_to_canvas(masks: Tensor, placement: Placement) -> Tensor:
+def masks_to_canvas(masks: Tensor, placement: Placement, rule: Filter = "antialias") -> Tensor:
     """Masks of source frames, placed like the frames: nearest by pixel centres as Pillow counts them; padding is background.
+
+    Frames resized by `bicubic` have their masks resized by it too, as pictures of 0 and 255, and the values between stay:
+    that is how VLT, the one system with this filter, trains.
 
     Shapes:
         masks: [..., H, W] bool at `placement.source`.
-        returns: [..., h, w] bool at `placement.canvas`.
+        returns: [..., h, w] at `placement.canvas`; bool, or for `bicubic` float32 in [0, 1].
     """
     assert tuple(masks.shape[-2:]) == placement.source, (
         f"masks of {masks.shape}, placed from {placement.source}"
     )
+    if rule == "bicubic":
+        return _soft_masks(masks, placement)
     rows, columns = (_nearest(old, new) for old, new in zip(placement.source, placement.content, strict=True))
     resized = masks.index_select(-2, rows.to(masks.device)).index_select(-1, columns.to(masks.device))
     return _pad(resized, placement, False)
@@ -138,6 +143,18 @@ def _nearest(old: int, new: int) -> Tensor:
     walk = np.full(new, step)
     walk[0] = step * 0.5
     return torch.from_numpy(np.cumsum(walk).astype(np.int64))
+
+
+def _soft_masks(masks: Tensor, placement: Placement) -> Tensor:
+    pictures = masks.reshape(-1, *placement.source).to(torch.uint8).mul(255).numpy()
+    size = placement.content[::-1]
+    resized = [cv2.resize(picture, size, interpolation=cv2.INTER_CUBIC) for picture in pictures]
+    soft = (
+        torch.from_numpy(np.stack(resized)).float().div_(255)
+        if resized
+        else torch.zeros(0, *placement.content)
+    )
+    return _pad(soft, placement, 0.0).reshape(*masks.shape[:-2], *placement.canvas)
 
 
 def upsample_to_canvas(masks: Tensor, canvas: Size) -> Tensor:

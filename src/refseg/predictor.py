@@ -15,9 +15,9 @@ import torch
 
 from refseg.data.frames import Frames, as_frames
 from refseg.errors import InvalidInput
-from refseg.framing import place, place_frames, valid_area
+from refseg.framing import masks_to_source, place, place_frames, upsample_to_canvas, valid_area
 from refseg.prediction import Prediction
-from refseg.structures import Clips, Output, Placement, Size, VisualFeatures
+from refseg.structures import Clips, Explanation, Output, Placement, Size, VisualFeatures
 
 if TYPE_CHECKING:
     from refseg.models.base import ReferringModel, Ruler
@@ -61,11 +61,13 @@ class Predictor:
     Arguments:
         model: is moved to `device` and put in evaluation mode.
         device: "auto" (CUDA, else MPS, else CPU) or any torch device; one that is absent is an error, never replaced.
-        dtype: float32, or bfloat16 or float16 by autocast; the weights stay as they are.
+        dtype: float32, or bfloat16 or float16 by autocast; the weights stay as they are, but those of models that compute
+            in the type of their weights.
         label: what results say they come from; a checkpoint's name or path.
+        offload: large parts of the model wait on the CPU until they are needed on `device`.
 
     Raises:
-        InvalidInput: if the device is absent or the dtype is none of the three.
+        InvalidInput: if the device is absent, the dtype is none of the three, or the model has no parts to offload.
     """
 
     def __init__(
@@ -75,10 +77,15 @@ class Predictor:
         device: str | torch.device = "auto",
         dtype: torch.dtype | str | None = None,
         label: str = "model",
+        offload: bool = False,
     ) -> None:
         self.device = find_device(device)
         self.dtype = find_dtype(dtype)
-        self.model = model.to(self.device).eval()
+        self.model = model.to(dtype=self.dtype if model.casts_weights else None).eval()
+        if offload:
+            self.model.offload(self.device)
+        else:
+            self.model.to(self.device)
         self.label = label
 
     @classmethod
@@ -88,13 +95,14 @@ class Predictor:
         *,
         device: str | torch.device = "auto",
         dtype: torch.dtype | str | None = None,
+        offload: bool = False,
     ) -> Predictor:
         """A predictor from a checkpoint's name or file; see `load`."""
         from refseg.checkpoints import zoo
 
         found, kind = find_device(device), find_dtype(dtype)  # mistakes are told before a file is read
-        model, _, _ = zoo.load(checkpoint, device=str(found))
-        return cls(model, device=found, dtype=kind, label=str(checkpoint))
+        model, _, _ = zoo.load(checkpoint, device="cpu" if offload else str(found), dtype=kind)
+        return cls(model, device=found, dtype=kind, label=str(checkpoint), offload=offload)
 
     def set_threshold(self, threshold: float) -> None:
         """From now on, scores above `threshold` are mask; a checkpoint comes with its own.
@@ -155,6 +163,44 @@ class Predictor:
             answers += self._answer(clip, asked[start : start + step], at)
         return answers
 
+    def check_explains(self) -> None:
+        """Refuses, before any work, a family that cannot tell how its answers came about.
+
+        Raises:
+            InvalidInput: if this one cannot.
+        """
+        from refseg.models.base import ReferringModel
+
+        if type(self.model).explain is ReferringModel.explain:
+            raise InvalidInput(
+                f"{self.label} is of a family that has nothing to explain its answers by; leave out --explain"
+            )
+
+    def explain(
+        self, clip: EncodedClip, phrases: Sequence[str], frames: Sequence[int] | None = None
+    ) -> list[Explanation]:
+        """How the answers to `phrases` came about: maps with weights, words, points, boxes; what the family has.
+
+        Arguments:
+            frames: for each phrase the frame (of those with masks, from 0) whose maps are wanted; the first by default.
+
+        Returns:
+            one a phrase; maps are [1, H, W] at the size of the source, points and boxes those of the one frame.
+
+        Raises:
+            InvalidInput: if the family has nothing to show, or a phrase cannot be read.
+        """
+        asked = check_phrases(phrases)
+        wanted = [0] * len(asked) if frames is None else list(frames)
+        found = []
+        for phrase, frame in zip(asked, wanted, strict=True):
+            with torch.inference_mode(), self._precision():
+                text = self.model.encode_text(self.model.tokenize([phrase]).to(self.device))
+                output = self.model.segment(clip.visual, text)
+                (told,) = self.model.explain([phrase], clip.visual, text, output)
+            found.append(_at_source(told.to("cpu", torch.float32), clip.placement, frame))
+        return found
+
     def _check_shape(self, source: Size) -> None:
         height, width = place(source, self.model.config.frame).canvas
         if height * width > _MOST_CANVAS_PIXELS:
@@ -200,7 +246,7 @@ class Predictor:
         ]
 
     def _precision(self) -> AbstractContextManager[object]:
-        if self.dtype == torch.float32:
+        if self.dtype == torch.float32 or self.model.casts_weights:
             return nullcontext()
         return torch.autocast(self.device.type, dtype=self.dtype)
 
@@ -209,19 +255,21 @@ def load(
     name_or_path: str | Path,
     device: str | torch.device = "auto",
     dtype: torch.dtype | str | None = None,
+    offload: bool = False,
 ) -> Predictor:
     """A predictor from the name of a checkpoint (`refseg models` lists them) or from a file of ours.
 
     Arguments:
         device: "auto" (CUDA, else MPS, else CPU) or any torch device; one that is absent is an error, never replaced.
-        dtype: float32 by default; bfloat16 and float16 run by autocast.
+        dtype: float32 by default; bfloat16 and float16 run by autocast, or with weights of that type.
+        offload: large parts of the model wait on the CPU until they are needed; for small GPUs.
 
     Raises:
         UnknownName: if no checkpoint has this name; the nearest ones are suggested.
         InvalidInput: if the file cannot be read, or the device is absent.
         CheckpointMismatch: if the weights do not fit the model that the file names.
     """
-    return Predictor.load(name_or_path, device=device, dtype=dtype)
+    return Predictor.load(name_or_path, device=device, dtype=dtype, offload=offload)
 
 
 def find_device(asked: str | torch.device = "auto") -> torch.device:
@@ -295,6 +343,17 @@ def check_phrases(phrases: Sequence[str]) -> list[str]:
         if not phrase.strip():
             raise InvalidInput(f"phrase {number} is empty; say what to look for, such as 'the left dog'")
     return asked
+
+
+def _at_source(told: Explanation, placement: Placement, frame: int) -> Explanation:
+    """One frame of an explanation, its maps taken off the canvas."""
+    maps = []
+    for one in told.maps:
+        values = upsample_to_canvas(one.values[frame : frame + 1], placement.canvas)
+        maps.append(replace(one, values=masks_to_source(values, placement)))
+    rows = (None if part is None else part[frame : frame + 1] for part in (told.points, told.boxes))
+    points, boxes = rows
+    return replace(told, maps=tuple(maps), points=points, boxes=boxes)
 
 
 def _check_targets(targets: Sequence[int] | None, count: int) -> tuple[int, ...]:

@@ -159,7 +159,7 @@ class TextFeatures(_Movable):
 class Targets(_Movable):
     """Ground truth on the canvas, ready for a loss."""
 
-    masks: Tensor  # [P, T', H, W] bool on the canvas
+    masks: Tensor  # [P, T', H, W] on the canvas; bool, or in [0, 1] where a family learns from soft masks
     visible: Tensor  # [P, T'] bool, the object is in the frame
     boxes: Tensor  # [P, T', 4] cxcywh in [0, 1] of the content; zeros where not visible
     labels: Tensor  # [P] int64
@@ -185,6 +185,26 @@ class Output(_Movable):
     class_logits: Tensor | None = None  # [P, Q, T' or 1, K]
     boxes: Tensor | None = None  # [P, Q, T', 4] cxcywh in [0, 1] of the content
     earlier: tuple[Output, ...] = field(default=())  # outputs of earlier decoder layers, first layer first
+
+
+@dataclass(slots=True)
+class EvidenceMap(_Movable):
+    """One map over the picture that tells how an answer came about."""
+
+    title: str  # such as "query 3 looks"
+    values: Tensor  # [T', h, w] from 0 up, over the whole canvas; after `Predictor.explain` at the source, one frame
+    weight: float | None = None  # in [0, 1]: how much it counts, where the family has such a number
+    group: str = ""  # maps of one group are drawn on one scale, and begin a row of their own
+
+
+@dataclass(slots=True)
+class Explanation(_Movable):
+    """How the answer to one phrase came about; a family fills in what it has."""
+
+    maps: tuple[EvidenceMap, ...] = ()
+    words: tuple[tuple[str, float], ...] = ()  # words of the phrase in their order, and how much each counts
+    points: Tensor | None = None  # [T', 2] (x, y) in [0, 1] of the content: where the chosen candidate looks
+    boxes: Tensor | None = None  # [T', 4] cxcywh in [0, 1] of the content: that of the chosen candidate
 
 
 def stack_rows(values: Sequence[Tensor], fill: float | bool = 0) -> Tensor:

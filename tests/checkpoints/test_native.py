@@ -144,6 +144,13 @@ def test_a_missing_configuration_field_is_named_even_where_it_has_a_default(tmp_
         native.load(path)
 
 
+def test_a_field_that_came_after_the_file_was_written_means_what_the_file_computed(tmp_path):
+    path = tmp_path / "m.safetensors"
+    saved(path)
+    rewritten(path, lambda data: data["config"]["frame"].pop("rounding"))
+    assert native.load(path)[0].config.frame.rounding == "down"
+
+
 @pytest.mark.parametrize("value", ["4", 4.5, None, True])
 def test_a_configuration_value_of_another_type_is_refused(value):
     plain = to_plain(tiny.VARIANTS["debug"]) | {"width": value}

@@ -115,7 +115,7 @@ class Stored:
     def timeline(self, index):
         return Timeline(12)
 
-    def read(self, index, frames):
+    def example(self, index, frames):
         self.asked.append((index, tuple(frames)))
         return pick_frames(clip(12), frames)
 

@@ -165,14 +165,11 @@ def run_forward(case: Case) -> None:
 
 
 def finished_logits(model, output: Output, placement: Placement) -> Tensor:
-    """The chosen logits [T, H, W] at the source, read off `finish` by its own threshold."""
-    from refseg.framing import masks_to_source, upsample_to_canvas
-
-    query, _ = model.choose(output)
-    chosen = output.mask_logits[0, query[0]]
-    logits = masks_to_source(upsample_to_canvas(chosen, placement.canvas), placement)
-    assert torch.equal(logits > 0, model.finish(output, [placement])[0])
-    return logits
+    """The chosen logits [T, H, W] at the source, read off the scores that `finish` thresholds."""
+    [scores] = model.soft_masks(
+        dataclasses.replace(output, mask_logits=output.mask_logits.double()), [placement]
+    )
+    return scores.logit()
 
 
 def _bits_unless_flipped(case: Case, name: str, mask: Tensor) -> np.ndarray:
@@ -323,7 +320,7 @@ def first_step(case: Case, model, names: dict[str, str]) -> dict[str, Any]:
 
 def recipe() -> RunConfig:
     """The published recipe that refseg ships."""
-    return read_recipe(find_recipe("vlformer/refcoco"))
+    return read_recipe(find_recipe("vlformer/refcoco-r50"))
 
 
 def targets_of(case: Case, placements) -> Targets:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import os
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -25,38 +23,36 @@ from refseg.structures import Output, Placement
 from refseg.training.config import OptimizerConfig
 from refseg.training.optimizer import parameter_groups, schedule_ratio
 
-VOCABULARY = (
-    "REFSEG_CLIP_VOCABULARY"  # a file of CLIP's vocabulary, in any published form, for these tests alone
-)
-
 
 def run(case: Case) -> None:
     """Runs a case by what it tells."""
-    told, config = case.manifest["inputs"], case.config
-    if "tokenizer" in config:
-        return run_tokenizer(case)
-    if "base_lr" in config:
-        return run_optimiser(case)
-    if "min_size_test" in config:
-        return run_placing(case)
-    if "in/mask" in case.arrays:
-        return run_overlay(case)
-    if "in/predN, in/gtN" in told:
-        return run_metrics(case)
-    if any(name.startswith("in/pred_logits") for name in case.arrays):
-        return run_choice(case)
-    raise NotBuilt(f"the road of {case.id}")
+    from parity import vlformer_data
+
+    told, config, arrays = case.manifest["inputs"], case.config, case.arrays
+    runners = (
+        ("tokenizer" in config, run_tokenizer),
+        ("base_lr" in config, run_optimiser),
+        ("min_size_test" in config, run_placing),
+        ("augmentations" in config, vlformer_data.run_augmentation),
+        ("in/mask" in arrays, run_overlay),
+        ("in/predN, in/gtN" in told, run_metrics),
+        ("in/pred_logits0" in arrays, run_choice),
+        ("files" in told, vlformer_data.run_conversion),
+        ("refcoco_train" in told, vlformer_data.run_records),
+    )
+    runner = next((runner for is_meant, runner in runners if is_meant), None)
+    if runner is None:
+        raise NotBuilt(f"the road of {case.id}")
+    runner(case)
 
 
 def run_tokenizer(case: Case) -> None:
     """Ids by CLIP's own vocabulary, which no test ships."""
     name = case.config["tokenizer"].split()[0]
     tokenizer = ClipTokenizer(name, max_tokens=77)
-    if VOCABULARY in os.environ:
-        tokenizer.take(Path(os.environ[VOCABULARY]).read_text(encoding="utf-8"))
     if tokenizer.text is None:
         raise NotBuilt(
-            f"the vocabulary of {name} is not in the Hugging Face cache, and {VOCABULARY} names no file"
+            f"CLIP's vocabulary: {name} is not in the Hugging Face cache, and no package brings it (make setup does)"
         )
     tokens = tokenizer.encode(case.manifest["inputs"]["texts"])
     assert tokens.values[0, 0] == case.config["begin"]

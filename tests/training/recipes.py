@@ -1,4 +1,4 @@
-"""A published recipe taken three real steps: its own plumbing, a model of toy width, pictures made in the test.
+"""A published recipe taken three real steps: its own plumbing, a model of toy width, made pictures.
 
     from training.recipes import packaged, take_three_steps
 
@@ -6,15 +6,16 @@
     def test_a_published_recipe_trains(name, tmp_path):
         take_three_steps(name, tmp_path)
 
-What a trial changes of the recipe: the variant is "debug", sets are made pictures or clips, batches hold two examples, pixel
-numbers of augmentation steps are divided by `shrink`, precision is float32 (in float16 the first steps may be skipped), the
-initial checkpoint is left out, and nothing is measured. All else is the recipe's: the order of steps, sampling, optimizer,
+What a trial changes of the recipe: the variant is "debug"; published sets are read from their miniatures (the parity cases
+of the readers) with the recipe's options, other files are made pictures or clips; batches hold two examples; pixel numbers of augmentation steps are divided by `shrink`; precision is float32 (in float16 the first steps may be skipped); the
+initial checkpoint is left out; and nothing is measured. All else is the recipe's: the order of steps, sampling, optimizer,
 rules, schedule, loss, epochs.
 """
 
 import json
 import math
 import re
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,6 +24,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
+from refseg.data.published import ALIASES
 from refseg.models import catalog
 from refseg.training.config import packaged_recipes, read_recipe, run_from_values
 from refseg.training.loop import train
@@ -30,6 +32,22 @@ from refseg.training.optimizer import parameter_groups
 from refseg.training.resume import seed_all
 from refseg.training.sources import open_training_data
 from refseg.training.start import first_model
+
+CASES = Path(__file__).parents[1] / "parity" / "cases" / "datasets"
+MINIATURES = {
+    "refcoco": "refcoco",
+    "refcoco+": "refcoco_plus_python2_pickle",
+    "refcocog-umd": "refcocog",
+    "refcocog-google": "refcocog",
+    "refclef-unc": "refclef",
+    "refclef-berkeley": "refclef",
+    "grefcoco": "grefcoco",
+    "ref-youtube-vos": "ref_youtube_vos",
+    "ref-davis17": "ref_davis17",
+    "a2d": "a2d_sentences",
+    "mevis": "mevis",
+}
+"""Published data sets in miniature, in their real forms."""
 
 PIXELS = ("short", "longest", "least", "most")  # keys of steps that are sizes in pixels
 STEPS = 3
@@ -79,7 +97,7 @@ def take_three_steps(name, folder, *, overrides=None, model=None, shrink=8, fram
 
 def _small(name, folder, overrides, model, *, shrink, frames):
     values = read_recipe(packaged_recipes()[name]).model_dump(mode="json", exclude_none=True)
-    values |= {"variant": "debug", "init_allow": [], "init_new_words": False}
+    values |= {"variant": "debug", "init_allow": [], "init_without": [], "init_new_words": False}
     values.pop("init", None)
     values["model"] = values["model"] if model is None else model
     data = values["data"]
@@ -91,7 +109,9 @@ def _small(name, folder, overrides, model, *, shrink, frames):
         }
         one |= {"options": {}, "augment": _shrunk(one["augment"], shrink)}
         one.pop("root", None)
-    data |= {"augment": _shrunk(data["augment"], shrink), "exclude_images_of": [], "workers": 0}
+    if data["sets"]:
+        data["augment"] = _shrunk(data["augment"], shrink)
+    data |= {"exclude_images_of": [], "workers": 0}
     values["run"] |= {"steps": STEPS, "batch_size": 2, "log_every": 1, "evaluate_examples": 0}
     values["run"] |= {"precision": "float32", "weights": "float32", "ema": 0.0}
     values["schedule"]["warmup_steps"] = min(STEPS, 10 if values["schedule"]["warmup_steps"] else 0)
@@ -102,6 +122,15 @@ def _small(name, folder, overrides, model, *, shrink, frames):
             place = place[section]
         place[last] = value
     return values
+
+
+def _made(one, folder, frames):
+    """Where the examples of a set come from in a trial."""
+    name = ALIASES.get(one["name"], one["name"])
+    if name in MINIATURES:
+        shutil.copytree(CASES / MINIATURES[name], folder)  # readers write their index beside the files
+        return {"root": str(folder)}
+    return {"name": str(made_data(folder, frames=frames)), "split": "train", "options": {}, "root": None}
 
 
 def _shrunk(steps, shrink):

@@ -12,6 +12,9 @@ from pydantic import TypeAdapter, ValidationError
 from refseg.errors import CheckpointMismatch
 from refseg.models.base import ModelConfig
 
+# Fields that came when files had already been written, and the value that says what those files compute.
+CAME_LATER: Mapping[str, Any] = {"frame.rounding": "down"}
+
 
 def to_plain(config: ModelConfig) -> dict[str, Any]:
     """`config` as dicts, lists, numbers, texts, booleans and None."""
@@ -20,12 +23,13 @@ def to_plain(config: ModelConfig) -> dict[str, Any]:
 
 
 def from_plain(kind: type[ModelConfig], plain: Mapping[str, Any], *, version: str) -> ModelConfig:
-    """The configuration of type `kind` that `to_plain` wrote; every field is given, none is left to a default.
+    """The configuration of type `kind` that `to_plain` wrote; every field is given, or stands in `CAME_LATER`.
 
     Raises:
         CheckpointMismatch: if a field is unknown, missing or of another type; the message names the refseg `version`
             that wrote it.
     """
+    plain = _brought_up_to_date(plain)
     try:
         config = TypeAdapter(kind).validate_json(json.dumps(plain), strict=True)
     except ValidationError as error:
@@ -36,6 +40,19 @@ def from_plain(kind: type[ModelConfig], plain: Mapping[str, Any], *, version: st
     if differences:
         raise CheckpointMismatch(_summary(version, ", ".join(differences)))
     return config
+
+
+def _brought_up_to_date(plain: Mapping[str, Any]) -> dict[str, Any]:
+    """`plain` with the fields that its writer could not know."""
+    current: dict[str, Any] = json.loads(json.dumps(plain))
+    for path, value in CAME_LATER.items():
+        *sections, name = path.split(".")
+        place: Any = current
+        for section in sections:
+            place = place.get(section) if isinstance(place, dict) else None
+        if isinstance(place, dict):
+            place.setdefault(name, value)
+    return current
 
 
 def _summary(version: str, what: str) -> str:

@@ -14,12 +14,14 @@ import torch
 
 from refseg.checkpoints import native
 from refseg.checkpoints.readers import read, read_folder
-from refseg.errors import CheckpointMismatch, InvalidInput
+from refseg.errors import CheckpointMismatch, InvalidInput, UnknownName
 from refseg.models import catalog
 from refseg.models.base import CompanionWeights, Family, ModelConfig, ReferringModel, StateDict
 from refseg.models.renaming import Report
 
 TOKENIZER = "tokenizer.json"
+WORDS = "words"  # texts whose words' vectors a checkpoint is to carry, for families that read word vectors
+_START_SEED = 0  # of the weights that a file of a part alone does not give
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,9 @@ def convert(
     variant: str,
     tokenizer: Path | None = None,
     companion: Path | None = None,
+    words: Path | None = None,
+    part: str | None = None,
+    onto: Path | None = None,
     dtype: torch.dtype | None = None,
     starts: bool = False,
     origin: Mapping[str, str] | None = None,
@@ -47,10 +52,13 @@ def convert(
 
     Values go from file to file one tensor at a time; no model is filled with them.
 
-    Arguments:
+    Args:
         source: a weight file, or a folder of them as diffusers keeps a model.
         companion: the file of weights that `source` leaves out; None looks in the Hugging Face cache.
-        starts: `source` is what training starts from: what the family learns from nothing may be absent.
+        words: a text whose words' vectors the file is to carry, for families that read word vectors.
+        part: the part of the model that `source` alone gives, such as a backbone; the rest begins with fresh weights, so
+            that the file is a start for training.
+        onto: a file of ours of the same variant that gives the rest instead, such as an earlier part.
         origin: is put into the header beside the source's name and sha256.
 
     Raises:
@@ -59,16 +67,19 @@ def convert(
         CheckpointMismatch: if a name or shape is left on either side; the message names the variants that would fit.
     """
     catalog.variant(family, variant)  # a mistake in a name is told before a big file is read
+    if onto is not None and part is None:
+        raise InvalidInput("--onto gives the rest of a model whose --part comes from a file; name the part")
+    found = catalog.family(family)
+    if part is not None and part not in found.starts:
+        raise UnknownName(f"part of {family} that a file may give alone", part, found.starts)
     if not source.is_dir():
         _refuse_native(source)
     state = read_folder(source) if source.is_dir() else read(source)
-    with torch.device("meta"):
-        model = catalog.build(family, variant)
-    tensors, report = _fitted(
-        state, model, variant, Beside(catalog.family(family), source.name, companion, starts)
-    )
+    model, tensors, report = _weights(state, variant, Beside(found, source.name, companion, part), onto)
     _give_tokenizer(model, tokenizer)
+    _give_words(model, words)
     told = {"file": source.name, **_sha256_of(source), **(origin or {})}
+    told |= {} if part is None else {"part": _parts_told(part, onto)}
     header = native.save_tensors(
         out, tensors, model, family=family, variant=variant, origin=told, dtype=dtype
     )
@@ -82,7 +93,25 @@ class Beside:
     family: Family
     name: str  # of the source
     companion: Path | None
-    starts: bool
+    part: str | None = None  # what it gives of the model, where that is not all
+
+
+def _weights(
+    state: StateDict, variant: str, beside: Beside, onto: Path | None
+) -> tuple[ReferringModel, StateDict, Report]:
+    """A model, which may have no values, and all its tensors."""
+    family = beside.family
+    if beside.part is None or (onto is None and family.first_values is not None):
+        with torch.device("meta"):
+            model = catalog.build(family.name, variant)
+        return model, *_fitted(state, model, variant, beside)
+    model = _start(family.name, variant, onto)
+    converted, report = family.starts[beside.part](state, model.config)
+    tensors = {**model.state_dict(), **converted}
+    wrong = native.difference(model.state_dict(), tensors, source=f"the {beside.part}", left=report.left)
+    if wrong is not None:
+        raise wrong
+    return model, tensors, report
 
 
 def _sha256_of(source: Path) -> dict[str, str]:
@@ -127,8 +156,9 @@ def _fitted(
     """The tensors of `model`, every name and every shape, and where they come from."""
     family = beside.family
     try:
-        converted, report = family.convert(state, model.config)
-        if beside.starts:
+        rules = family.convert if beside.part is None else family.starts[beside.part]
+        converted, report = rules(state, model.config)
+        if beside.part is not None:
             _begin_anew(converted, report, model.config, family)
         for weights in family.companions:
             _add_companion(converted, report, model, weights, beside)
@@ -150,12 +180,9 @@ def _fitted(
 
 def _begin_anew(converted: StateDict, report: Report, config: ModelConfig, family: Family) -> None:
     """First values for what the family learns from nothing and the file lacks; the same ones every time."""
-    if family.first_values is None:
-        raise InvalidInput(
-            f"{family.name} says of none of its weights that training begins them anew; leave out --start"
-        )
+    assert family.first_values is not None
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
+        torch.manual_seed(_START_SEED)
         values = family.first_values(config)
     report.fresh = [name for name in values if name not in converted]
     converted |= {name: values[name] for name in report.fresh}
@@ -196,6 +223,43 @@ def _cached(weights: CompanionWeights) -> Path | None:
         if isinstance(found, str):
             return Path(found)
     return None
+
+
+def _start(family: str, variant: str, onto: Path | None) -> ReferringModel:
+    """The model that a part is put into: a fresh one, or that of a file of ours."""
+    config = catalog.variant(family, variant)
+    if onto is None:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(_START_SEED)
+            return catalog.build(family, config)
+    model, header = native.load(onto)
+    if (header.family, header.variant) != (family, variant):
+        raise InvalidInput(
+            f"{onto} is {header.family} {header.variant}, and the part is for {family} {variant}; give a file of the same"
+        )
+    return model
+
+
+def _parts_told(part: str, onto: Path | None) -> str:
+    if onto is None:
+        return f"{part}; all else is untrained"
+    earlier = native.read_header(onto).origin
+    return f"{part}; all else from {onto.name} ({earlier.get('part', 'a whole checkpoint')})"
+
+
+def _give_words(model: ReferringModel, words: Path | None) -> None:
+    if words is None:
+        return
+    try:
+        text = words.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InvalidInput(f"the words {words} cannot be read: {error}") from error
+    before = model.extra_state()
+    model.load_extra_state({WORDS: text})
+    if model.extra_state() == before:
+        raise InvalidInput(
+            f"{words} brings no word vectors: the file is empty, or this family reads none; leave out --words"
+        )
 
 
 def _refuse_native(source: Path) -> None:

@@ -22,8 +22,8 @@ from refseg.checkpoints.configs import from_plain, to_plain
 from refseg.checkpoints.tensor_file import (
     as_bytes,
     entries_of,
+    read_into,
     read_one,
-    read_one_by_one,
     write_one_by_one,
 )
 from refseg.errors import CheckpointMismatch, InvalidInput
@@ -124,8 +124,7 @@ def load(
     wrong = difference(wanted, held, source=path.name)
     if wrong is not None:
         raise wrong
-    for name, tensor in read_one_by_one(path):
-        wanted[name].copy_(tensor)
+    read_into(path, wanted)
     model.load_extra_state(header.extra)
     return model.to(device).eval(), header
 

@@ -1,4 +1,4 @@
-"""Foreign weight files to a flat dict of tensors: .pth and .pt in both of torch's forms, .pkl, .safetensors.
+"""Foreign weight files to a flat dict of tensors: .pth and .pt in both of torch's forms, .pkl, .safetensors, Keras' .h5.
 
 What a file is, its first bytes say, not its name. No code in a file is ever run.
 """
@@ -16,6 +16,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from refseg.checkpoints import keras
 from refseg.checkpoints.pickles import Array, load_pickle, load_torch
 from refseg.errors import InvalidInput
 from refseg.models.base import StateDict
@@ -101,6 +102,8 @@ def _content(path: Path, head: bytes) -> tuple[Any, StateDict]:
 def _load(path: Path, head: bytes) -> Any:
     if _is_safetensors(head):
         return load_file(path)
+    if head.startswith(keras.SIGNATURE):
+        return keras.read_keras(path)
     if head.startswith(b"PK"):
         return load_torch(path, mapped=True)
     if _LEGACY_MAGIC in head[:32]:
@@ -134,18 +137,14 @@ def _refuse_what_is_no_checkpoint(path: Path, head: bytes) -> None:
         raise InvalidInput(
             f"{path} is a pointer of git-lfs, not weights; fetch the file itself with: git lfs pull"
         )
-    if head.startswith(b"\x89HDF"):
-        raise InvalidInput(
-            f"{path} is an HDF5 file, which is not read; export its weights as .safetensors or .pth"
-        )
     if head.startswith((b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"7z\xbc\xaf", b"Rar!")) or tarfile.is_tarfile(
         path
     ):
         raise InvalidInput(f"{path} is an archive; unpack it and give the weight file inside")
     if head.startswith(b"PK"):
         _refuse_other_zips(path)
-    elif not _is_safetensors(head) and not _looks_pickled(head):
-        raise InvalidInput(f"{path} is not a checkpoint: known are .pth, .pt, .pkl and .safetensors")
+    elif not (_is_safetensors(head) or head.startswith(keras.SIGNATURE) or _looks_pickled(head)):
+        raise InvalidInput(f"{path} is not a checkpoint: known are .pth, .pt, .pkl, .safetensors and .h5")
 
 
 def _refuse_other_zips(path: Path) -> None:

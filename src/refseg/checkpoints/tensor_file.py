@@ -7,7 +7,7 @@ in the order of their offsets. Reading copies into ordinary memory, so a file ma
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -82,12 +82,16 @@ def entries_of(path: Path) -> dict[str, Entry]:
     return dict(sorted(found.items(), key=lambda item: item[1].start))
 
 
-def read_one_by_one(path: Path) -> Iterator[tuple[str, Tensor]]:
-    """Names and tensors in the order of the file; each tensor has memory of its own."""
+def read_into(path: Path, targets: Mapping[str, Tensor]) -> None:
+    """Fills tensors with what a file holds under their names, one after the other, cast to their types."""
     entries = entries_of(path)
     with path.open("rb") as file:
         for name, entry in entries.items():
-            yield name, _read(file, entry)
+            target = targets[name]
+            if target.dtype == entry.dtype and target.is_contiguous() and target.device.type == "cpu":
+                _fill(file, entry, target)
+            else:
+                target.copy_(_read(file, entry))
 
 
 def read_one(path: Path, entry: Entry) -> Tensor:
@@ -146,7 +150,11 @@ def _entry(name: str, told: dict[str, Any], begin: int, path: Path) -> Entry:
 
 def _read(file: BinaryIO, entry: Entry) -> Tensor:
     tensor = torch.empty(entry.shape, dtype=entry.dtype)
+    _fill(file, entry, tensor)
+    return tensor
+
+
+def _fill(file: BinaryIO, entry: Entry, tensor: Tensor) -> None:
     if entry.num_bytes:
         file.seek(entry.start)
         file.readinto(as_bytes(tensor))  # type: ignore[attr-defined]
-    return tensor

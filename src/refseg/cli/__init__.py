@@ -17,7 +17,23 @@ import typer
 from refseg import __version__
 from refseg.errors import RefsegError
 
-_VERBS = ("demo", "predict", "train", "evaluate", "data", "submission", "models", "convert", "bench")
+_VERBS = (
+    "demo",
+    "predict",
+    "train",
+    "evaluate",
+    "data",
+    "data_list",
+    "data_doctor",
+    "data_convert",
+    "data_get",
+    "data_overlap",
+    "submission",
+    "models",
+    "convert",
+    "vectors",
+    "bench",
+)
 
 app = typer.Typer(
     name="refseg",

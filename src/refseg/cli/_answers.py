@@ -10,13 +10,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from PIL import Image
 
-from refseg.drawing import draw_overlays, save_mask, save_picture
+from refseg.drawing import draw_overlays, red_overlay, save_mask, save_picture
 from refseg.errors import InvalidInput
 from refseg.files import write_whole_text
 
 if TYPE_CHECKING:
     from refseg.prediction import Prediction
+    from refseg.structures import Explanation
 
 RESULTS = "results.jsonl"
 _SECONDS_BETWEEN_SAVES = 2.0
@@ -28,6 +30,13 @@ class AnswerFiles:
 
     mask: Path  # a PNG file, or a folder of them for a clip
     overlay: Path  # a PNG file, or an MP4 file for a clip
+
+    @property
+    def explanation(self) -> Path:
+        """The sheet that tells how the answer came about, where it is asked for."""
+        return self.mask.with_name(
+            f"{self.mask.name.removesuffix('.png').removesuffix('.mask').removesuffix('.masks')}.explain.png"
+        )
 
     @property
     def frames(self) -> Path:
@@ -49,7 +58,8 @@ def check_absent(files: Sequence[AnswerFiles]) -> None:
     Raises:
         InvalidInput: if one of the files exists.
     """
-    present = [path for entry in files for path in (entry.mask, entry.overlay, entry.frames) if path.exists()]
+    kinds = [(entry.mask, entry.overlay, entry.frames, entry.explanation) for entry in files]
+    present = [path for paths in kinds for path in paths if path.exists()]
     if present:
         others = f" and {len(present) - 1} more" if len(present) > 1 else ""
         raise InvalidInput(
@@ -57,11 +67,32 @@ def check_absent(files: Sequence[AnswerFiles]) -> None:
         )
 
 
-def write_image_answer(files: AnswerFiles, pixels: np.ndarray, answer: Prediction) -> None:
-    """Mask and overlay of an answer about a picture [H, W, 3]."""
+def write_image_answer(
+    files: AnswerFiles, pixels: np.ndarray, answer: Prediction, *, is_red: bool = False
+) -> None:
+    """Mask and overlay of an answer about a picture [H, W, 3]; `is_red` draws it without words, see `red_overlay`."""
     masks = answer.masks.numpy()
     save_mask(masks[0], files.mask)
-    save_picture(next(draw_overlays([pixels], masks, answer.phrase)), files.overlay)
+    if is_red:
+        save_picture(Image.fromarray(red_overlay(pixels, masks[0])), files.overlay)
+    else:
+        save_picture(next(draw_overlays([pixels], masks, answer.phrase)), files.overlay)
+
+
+def write_explanation(
+    files: AnswerFiles, pixels: np.ndarray, mask: np.ndarray, phrase: str, told: Explanation
+) -> dict[str, Any]:
+    """The sheet of an explanation about a frame [H, W, 3], and what a JSON line tells of it."""
+    from refseg.drawing_explain import draw_explanation
+
+    save_picture(draw_explanation(pixels, mask, phrase, told), files.explanation)
+    facts: dict[str, Any] = {"sheet": files.explanation.name}
+    weights = {one.title: round(one.weight, 6) for one in told.maps if one.weight is not None}
+    facts |= {"weights": weights} if weights else {}
+    facts |= {"words": [[word, round(share, 6)] for word, share in told.words]} if told.words else {}
+    for name, part in (("point", told.points), ("box", told.boxes)):
+        facts |= {} if part is None else {name: [round(value, 6) for value in part[0].tolist()]}
+    return {"explanation": facts}
 
 
 def image_record(

@@ -22,7 +22,9 @@ def convert(
     *,
     file: Annotated[
         Path,
-        typer.Argument(help="Published weights: .pth, .pt, .pkl or .safetensors; or a folder of diffusers."),
+        typer.Argument(
+            help="Published weights: .pth, .pt, .pkl, .safetensors or Keras .h5; or a folder of diffusers."
+        ),
     ],
     family: Annotated[str, typer.Option(help="The system they belong to; `refseg models` lists them.")],
     variant: Annotated[str, typer.Option(help="Its size.")],
@@ -40,10 +42,20 @@ def convert(
             help="Weights that FILE leaves out, such as a frozen text tower; default: the Hugging Face cache."
         ),
     ] = None,
-    start: Annotated[
-        bool,
-        typer.Option("--start", help="FILE is what training starts from; what is learnt anew may be absent."),
-    ] = False,
+    words: Annotated[
+        Path | None,
+        typer.Option(help="A text, such as phrases one a line, whose words' vectors the file carries (VLT)."),
+    ] = None,
+    part: Annotated[
+        str | None,
+        typer.Option(
+            help="FILE holds this part alone, such as backbone; the result is a start for training."
+        ),
+    ] = None,
+    onto: Annotated[
+        Path | None,
+        typer.Option(help="With --part: a file of ours that gives the rest, such as an earlier part."),
+    ] = None,
     dtype: Annotated[str, typer.Option(help="Stored as float32, float16 or bfloat16.")] = "float32",
     force: Annotated[bool, typer.Option("--force", help="Replace the file if it is there.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON, name by name.")] = False,
@@ -75,8 +87,10 @@ def convert(
         variant=variant,
         tokenizer=tokenizer,
         companion=companion,
+        words=words,
+        part=part,
+        onto=onto,
         dtype=getattr(torch, dtype),
-        starts=start,
     )
     print(json.dumps(_plain(done), ensure_ascii=False) if as_json else _told(done))
 
@@ -101,7 +115,7 @@ def _told(done: Conversion) -> str:
     reasons = Counter(done.report.dropped.values())
     dropped = [f"  dropped {count}: {reason}" for reason, count in reasons.most_common()]
     merged = [f"  merged {' + '.join(parts)} -> {name}" for name, parts in done.report.merged.items()]
-    carried = ", ".join(sorted(done.header.extra))
+    carried, origin = ", ".join(sorted(done.header.extra)), done.header.origin
     return "\n".join(
         [
             f"{done.path}: {done.header.family} {done.header.variant}, {done.path.stat().st_size / 1e6:.1f} MB",
@@ -109,6 +123,7 @@ def _told(done: Conversion) -> str:
             *_shortened(merged),
             *_shortened(dropped),
             *([f"  carries {carried}"] if carried else []),
+            *([f"  only its {origin['part']}"] if "part" in origin else []),
             ", ".join(f"{key} {value}" for key, value in _origin(done).items()),
         ]
     )

@@ -13,7 +13,16 @@ from refseg.cli import app
 
 if TYPE_CHECKING:
     from refseg.checkpoints.cards import Published
+    from refseg.data.catalog import PhraseDataset
     from refseg.evaluation.run import Result
+
+
+def _print_protocols(wanted: bool) -> None:
+    if wanted:
+        from refseg.evaluation.protocol_table import protocol_text
+
+        print(protocol_text())
+        raise typer.Exit
 
 
 @app.command()
@@ -44,6 +53,12 @@ def evaluate(
         list[str] | None,
         typer.Option(help="A way of measuring, instead of ours and the published one; may be repeated."),
     ] = None,
+    protocols: Annotated[
+        bool,
+        typer.Option(
+            "--protocols", callback=_print_protocols, is_eager=True, help="List the protocols and stop."
+        ),
+    ] = False,
     window: Annotated[
         int | None,
         typer.Option(help="Clips: frames answered at once, 0 for all; default: the protocol's.", min=0),
@@ -61,6 +76,10 @@ def evaluate(
         bool,
         typer.Option("--shuffle-phrases", help="The control: ask every picture the phrases of another one."),
     ] = False,
+    report: Annotated[
+        Path | None,
+        typer.Option(help="An HTML page: the worst answers drawn, and numbers by kind of phrase."),
+    ] = None,
     size: Annotated[int | None, typer.Option(help="Scenes: side of the picture in pixels (128).")] = None,
     frames: Annotated[int | None, typer.Option(help="Scenes: frames of a clip (1, an image).")] = None,
     phrases: Annotated[int | None, typer.Option(help="Scenes: phrases of every scene (3).", min=1)] = None,
@@ -84,21 +103,25 @@ def evaluate(
     from refseg.data.catalog import open_dataset
     from refseg.errors import InvalidInput
     from refseg.evaluation.machine import this_machine
+    from refseg.evaluation.report import write_report
     from refseg.evaluation.run import evaluate as run_evaluation
     from refseg.evaluation.setup import Request, prepare
     from refseg.evaluation.table import result_record
     from refseg.files import check_writable
     from refseg.predictor import load
 
-    if out is not None:
-        if out.exists() and not force:
-            raise InvalidInput(f"{out} exists; give another name, or --force to replace it")
-        check_writable(out.parent)
+    del protocols  # printed before anything else was read
+    for file in (out, report):
+        if file is not None:
+            if file.exists() and not force:
+                raise InvalidInput(f"{file} exists; give another name, or --force to replace it")
+            check_writable(file.parent)
     scenes = {"size": size, "frames": frames, "phrases": phrases, "seed": seed, "sprites": sprites}
     given = {name: value for name, value in scenes.items() if value is not None}
     split = "valid" if split is None and submission is not None else split
     dataset = open_dataset(data, split=split, count=count, root=root, scenes=given)
     weights = _checkpoint_facts(checkpoint)
+    _look_at_as_many_frames(dataset, checkpoint)
     request = Request(tuple(protocol or ()), window, rows, resume, submission, shuffle_phrases, dtype)
     with prepare(request, dataset, weights) as ready:
         predictor = load(checkpoint, device=device, dtype=dtype)
@@ -114,6 +137,9 @@ def evaluate(
         )
         written = ready.writer.finish() if ready.writer is not None else None
     record = result_record(result, this_machine(predictor.device), **ready.facts)
+    if report is not None:
+        title = f"{weights['name']} on {dataset.name}"
+        write_report(report, result, predictor, dataset, title=title, published=ready.published)
     _tell(result, record, ready.published, out=out, as_json=as_json, as_card=as_card)
     if written is not None:
         typer.echo(
@@ -143,6 +169,18 @@ def _tell(
         print(card_tables(record))
     else:
         print(result_table(result, published))
+
+
+def _look_at_as_many_frames(dataset: PhraseDataset, checkpoint: str) -> None:
+    """Single labelled frames are asked about within as many frames as the checkpoint was trained with."""
+    from dataclasses import replace
+
+    from refseg.checkpoints import native, zoo
+    from refseg.data.labelled_frames import LabelledFrames
+
+    count = native.read_header(zoo.resolve(checkpoint)).config.get("num_frames")
+    if isinstance(dataset, LabelledFrames) and isinstance(count, int):
+        dataset.options = replace(dataset.options, window=count)
 
 
 def _checkpoint_facts(name: str) -> dict[str, Any]:

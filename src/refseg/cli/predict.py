@@ -16,11 +16,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from refseg.cli import app
-from refseg.errors import InvalidInput, RefsegError
+from refseg.errors import InvalidInput, RefsegError, UnknownName
 
 if TYPE_CHECKING:
     from fractions import Fraction
 
+    import numpy as np
     from torch import Tensor
 
     from refseg.cli._answers import AnswerFiles, ResultsFile
@@ -28,7 +29,8 @@ if TYPE_CHECKING:
     from refseg.cli._progress import Bars
     from refseg.data.video import StoredClip
     from refseg.data.video_stream import FrameStream
-    from refseg.predictor import Predictor
+    from refseg.prediction import Prediction
+    from refseg.predictor import EncodedClip, Predictor
     from refseg.streaming import Part
 
 _MAX_PIXELS = (
@@ -36,6 +38,8 @@ _MAX_PIXELS = (
 )
 _MAX_FRAMES = 128
 _WINDOW, _OVERLAP = 36, 6  # as refseg.streaming
+
+_LOOKS = ("plain", "red")
 
 
 @dataclass(frozen=True)
@@ -47,6 +51,7 @@ class ReadLimits:
     every: int = 1
     window: int = _WINDOW  # frames of a clip that are answered together; 0 is all of them
     overlap: int = _OVERLAP
+    height: int | None = None  # rows that a picture is resized to first; None leaves it as it is
 
 
 @app.command()
@@ -73,6 +78,10 @@ def predict(
     ] = Path("refseg-out"),
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")] = "auto",
     dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "float32",
+    offload: Annotated[
+        bool,
+        typer.Option("--offload", help="Large parts of the model wait on the CPU until they are needed."),
+    ] = False,
     threshold: Annotated[
         float | None,
         typer.Option(help="Scores above it are mask; default: the checkpoint's own.", min=0.0, max=1.0),
@@ -95,6 +104,24 @@ def predict(
         ),
     ] = None,
     max_pixels: Annotated[int, typer.Option(help="Refuse pictures with more pixels.", min=1)] = _MAX_PIXELS,
+    height: Annotated[
+        int | None,
+        typer.Option(
+            help="Resize pictures to this height first; VLFormer's demo takes 640. Answers have that size.",
+            min=1,
+            show_default=False,
+        ),
+    ] = None,
+    look: Annotated[
+        str,
+        typer.Option(
+            help="Of overlays: plain; or red, a red tint with a black line, as VLFormer's demo draws."
+        ),
+    ] = "plain",
+    explain: Annotated[
+        bool,
+        typer.Option("--explain", help="Also draw how each answer came about, where the family can tell."),
+    ] = False,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print JSON lines on stdout, and nothing else.")
     ] = False,
@@ -109,6 +136,8 @@ def predict(
     from refseg.files import check_writable
 
     _check_windows(window, overlap)
+    if look not in _LOOKS:
+        raise UnknownName("look of overlays", look, _LOOKS)
     check_is_no_input(checkpoint, arguments or [])
     given = [*(phrase or []), *(read_phrases(phrases) if phrases else [])]
     inputs, asked = split_arguments(arguments or [], given)
@@ -119,11 +148,12 @@ def predict(
         check_absent([entry for entries in files.values() for entry in entries])
     check_writable(out)
     results = ResultsFile.open(out)
-    predictor = _ready(checkpoint, asked, device, dtype, threshold)
-    limits = ReadLimits(max_pixels, max_frames, every, window, overlap)
-    run = Run(
-        predictor, asked, files, results, limits, _print_json if as_json else partial(show_answer, folder=out)
-    )
+    predictor = _ready(checkpoint, asked, threshold, device=device, dtype=dtype, offload=offload)
+    if explain:
+        predictor.check_explains()
+    limits = ReadLimits(max_pixels, max_frames, every, window, overlap, height)
+    tell = _print_json if as_json else partial(show_answer, folder=out)
+    run = Run(predictor, asked, files, results, limits, tell, explains=explain, look=look)
     _report(run.answer_all(jobs), len(jobs), as_json)
 
 
@@ -132,17 +162,33 @@ def _print_json(record: dict[str, Any]) -> None:
 
 
 def _ready(
-    checkpoint: str, phrases: Sequence[str], device: str, dtype: str, threshold: float | None
+    checkpoint: str,
+    phrases: Sequence[str],
+    threshold: float | None,
+    *,
+    device: str,
+    dtype: str,
+    offload: bool,
 ) -> Predictor:
     """A predictor that is known to understand the phrases."""
     from refseg.predictor import check_phrases, load
 
     check_phrases(phrases)
-    predictor = load(checkpoint, device=device, dtype=dtype)
+    more = {"offload": True} if offload else {}
+    predictor = load(checkpoint, device=device, dtype=dtype, **more)
     if threshold is not None:
         predictor.set_threshold(threshold)
     predictor.model.tokenize(phrases)  # a word it does not know is told before the first picture is read
     return predictor
+
+
+@dataclass(frozen=True)
+class Shown:
+    """The frame that an explanation speaks of."""
+
+    frames: Tensor  # [T, 3, H, W] uint8, encoded together
+    frame: int
+    mask: np.ndarray  # [H, W] bool
 
 
 @dataclass
@@ -155,6 +201,8 @@ class Run:
     results: ResultsFile
     limits: ReadLimits
     tell: Callable[[dict[str, Any]], None]  # about each answer that is on disk
+    explains: bool = False  # whether a sheet tells how each answer came about
+    look: str = _LOOKS[0]  # of the overlays of pictures
 
     def answer_all(self, jobs: Sequence[Job]) -> list[tuple[str, str]]:
         """Titles and sentences of the inputs that could not be answered; the others are on disk."""
@@ -175,23 +223,33 @@ class Run:
     def answer(self, job: Job, bars: Bars) -> None:
         """All phrases about one input, to disk."""
         if job.is_clip:
+            if self.limits.height is not None or self.look != _LOOKS[0]:
+                raise InvalidInput(
+                    f"{job.title} is a clip, and --height and --look are for pictures; leave them out"
+                )
             self._answer_clip(job, bars)
         else:
             self._answer_picture(job)
 
     def _answer_picture(self, job: Job) -> None:
         from refseg.cli._answers import image_record, write_image_answer
-        from refseg.data.images import read_image
+        from refseg.data.images import read_image, with_height
 
         frame = read_image(job.paths[0], max_pixels=self.limits.max_pixels)
+        if self.limits.height is not None:
+            frame = with_height(frame[0], self.limits.height)[None]
         start = time.perf_counter()
         answers = self.predictor(frame, self.phrases)
         seconds = (time.perf_counter() - start) / len(answers)
-        for answer, files in zip(answers, self.files[job.name], strict=True):
-            write_image_answer(files, frame[0].permute(1, 2, 0).numpy(), answer)
-            self._record(
-                image_record(answer, files, title=job.title, checkpoint=self.predictor.label, seconds=seconds)
+        shown = [Shown(frame, 0, answer.masks[0].numpy()) for answer in answers]
+        told = self._explanations(shown, self.files[job.name])
+        for number, (answer, files) in enumerate(zip(answers, self.files[job.name], strict=True)):
+            pixels = frame[0].permute(1, 2, 0).numpy()
+            write_image_answer(files, pixels, answer, is_red=self.look == "red")
+            facts = image_record(
+                answer, files, title=job.title, checkpoint=self.predictor.label, seconds=seconds
             )
+            self._record(facts | told[number])
 
     def _answer_clip(self, job: Job, bars: Bars) -> None:
         """Part by part: read, answered, drawn and written before the next."""
@@ -206,6 +264,7 @@ class Run:
             written = [stack.enter_context(clip_answer(entry, clip)) for entry in files]
             times: deque[Fraction] = deque()
             seconds, size, num_parts = 0.0, (0, 0), 0
+            clearest: list[Shown | None] = [None] * len(files)
             start = time.perf_counter()
             for part in bars.count(self._parts(clip, job, times), "windows"):
                 seconds += time.perf_counter() - start
@@ -214,24 +273,28 @@ class Run:
                 size, num_parts = (part.frames.shape[-2], part.frames.shape[-1]), num_parts + 1
                 for answer, output in zip(part.answers, written, strict=True):
                     output.add(frames, shown, answer, is_last=part.is_last)
+                if self.explains:
+                    clearest = [
+                        clearer(old, part.frames, a) for old, a in zip(clearest, part.answers, strict=True)
+                    ]
                 start = time.perf_counter()
         each = seconds / len(files)
-        for phrase, entry, output in zip(self.phrases, files, written, strict=True):
-            self._record(
-                record(
-                    entry,
-                    title=job.title,
-                    phrase=phrase,
-                    score=output.score(),
-                    found=output.found(),
-                    size=size,
-                    checkpoint=self.predictor.label,
-                    seconds=each,
-                )
+        told = self._explanations(clearest, files)
+        for number, (phrase, entry, output) in enumerate(zip(self.phrases, files, written, strict=True)):
+            facts = record(
+                entry,
+                title=job.title,
+                phrase=phrase,
+                score=output.score(),
+                found=output.found(),
+                size=size,
+                checkpoint=self.predictor.label,
+                seconds=each,
             )
+            self._record(facts | told[number])
         if num_parts > 1:
-            told = f"{job.title}: {written[0].num_frames} frames in {num_parts} windows"
-            print(f"refseg: {told}, peak memory {peak_bytes() / 2**30:.1f} GiB", file=sys.stderr)
+            what = f"{job.title}: {written[0].num_frames} frames in {num_parts} windows"
+            print(f"refseg: {what}, peak memory {peak_bytes() / 2**30:.1f} GiB", file=sys.stderr)
 
     def _parts(self, clip: FrameStream, job: Job, times: deque[Fraction]) -> Iterator[Part]:
         """The answers about a clip; the time of each frame that is taken is put into `times`."""
@@ -246,9 +309,39 @@ class Run:
         frames = _taken(clip, times, job.title, limits)
         yield from stream(self.predictor, frames, self.phrases, window=limits.window, overlap=limits.overlap)
 
+    def _explanations(
+        self, shown: Sequence[Shown | None], files: Sequence[AnswerFiles]
+    ) -> list[dict[str, Any]]:
+        """A sheet for each phrase, and what its JSON line tells of it; nothing where none was asked for."""
+        from refseg.cli._answers import write_explanation
+
+        facts: list[dict[str, Any]] = [{} for _ in files]
+        if not self.explains:
+            return facts
+        clips: dict[int, EncodedClip] = {}
+        for number, (one, phrase, entry) in enumerate(zip(shown, self.phrases, files, strict=True)):
+            if one is None:
+                continue
+            if id(one.frames) not in clips:
+                clips[id(one.frames)] = self.predictor.encode(one.frames)
+            clip = clips[id(one.frames)]
+            (told,) = self.predictor.explain(clip, [phrase], [one.frame])
+            pixels = one.frames[one.frame].permute(1, 2, 0).numpy()
+            facts[number] = write_explanation(entry, pixels, one.mask, phrase, told)
+        return facts
+
     def _record(self, record: dict[str, Any]) -> None:
         self.results.add(record)
         self.tell(record)
+
+
+def clearer(earlier: Shown | None, frames: Tensor, answer: Prediction) -> Shown:
+    """Of an earlier frame and those of a part, the one that shows most of the object."""
+    areas = answer.masks.flatten(1).sum(1)
+    best = int(areas.argmax())
+    if earlier is not None and int(earlier.mask.sum()) >= int(areas[best]):
+        return earlier
+    return Shown(frames, best, answer.masks[best].numpy())
 
 
 def _check_windows(window: int, overlap: int) -> None:

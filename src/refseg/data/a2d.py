@@ -20,7 +20,7 @@ from torch import Tensor
 from refseg.data.annotated import ReadOptions
 from refseg.data.fields import decoded, read_json
 from refseg.data.labelled_frames import LabelledFrames, Sample, Window
-from refseg.data.video_window import count_frames, read_window
+from refseg.data.video_window import count_frames, read_places, read_window
 from refseg.errors import InvalidInput, UnknownName
 
 _COLUMNS = 9  # video, label, start, end, height, width, frames, annotated frames, subset
@@ -81,9 +81,17 @@ class A2D(LabelledFrames):
         """[T, 3, H, W] uint8 around the annotated frame, clipped to the video as it decodes."""
         return read_window(self.video_path(sample.video), sample.frame - 1, self.options.window)
 
+    def read_places(self, sample: Sample, frames: Sequence[int]) -> Tensor:
+        """[T, 3, H, W] uint8; frames beyond the video as it decodes repeat its last."""
+        return read_places(self.video_path(sample.video), frames, needed=sample.frame - 1)
+
     def frame_annotation(self, video: str, frame: int) -> FrameAnnotation:
         """The instances of a frame, counted from 1."""
         return read_h5(instances_folder(self.folder) / video / f"{frame:05d}.h5")
+
+    def mask_path(self, sample: Sample) -> Path:
+        """The `.h5` file of the frame."""
+        return instances_folder(self.folder) / sample.video / f"{sample.frame:05d}.h5"
 
     def read_mask(self, sample: Sample) -> Tensor:
         """Bool [H, W]."""

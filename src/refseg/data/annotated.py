@@ -29,12 +29,22 @@ class ReadOptions:
     """What an example holds: all phrases of a picture or video; those of one object or record (LAVT's epochs); or one."""
     images: Path | None = None
     """The folder of pictures, where it is none of those that the published codes use."""
+    boxes: Literal["masks", "annotated"] = "masks"
+    """Which boxes an example of REFER or the COCO form brings: none, so that those of its masks are taken; or the annotated ones,
+    clipped to the picture, as ReferFormer learns from."""
+    outlines: bool = False
+    """Whether it brings the polygons of its masks, for augmentation that moves polygons and draws them afterwards (VLFormer)."""
+    bad_records: Literal["refuse", "skip"] = "refuse"
+    """REFER and gRefCOCO: whether a record that cannot be used ends the opening, or is left out, counted and told."""
     window: int = 5
     """A2D and JHMDB: how many frames around the annotated one."""
 
     def __post_init__(self) -> None:
         _one_of("text", self.text, (None, "raw", "sent", "squeezed"))
         _one_of("masks", self.masks, ("union", "exactly-one"))
+        _one_of("boxes", self.boxes, ("masks", "annotated"))
+        _one_of("outlines", self.outlines, (False, True))
+        _one_of("bad_records", self.bad_records, ("refuse", "skip"))
         _one_of("item", self.item, ("clip", "object", "phrase"))
         if self.window < 1:
             raise InvalidInput(f"the window is {self.window} frames; it holds 1 or more")

@@ -161,9 +161,15 @@ def redraw(example: Example) -> Example:
     """The example with masks drawn anew from the outlines it still has, sharper than masks that were resized and turned.
 
     Masks that came without outlines (run-length codes) stay as they are.
+
+    Raises:
+        InvalidInput: if the data set brings no outlines at all.
     """
     if example.outlines is None or example.masks is None:
-        return example
+        raise InvalidInput(
+            f"{example.name} brings no polygons to draw its masks from; leave the step redraw out, "
+            "or read a set of polygons with options = {outlines = true}"
+        )
     masks, size = example.masks.clone(), size_of(example)
     for row, outlines in zip(masks, example.outlines, strict=True):
         for mask, outline in zip(row, outlines, strict=True):
@@ -209,13 +215,20 @@ def is_seen(example: Example) -> bool:
 def choose_phrases(example: Example, rows: Sequence[int]) -> Example:
     """The example with the phrases of these rows alone."""
     index = torch.tensor(rows, dtype=torch.int64)
-    registers, outlines = example.registers, example.outlines
+    outlines = example.outlines
+
+    def named(texts: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        return None if texts is None else tuple(texts[i] for i in rows)
+
     return replace(
         example,
         phrases=tuple(example.phrases[i] for i in rows),
         masks=None if example.masks is None else example.masks[index],
         labels=None if example.labels is None else example.labels[index],
-        registers=None if registers is None else tuple(registers[i] for i in rows),
+        registers=named(example.registers),
+        ids=named(example.ids),
+        objects=named(example.objects),
+        no_target=None if example.no_target is None else example.no_target[index],
         boxes=None if example.boxes is None else example.boxes[index],
         outlines=None if outlines is None else tuple(outlines[i] for i in rows),
     )

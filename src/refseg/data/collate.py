@@ -40,7 +40,7 @@ def collate(examples: Sequence[Example], spec: FrameSpec) -> Batch:
         placements=tuple(enlarged),
         phrases=tuple(phrase for example in examples for phrase in example.phrases),
         clip_of_phrase=torch.repeat_interleave(torch.arange(len(examples)), counts),
-        targets=_targets(examples, enlarged) if examples[0].masks is not None else None,
+        targets=_targets(examples, enlarged, spec) if examples[0].masks is not None else None,
     )
 
 
@@ -48,7 +48,7 @@ def content_boxes(masks: Tensor, placement: Placement) -> tuple[Tensor, Tensor]:
     """The tight boxes of masks on the canvas and whether there is anything in them.
 
     Shapes:
-        masks: [P, T', H, W] bool on the canvas.
+        masks: [P, T', H, W] on the canvas, bool or soft.
         returns: [P, T', 4] cxcywh in [0, 1] of the content, zeros for an empty mask; [P, T'] bool.
     """
     columns, rows = masks.any(-2), masks.any(-1)  # [P, T', W], [P, T', H]
@@ -97,11 +97,11 @@ def _pixels(
     return torch.stack([enlarge_canvas(frames, where, canvas, spec.fill)[0] for frames, where in placed])
 
 
-def _targets(examples: Sequence[Example], placements: Sequence[Placement]) -> Targets:
+def _targets(examples: Sequence[Example], placements: Sequence[Placement], spec: FrameSpec) -> Targets:
     masks, boxes, visible, labels = [], [], [], []
     for example, placement in zip(examples, placements, strict=True):
         assert example.masks is not None
-        placed = _on_canvas(example.masks, placement)
+        placed = _on_canvas(example.masks, placement, spec)
         tight, seen = content_boxes(placed, placement) if example.boxes is None else carried_boxes(example)
         masks.append(placed)
         boxes.append(tight)
@@ -117,11 +117,11 @@ def _targets(examples: Sequence[Example], placements: Sequence[Placement]) -> Ta
     )
 
 
-def _on_canvas(masks: Tensor, placement: Placement) -> Tensor:
+def _on_canvas(masks: Tensor, placement: Placement, spec: FrameSpec) -> Tensor:
     if placement.source == placement.content == placement.canvas:
         return masks
     # The canvas may have been enlarged for the batch; `masks_to_canvas` pads to it.
-    return masks_to_canvas(masks, placement)
+    return masks_to_canvas(masks, placement, spec.filter)
 
 
 def _things(examples: Sequence[Example], placements: Sequence[Placement]) -> tuple[Things, ...] | None:

@@ -7,11 +7,13 @@ processes that build at once each write a whole file and rename it: the later on
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import os
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +23,7 @@ import numpy as np
 from refseg.data.columns import Columns, write_columns
 from refseg.errors import InvalidInput
 
-VERSION = 1
+VERSION = 2
 """Of what an index holds; another one is built again."""
 
 _STALE = 3600.0  # seconds after which a half-written file belongs to nobody
@@ -51,7 +53,8 @@ def open_index(path: Path, sources: Sequence[Path], build: Callable[[], Table]) 
         if found is not None:
             return found
     hashes = [_sha256(source) for source in sources]
-    table = build()
+    with _without_collector():
+        table = build()
     if [_stamp(source) for source in sources] != stamps:
         raise InvalidInput(f"{sources[0]} was changed while it was read; open the data set again")
     facts = table.facts | {
@@ -94,6 +97,18 @@ def _belongs(facts: Mapping[str, Any], sources: Sequence[Path], stamps: Sequence
         if entry["stamp"][0] != stamp[0] or entry["sha256"] != _sha256(source):
             return False
     return True
+
+
+@contextmanager
+def _without_collector() -> Iterator[None]:
+    """Millions of new lists and dicts, none of them garbage, make the collector half of the work."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
 
 
 def _key(hashes: Sequence[str]) -> str:

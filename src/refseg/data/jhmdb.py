@@ -41,9 +41,13 @@ class JHMDB(LabelledFrames):
     def read_frames(self, sample: Sample) -> tuple[Tensor, Window]:
         """[T, 3, H, W] uint8."""
         window = self.window(sample)
-        paths = self.frame_paths(sample, window.frames)
+        return self.read_places(sample, window.frames), window
+
+    def read_places(self, sample: Sample, frames: Sequence[int]) -> Tensor:
+        """[T, 3, H, W] uint8."""
+        paths = self.frame_paths(sample, frames)
         read = {path: read_stored_image(path) for path in dict.fromkeys(paths)}
-        return torch.cat([read[path] for path in paths]), window
+        return torch.cat([read[path] for path in paths])
 
     def mask_path(self, sample: Sample) -> Path:
         """The file of the video's masks."""

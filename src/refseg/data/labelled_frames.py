@@ -15,6 +15,7 @@ from torch import Tensor
 from refseg.data.annotated import Annotation, ReadOptions, squeezed, told_with
 from refseg.data.annotations import rle_of_mask
 from refseg.data.phrase_lines import words_of
+from refseg.data.windows import Timeline
 from refseg.errors import InvalidInput
 from refseg.structures import Example
 
@@ -92,6 +93,10 @@ class LabelledFrames(torch.utils.data.Dataset[Example], ABC):
         """[T, 3, H, W] uint8 of the window around a sample, and which frames these are."""
 
     @abstractmethod
+    def mask_path(self, sample: Sample) -> Path:
+        """The file that holds the mask of a sample."""
+
+    @abstractmethod
     def read_mask(self, sample: Sample) -> Tensor:
         """Bool [H, W] of a sample."""
 
@@ -157,25 +162,42 @@ class LabelledFrames(torch.utils.data.Dataset[Example], ABC):
             )
         return torch.stack(drawn)[:, None]
 
+    def timeline(self, index: int) -> Timeline:
+        """The length of the video of example `index` by its annotations, and its annotated frame."""
+        sample = self.samples_of(index)[0]
+        return Timeline(self.length(sample), (sample.frame - 1,))
+
+    @abstractmethod
+    def read_places(self, sample: Sample, frames: Sequence[int]) -> Tensor:
+        """[T, 3, H, W] uint8 of frames counted from 0, in this order."""
+
     def __getitem__(self, index: int) -> Example:
-        """Example `index`; `target_frames` names the annotated one, and masks are of it alone.
+        """Example `index` with the window of frames around the annotated one.
 
         Raises:
             InvalidInput: if frames or masks are missing, damaged or of another size; names the sample.
         """
+        return self.example(index)
+
+    def example(self, index: int, frames: Sequence[int] | None = None) -> Example:
+        """Example `index` with some frames, counted from 0; the annotated one stands among them, and masks are of it alone.
+
+        Raises:
+            InvalidInput: as above.
+        """
         samples = self.samples_of(index)
         with told_with(f"{self.name} {samples[0].id}"):
-            frames, window = self.read_frames(samples[0])
+            pixels, window = self._frames(samples[0], frames)
         masks = self.masks(index)
-        if masks.shape[-2:] != frames.shape[-2:]:
+        if masks.shape[-2:] != pixels.shape[-2:]:
             raise InvalidInput(
                 f"{self.name} {samples[0].id}: its mask is {masks.shape[-1]}x{masks.shape[-2]} and its frame "
-                f"{frames.shape[-1]}x{frames.shape[-2]} pixels; get videos and masks of one release"
+                f"{pixels.shape[-1]}x{pixels.shape[-2]} pixels; get videos and masks of one release"
             )
         known = self._annotation(samples, window)
         return Example(
             name=known.name,
-            frames=frames,
+            frames=pixels,
             phrases=known.phrases,
             masks=masks,
             target_frames=torch.tensor([window.target]),
@@ -185,6 +207,15 @@ class LabelledFrames(torch.utils.data.Dataset[Example], ABC):
             no_target=torch.tensor(known.no_target),
             frame_names=known.frames,
         )
+
+    def _frames(self, sample: Sample, frames: Sequence[int] | None) -> tuple[Tensor, Window]:
+        if frames is None:
+            return self.read_frames(sample)
+        if sample.frame - 1 not in frames:
+            raise InvalidInput(
+                f"the frames {list(frames)} leave out frame {sample.frame - 1}, the annotated one"
+            )
+        return self.read_places(sample, frames), Window(tuple(frames), list(frames).index(sample.frame - 1))
 
     def ground_truth(self) -> dict[str, Any]:
         """The samples in COCO's form, as the published evaluation reads them; ids count from 1."""

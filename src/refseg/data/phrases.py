@@ -82,10 +82,15 @@ class PhraseFile(torch.utils.data.Dataset[Example]):
             phrases=tuple(line.phrase for line in lines),
             masks=self._masks(lines, places, frames),
             labels=self._labels(lines),
+            outlines=tuple(line.outlines() for line in lines),
             registers=tuple(line.register or "" for line in lines)
             if any(line.register for line in lines)
             else None,
         )
+
+    def picture(self, index: int) -> str:
+        """The path of the picture of example `index`, or of the first frame of its clip; no picture is opened."""
+        return self._lines(self._places[index][:1].tolist())[0].frames[0]
 
     def sha256(self) -> str:
         """Of the file; pictures are not part of it."""

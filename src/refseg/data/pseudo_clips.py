@@ -34,7 +34,7 @@ def pseudo_clip(example: Example, count: int, generator: torch.Generator) -> Exa
     """
     if len(example.frames) != 1:
         raise InvalidInput(f"{example.name} has {len(example.frames)} frames; a clip is made of one picture")
-    still = replace(example, boxes=None, outlines=None, target_frames=None, things=None)
+    still = replace(example, boxes=None, outlines=None, target_frames=None, things=None, frame_names=None)
     views = [still, *(_warped(still, generator) for _ in range(count - 1))]
     order = distinct(generator, count, count)
     return replace(

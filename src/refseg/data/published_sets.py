@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -52,6 +53,9 @@ def open_folder(folder: Path, *, split: str | None, count: int | None, options: 
     per_split = split_files(folder)
     if per_split:
         return _open_coco_form(folder, per_split, split or "val", count, options)
+    sentences = [name for name in ("train", "valid", "test") if (folder / f"{name}.json").is_file()]
+    if sentences:
+        return _open_video_sentences(folder, sentences, split or "valid", count, options)
     return None
 
 
@@ -60,7 +64,7 @@ def open_place(place: Place, *, split: str | None, count: int | None, options: R
     form, folder = place.facts.form, place.folder
     chosen = split or DEFAULT_SPLITS.get(form, "val")
     if form in ("refer", "grefcoco"):
-        table = open_table(place)
+        table = open_table(place, skips=options.bad_records == "skip")
         return ReferenceImages(
             place.facts.name,
             table,
@@ -78,13 +82,22 @@ def open_place(place: Place, *, split: str | None, count: int | None, options: R
     return _open_samples(form, folder, chosen, count, options)
 
 
-def open_table(place: Place) -> ReferenceTable:
-    """The references of a data set in the form of REFER or gRefCOCO."""
+def open_table(place: Place, *, skips: bool = False) -> ReferenceTable:
+    """The references of a data set in the form of REFER or gRefCOCO; `skips` as in `open_refer`."""
     from refseg.data.refer_files import open_refer
 
     refs = refs_file(place.facts, place.folder)
     assert refs is not None
-    return ReferenceTable(open_refer(place.folder, refs, several=place.facts.form == "grefcoco"))
+    several = place.facts.form == "grefcoco"
+    table = ReferenceTable(open_refer(place.folder, refs, several=several, skips=skips))
+    count, reasons = table.facts["skipped"]
+    if count:
+        warnings.warn(
+            f"{count} records of {place.facts.name} cannot be used and were left out, the first because {reasons[0]}; "
+            f"`refseg data doctor {place.folder}` lists them",
+            stacklevel=2,
+        )
+    return table
 
 
 def picture_folders(place: Place, options: ReadOptions) -> Sequence[Path]:
@@ -146,6 +159,16 @@ def _open_coco_form(
     places = [options.images] if options.images else [above, above / "train2014", folder]
     table = ReferenceTable(open_coco_form(path, split))
     return ReferenceImages(name, table, PictureFolders(places), split=None, options=options, count=count)
+
+
+def _open_video_sentences(
+    folder: Path, splits: Sequence[str], split: str, count: int | None, options: ReadOptions
+) -> Any:
+    from refseg.data.video_sentences import VideoSentences
+
+    if not (folder / f"{split}.json").is_file():
+        raise UnknownName(f"split of {folder.name}", split, splits)
+    return VideoSentences(folder / f"{split}.json", pictures=options.images, count=count)
 
 
 def _open_parquet(

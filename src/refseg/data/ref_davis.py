@@ -7,20 +7,16 @@ Objects of a video are ordered by their number as text (1, 10, 11, 2, ...). Obje
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
 from torch import Tensor
 
 from refseg.data.annotated import ReadOptions, told_with
-from refseg.data.annotations import read_label_png
 from refseg.data.categories import DAVIS_CATEGORIES
 from refseg.data.fields import Record, decoded, read_json
-from refseg.data.ref_youtube_vos import label_masks, object_number
+from refseg.data.ref_youtube_vos import TrueObjects, label_masks, object_number, true_objects
 from refseg.data.video_phrases import Expression, Video, VideoPhrases
 from refseg.errors import InvalidInput, UnknownName
 
@@ -32,7 +28,6 @@ ANNOTATORS = (
 )
 """The four lists, in the order of the expressions' numbers modulo 4."""
 
-VOID = 255
 _LISTS = (
     ("Davis17_annot1.txt", "utf-8"),
     ("Davis17_annot1_full_video.txt", "utf-8"),
@@ -41,14 +36,6 @@ _LISTS = (
 )
 _MISSPELT = {"clasic-car": "classic-car", "dog-scale": "dogs-scale", "motor-bike": "motorbike"}
 _SETS = {"train": "train", "valid": "val", "val": "val"}
-
-
-@dataclass(frozen=True, slots=True)
-class TrueObjects:
-    """What the evaluator of DAVIS reads of a video."""
-
-    masks: Tensor  # [N, T, H, W] bool; N = largest number but 255 in the first frame
-    void: Tensor  # [T, H, W] bool
 
 
 class RefDavis(VideoPhrases):
@@ -80,14 +67,7 @@ class RefDavis(VideoPhrases):
     def true_objects(self, video: Video) -> TrueObjects:
         """What the evaluator scores: objects that appear later than in the first frame are not among them."""
         with told_with(f"{self.name} video {video.name}"):
-            maps = np.stack([read_label_png(self.mask_path(video.name, frame)) for frame in video.frames])
-        numbers = np.unique(maps[0])
-        largest = int(max((n for n in numbers.tolist() if n != VOID), default=0))
-        stacked = torch.from_numpy(maps)
-        masks = (
-            torch.stack([stacked == n for n in range(1, largest + 1)]) if largest else stacked[None][:0] > 0
-        )
-        return TrueObjects(masks, stacked == VOID)
+            return true_objects([self.mask_path(video.name, frame) for frame in video.frames])
 
     @cached_property
     def semantics(self) -> Mapping[str, Mapping[str, str]]:

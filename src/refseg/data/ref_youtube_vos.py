@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from refseg.data.annotated import ReadOptions
+from refseg.data.annotated import ReadOptions, told_with
 from refseg.data.annotations import read_label_png
 from refseg.data.categories import YOUTUBE_CATEGORIES
 from refseg.data.fields import Record, read_json
@@ -18,6 +19,15 @@ from refseg.data.video_phrases import Expression, Video, VideoPhrases, read_expr
 from refseg.errors import InvalidInput, UnknownName
 
 SPLITS = ("train", "valid", "test")
+VOID = 255  # in masks of DAVIS: belongs to nothing, and does not count
+
+
+@dataclass(frozen=True, slots=True)
+class TrueObjects:
+    """What the evaluator of DAVIS reads of a video."""
+
+    masks: Tensor  # [N, T, H, W] bool; N = largest number but 255 in the first frame
+    void: Tensor  # [T, H, W] bool
 
 
 class RefYouTubeVOS(VideoPhrases):
@@ -62,6 +72,14 @@ class RefYouTubeVOS(VideoPhrases):
         numbers = [object_number(video, video.expressions[row]) for row in rows]
         folder = self.folder / self.split / "Annotations" / video.name
         return label_masks([folder / f"{video.frames[frame]}.png" for frame in frames], numbers)
+
+    def true_objects(self, video: Video) -> TrueObjects | None:
+        """What the evaluator of DAVIS scores, where the data set is Ref-DAVIS17 in this layout; None without masks."""
+        if not self._has_masks:
+            return None
+        with told_with(f"{self.name} video {video.name}"):
+            folder = self.folder / self.split / "Annotations" / video.name
+            return true_objects([folder / f"{frame}.png" for frame in video.frames])
 
     @cached_property
     def meta(self) -> Mapping[str, Mapping[str, str]]:
@@ -138,3 +156,15 @@ def label_masks(paths: Sequence[Path], numbers: Sequence[int]) -> Tensor:
             )
     stacked = torch.from_numpy(np.stack([maps[path] for path in paths]))
     return stacked[None] == torch.tensor(numbers, dtype=torch.uint8)[:, None, None, None]
+
+
+def true_objects(paths: Sequence[Path]) -> TrueObjects:
+    """The objects in label pictures of T frames: objects that appear later than in the first frame are not among them.
+
+    Raises:
+        InvalidInput: if one cannot be read, or they differ in size.
+    """
+    first = read_label_png(paths[0])
+    numbers = range(1, int(max((n for n in np.unique(first).tolist() if n != VOID), default=0)) + 1)
+    masks = label_masks(paths, [*numbers, VOID])
+    return TrueObjects(masks[:-1], masks[-1])

@@ -16,8 +16,9 @@ from refseg.data.images import read_stored_image
 from refseg.data.phrase_lines import words_of
 from refseg.data.phrases import MOST_PHRASES
 from refseg.data.references import ReferenceTable
+from refseg.data.sentence_forms import clipped_boxes, training_parts
 from refseg.errors import InvalidInput
-from refseg.structures import Example, Size
+from refseg.structures import Example, Outline, Size
 
 
 class PictureStore(Protocol):
@@ -114,6 +115,10 @@ class ReferenceImages(torch.utils.data.Dataset[Example]):
             words.update(words_of(self._text(row)))
         return tuple(sorted(words))
 
+    def phrases_of(self, row: int) -> tuple[str, ...]:
+        """The phrases of a reference, by its row."""
+        return tuple(self._text(sentence) for sentence in self.table.sentence_rows(row))
+
     def pairs(self, index: int) -> list[tuple[int, int]]:
         """Rows of the reference and of the sentence of every phrase of an example."""
         first, last = self._starts[index], self._starts[index + 1]
@@ -140,6 +145,10 @@ class ReferenceImages(torch.utils.data.Dataset[Example]):
                 for row, _ in pairs
             ),
         )
+
+    def size(self, index: int) -> Size:
+        """(height, width) of the picture of example `index`, as annotated."""
+        return self.table.picture_size(int(self._pairs[self._starts[index], 0]))
 
     def masks(self, index: int) -> Tensor:
         """[P, 1, H, W] bool of example `index`; needs no picture."""
@@ -175,7 +184,29 @@ class ReferenceImages(torch.utils.data.Dataset[Example]):
             objects=known.objects,
             no_target=torch.tensor(known.no_target),
             frame_names=known.frames,
+            boxes=self._boxes(index) if self.options.boxes == "annotated" else None,
+            outlines=self._outlines(index) if self.options.outlines else None,
         )
+
+    def _boxes(self, index: int) -> Tensor | None:
+        """Annotated boxes [P, 1, 4] xyxy, clipped to the picture; None where a reference is no single object."""
+        pairs = self.pairs(index)
+        targets = [self.table.targets(row) for row, _ in pairs]
+        if any(len(rows) != 1 for rows in targets):
+            return None
+        objects = [self.table.object(rows[0]) for rows in targets]
+        return torch.from_numpy(clipped_boxes(objects, self.table.picture_size(pairs[0][0]))[0])[:, None]
+
+    def _outlines(self, index: int) -> tuple[tuple[Outline | None], ...]:
+        """The polygons of every phrase's mask; None where a part of it is a run-length code."""
+        rows = [self.table.targets(row) for row, _ in self.pairs(index)]
+        return tuple((self._outline(row),) for row in rows)
+
+    def _outline(self, rows: Sequence[int]) -> Outline | None:
+        parts = [part for row in rows for part in training_parts(self.table.object(row))]
+        if not parts or any(isinstance(part, bytes) for part in parts):
+            return None
+        return tuple(torch.from_numpy(np.array(part, dtype=np.float64)).reshape(-1, 2) for part in parts)
 
     @property
     def picture_ids(self) -> frozenset[int]:

@@ -111,7 +111,7 @@ def coco_form(
             annotations += [_annotation(o, number, segmentations[o.id]) for o in reference.objects]
     categories = [{"id": number, "name": title} for number, title in table.categories.items()]
     extra = table.facts.get("extra", {})
-    return {**extra, "images": images, "annotations": annotations, "categories": categories}
+    return {"categories": categories, **extra, "images": images, "annotations": annotations}
 
 
 def _image(picture: Picture, sentence: Sentence, number: int, name: str) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from refseg.data.annotated import Annotation, ReadOptions, squeezed, told_with
 from refseg.data.fields import Record, read_json
 from refseg.data.images import image_size, read_stored_image
 from refseg.data.phrase_lines import words_of
+from refseg.data.windows import Timeline
 from refseg.errors import InvalidInput
 from refseg.structures import Example, Size
 
@@ -132,6 +133,10 @@ class VideoPhrases(torch.utils.data.Dataset[Example], ABC):
         """(height, width) of the frames of example `index`, from the header of the first."""
         video = self.video(index)
         return image_size(self.frame_path(video, video.frames[0]))
+
+    def timeline(self, index: int) -> Timeline:
+        """How many frames example `index` has; all of them have masks, or none."""
+        return Timeline(len(self.video(index).frames))
 
     def __getitem__(self, index: int) -> Example:
         """Example `index` with all its frames.

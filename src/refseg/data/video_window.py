@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -41,6 +41,27 @@ def read_window(path: Path, place: int, size: int) -> tuple[Tensor, Window]:
     # A video that goes on is longer than the window, so that its end clips nothing.
     window = window_around(place, size, length)
     return torch.stack([kept[number] for number in window.frames]), window
+
+
+def read_places(path: Path, places: Sequence[int], *, needed: int) -> Tensor:
+    """Frames [T, 3, H, W] uint8 of a video file, counted from 0, in this order; one may be asked for several times.
+
+    Places beyond the end repeat the last frame: files may decode to fewer frames than their annotations count.
+
+    Raises:
+        InvalidInput: if the file is missing or no video, or it ends before `needed`, the annotated frame.
+    """
+    wanted, kept, last = set(places), {}, -1
+    for number, frame in enumerate(_decoded(path)):
+        last = number
+        if number in wanted:
+            kept[number] = torch.from_numpy(frame.to_ndarray(format="rgb24")).permute(2, 0, 1)
+        if number >= max(wanted):
+            break
+    window_around(needed, 1, last + 1)  # refuses a video that ends too early
+    if last < max(wanted) and last not in kept:
+        kept[last] = read_window(path, last, 1)[0][0]
+    return torch.stack([kept[min(place, last)] for place in places])
 
 
 def _decoded(path: Path) -> Iterator:  # type: ignore[type-arg]

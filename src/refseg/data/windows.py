@@ -33,7 +33,7 @@ class FrameDataset(Protocol):
     def timeline(self, index: int) -> Timeline:
         """What example `index` has, told without reading a picture."""
 
-    def read(self, index: int, frames: Sequence[int]) -> Example:
+    def example(self, index: int, frames: Sequence[int]) -> Example:
         """Example `index` with these frames, in this order, repeats included.
 
         `target_frames` are the places of frames with masks, each at its first; None where every frame has masks.
@@ -160,7 +160,7 @@ class Sampled:
         index, anchor = self._places[number]
         frames = self.sampling.choose(self._timeline(index), anchor, generator)
         if isinstance(self.examples, FrameDataset):
-            return self.examples.read(index, frames)
+            return self.examples.example(index, frames)
         return pick_frames(self.examples[index], frames)
 
     def _timeline(self, index: int) -> Timeline:
@@ -185,10 +185,11 @@ def pick_frames(example: Example, frames: Sequence[int]) -> Example:
     if not places:
         raise InvalidInput(f"none of the frames {list(frames)} of {example.name} has masks")
     rows = [annotated.index(frames[place]) for place in places]
-    things = example.things
+    things, names = example.things, example.frame_names
     return replace(
         example,
         frames=example.frames[list(frames)],
+        frame_names=None if names is None else tuple(names[i] for i in frames),
         masks=None if example.masks is None else example.masks[:, rows],
         target_frames=torch.tensor(places) if is_sparse else None,
         boxes=None if example.boxes is None else example.boxes[:, rows],

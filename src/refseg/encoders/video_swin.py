@@ -12,12 +12,10 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.utils.checkpoint import checkpoint
 
 from refseg.layers.steps import row_steps
 
@@ -41,7 +39,6 @@ class VideoSwinSpec:
     num_heads: tuple[int, ...] = (3, 6, 12, 24)
     window: Grid = (8, 7, 7)
     drop_path: float = 0.2  # of the last block; the first has none
-    recomputes_blocks: bool = False  # in the backward pass, instead of keeping what they computed
 
 
 # https://github.com/SwinTransformer/Video-Swin-Transformer, configs/_base_/models/swin
@@ -112,11 +109,17 @@ class WindowAttention(nn.Module):
         nn.init.trunc_normal_(self.relative_position_bias_table, std=INITIAL_SPREAD)
 
     def forward(self, windows: Tensor, regions: Tensor | None) -> Tensor:
-        """Windows [M, N, C] to the same shape; `regions` [count, N] where M is a multiple of count."""
+        """Windows [M, N, C] to the same shape; `regions` [count, N] where M is a multiple of count.
+
+        Without gradients `windows` may be overwritten.
+        """
         bias = self._bias(windows.shape[1])
         steps = row_steps(len(windows), WINDOWS_AT_ONCE)
-        parts = [self._attend(windows[rows], bias, _rows(regions, rows, len(windows))) for rows in steps]
-        return parts[0] if len(parts) == 1 else torch.cat(parts)
+        if len(steps) == 1:
+            return self._attend(windows, bias, _rows(regions, steps[0], len(windows)))
+        for rows in steps:
+            windows[rows] = self._attend(windows[rows], bias, _rows(regions, rows, len(windows)))
+        return windows
 
     def _bias(self, cells: int) -> Tensor:
         """[heads, N, N]."""
@@ -169,11 +172,13 @@ class Block(nn.Module):
         del cut
         maps = maps + self._dropped(seen)
         del seen
-        tokens = maps.flatten(1, 3).flatten(0, 1)
-        parts = [self.mlp(self.norm2(tokens[rows])) for rows in row_steps(len(tokens), TOKENS_AT_ONCE)]
-        refined = (parts[0] if len(parts) == 1 else torch.cat(parts)).view(maps.shape)
-        del parts
-        return maps + self._dropped(refined)
+        tokens = maps.flatten(0, 3)
+        steps = row_steps(len(tokens), TOKENS_AT_ONCE)
+        if len(steps) == 1 or self.training:
+            return maps + self._dropped(self.mlp(self.norm2(maps)))
+        for rows in steps:
+            tokens[rows] += self.mlp(self.norm2(tokens[rows]))
+        return tokens.view(maps.shape)
 
     def _dropped(self, branch: Tensor) -> Tensor:
         """Drops the whole branch of some clips, and enlarges that of the others."""
@@ -209,15 +214,12 @@ class Stage(nn.Module):
             for index, drop in enumerate(drops)
         )
 
-    def forward(self, maps: Tensor, *, recomputes: bool) -> Tensor:
+    def forward(self, maps: Tensor) -> Tensor:
         """Maps [B, T, h, w, C] to the same shape."""
         windows = _windows_of(_triple(maps.shape[1:4]), self.window)
         regions = windows.regions(maps.device) if any(windows.shift) else None
         for block in self.blocks:
-            if recomputes and self.training and torch.is_grad_enabled():
-                maps = cast("Tensor", checkpoint(block, maps, windows, regions, use_reentrant=False))
-            else:
-                maps = block(maps, windows, regions)
+            maps = block(maps, windows, regions)
         return maps
 
 
@@ -263,7 +265,7 @@ class VideoSwin(nn.Module):
         maps = self.patch_embed(frames)
         told = []
         for index, stage in enumerate(self.layers):
-            maps = stage(maps, recomputes=self.spec.recomputes_blocks)
+            maps = stage(maps)
             told.append(maps.permute(0, 1, 4, 2, 3))
             maps = self.downsamples[index](maps) if index < len(self.downsamples) else maps
         return tuple(told)

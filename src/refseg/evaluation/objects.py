@@ -87,6 +87,7 @@ def compare(
             raise InvalidInput(f"{video}, run {run}: {error}") from error
         entries.append(
             {
+                "protocol": protocol.name,
                 "run": run,
                 "region": accuracy.region.tolist(),
                 "contour": accuracy.contour.tolist(),

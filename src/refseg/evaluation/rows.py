@@ -82,7 +82,7 @@ class Journal:
         for number, line in enumerate(lines[1:], start=2):
             try:
                 done = _read(json.loads(line))
-            except (ValueError, TypeError, KeyError) as error:
+            except (ValueError, TypeError, KeyError, AttributeError) as error:
                 raise InvalidInput(
                     f"{self.path} line {number} is damaged; delete the file and start anew"
                 ) from error

@@ -123,6 +123,8 @@ def evaluate(
     total = len(dataset) if limit is None else min(limit, len(dataset))
     questions.check_count(dataset, total, with_neighbour=shuffle_phrases)
     plan = Plan(tuple(protocols), _threshold(predictor), _readings(dataset), window)
+    if plan.takes_candidates:
+        predictor.model.tell_candidates()
     task = _Task(predictor, dataset, plan, writer, total if shuffle_phrases else None)
     known = journal.done if journal is not None else {}
     result = Result(data=dataset.name, plan=plan, is_shuffled=shuffle_phrases)
@@ -207,15 +209,16 @@ class _Task:
 
     def _compare_objects(self, index: int, merged: objects.Merged, done: Done) -> None:
         data: Any = self.dataset
-        if not hasattr(data, "true_objects") or not hasattr(data, "video"):
+        truth = data.true_objects(data.video(index)) if hasattr(data, "true_objects") else None
+        if truth is None:
             raise InvalidInput(
                 f"{data.name} does not tell which pixels are which object; this protocol is for Ref-DAVIS17"
             )
-        truth = data.true_objects(data.video(index))
         annotated = objects.index_maps(truth.masks, range(1, len(truth.masks) + 1))
         annotated[truth.void.numpy()] = objects.VOID
-        (protocol,) = [protocol for protocol in self.plan.protocols if protocol.kind == "objects"]
-        done.objects = objects.compare(merged.maps(), annotated, protocol, done.name)
+        for protocol in self.plan.protocols:
+            if protocol.kind == "objects":
+                done.objects += objects.compare(merged.maps(), annotated, protocol, done.name)
 
 
 def _begin(done: Done, piece: Piece, asked: questions.Questions) -> None:

@@ -110,7 +110,8 @@ def _objects(done: Sequence[Done], protocol: Protocol) -> Scored:
     runs: dict[int, list[dict[str, list[list[float]]]]] = {}
     for example in done:
         for entry in example.objects:
-            runs.setdefault(entry["run"], []).append(entry)
+            if entry["protocol"] == protocol.name:
+                runs.setdefault(entry["run"], []).append(entry)
     each = tuple(_run(entries) for _, entries in sorted(runs.items()))
     metrics = {metric: mean(run[metric] for run in each) for metric in protocol.metrics} if each else {}
     return Scored(protocol, metrics, each)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import zipfile
+import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -126,14 +127,20 @@ def _files(path: Path, layout: Layout) -> Iterator[tuple[str, bytes]]:
             for entry in archive.infolist():
                 if not entry.is_dir():
                     yield entry.filename, _content(archive, entry)
-    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, OSError) as error:
+    except (zipfile.BadZipFile, NotImplementedError, ValueError, OSError) as error:
         raise InvalidInput(f"{path} is damaged: {error}; write it again") from error
 
 
 def _content(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> bytes:
-    """At most one byte more than a picture may have, so that an entry which claims less cannot fill memory."""
-    with archive.open(entry) as file:
-        return file.read(_MOST_BYTES + 1)
+    """At most one byte more than a picture may have, so that an entry which claims less cannot fill memory.
+
+    Nothing of an entry that cannot be unpacked, which is a finding about this picture alone.
+    """
+    try:
+        with archive.open(entry) as file:
+            return file.read(_MOST_BYTES + 1)
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError):
+        return b""
 
 
 def _files_of_folder(path: Path) -> Iterator[tuple[str, bytes]]:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal, Self
 import torch
 from torch import Tensor, nn
 
+from refseg.errors import InvalidInput
 from refseg.framing import FrameSpec, masks_to_source, upsample_to_canvas
 from refseg.metrics.protocols import Protocol
 from refseg.models.renaming import Report
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from refseg.structures import (
         Batch,
         Clips,
+        Explanation,
         Output,
         Placement,
         Targets,
@@ -149,6 +151,16 @@ class ReferringModel(nn.Module, ABC):
         """
         return ()
 
+    def offload(self, device: torch.device) -> None:
+        """From now on computes on `device`, where its large parts come only while they are needed; in place of `.to(device)`.
+
+        Raises:
+            InvalidInput: if the model has no such parts.
+        """
+        raise InvalidInput(
+            f"{type(self).__name__} has no parts that could wait on the CPU; leave offload out, or take a smaller variant"
+        )
+
     def candidates(self, output: Output, placements: Sequence[Placement]) -> list[Candidates]:
         """All candidates of each phrase with their scores, in the order of the network, for scores over ranked lists.
 
@@ -166,6 +178,21 @@ class ReferringModel(nn.Module, ABC):
         thresholded last gives what it thresholds.
         """
         return [masks.float() for masks in self.finish(output, placements)]
+
+    def explain(
+        self, phrases: Sequence[str], visual: VisualFeatures, text: TextFeatures, output: Output
+    ) -> list[Explanation]:
+        """How each answer came about, for `refseg predict --explain`; `output` is what `segment` gave for these rows.
+
+        A family overrides this with what it has: maps over the picture with weights, how much each word counts, the chosen
+        candidate's point and box. It may compute again what `segment` does not keep.
+
+        Raises:
+            InvalidInput: if the family has nothing to show, which is the default.
+        """
+        raise InvalidInput(
+            "this checkpoint's family has nothing to explain its answers by; leave out --explain"
+        )
 
     def extra_state(self) -> dict[str, str]:
         """Texts that prediction needs beside the weights (a tokenizer's file, a vocabulary); kept in the checkpoint's header."""
@@ -220,11 +247,14 @@ class Family:
     param_rules: tuple[ParamRule, ...] = ()
     companions: tuple[CompanionWeights, ...] = ()
     first_values: Callable[[ModelConfig], StateDict] | None = (
-        None  # of what is learnt from nothing, where training starts from weights of another system
+        None  # of what a file of `starts` leaves, where the model is too large to be built whole for it
     )
     objectives: Mapping[str, Objective] = field(
         default_factory=dict
     )  # named pre-training objectives, beside "phrases"
+    starts: Mapping[str, Converter] = field(
+        default_factory=dict
+    )  # files of a part alone (a backbone that training begins with), by the part's name
     protocols: Mapping[str, Protocol] = field(
         default_factory=dict
     )  # data set -> how the published numbers on it were taken; "refcocog" also speaks for "refcocog-umd"

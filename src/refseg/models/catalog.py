@@ -15,6 +15,7 @@ FAMILIES = {
     "scout": "refseg.models.scout.family",
     "referformer": "refseg.models.referformer.family",
     "lgformer": "refseg.models.lgformer.family",
+    "vlt": "refseg.models.vlt.family",
     "vlformer": "refseg.models.vlformer.family",
     "vpd": "refseg.models.vpd.family",
 }

@@ -35,6 +35,9 @@ class RunConfig(Section):
     init_allow: tuple[
         str, ...
     ] = ()  # regular expressions of weights that may be left out of `init` or fit nothing
+    init_without: tuple[
+        str, ...
+    ] = ()  # regular expressions of weights that start fresh though `init` has them
     init_new_words: bool = False  # whether words of the data that `init` does not know are learnt
     seed: Count = 0
     model: dict[str, Change] = Field(
@@ -52,8 +55,12 @@ class RunConfig(Section):
     def _fits_together(self) -> RunConfig:
         if self.init_allow and self.init is None:
             raise ValueError("init_allow says which weights of init may be left out, and there is no init")
+        if self.init_without and self.init is None:
+            raise ValueError("init_without says which weights of init are not taken, and there is no init")
         if self.init_new_words and self.init is None:
             raise ValueError("init_new_words adds words to those that init knows, and there is no init")
+        if self.data.same_shape and self.run.epoch_ends != "run_on":
+            raise ValueError("data.same_shape leaves out what fills no batch; leave out run.epoch_ends")
         warm, steps = self.schedule.warmup_steps, self.run.steps
         if isinstance(warm, int) and isinstance(steps, int) and warm > steps:
             raise ValueError(f"schedule.warmup_steps {warm} is longer than run.steps {steps}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,9 +10,12 @@ from typing import Any
 import torch
 
 from refseg import distributed
+from refseg.data.annotated import ReadOptions
 from refseg.data.augment import is_seen
 from refseg.data.catalog import PhraseDataset, open_dataset
-from refseg.data.sampling import JointOrder, Order, generator_at
+from refseg.data.leakage import Fallen, HeldOut, as_record, held_out, leave_out, read_genome
+from refseg.data.published import is_published
+from refseg.data.sampling import JointOrder, Order, ShapedOrder, generator_at
 from refseg.data.sides import swap_sides
 from refseg.data.steps import (
     CropAround,
@@ -21,12 +24,13 @@ from refseg.data.steps import (
     Step,
     draw_neighbours,
     draw_phrases,
+    redraws,
     uses_mirrors,
     vary,
 )
 from refseg.data.windows import Sampled
 from refseg.errors import InvalidInput, RefsegError
-from refseg.structures import Example
+from refseg.structures import Example, Size
 from refseg.training.config import RunConfig
 from refseg.training.lengths import epoch_length
 from refseg.training.sections import DataConfig, SetConfig
@@ -44,18 +48,30 @@ class Source:
 
     examples: PhraseDataset
     sampled: Sampled | None = None
-    numbers: Sequence[int] | None = None  # the clips (or examples) that are learnt from; None = all
     phrases: int | None = None
     frames: int | None = None
     steps: tuple[Step, ...] = ()
 
     def __len__(self) -> int:
-        return len(self.numbers) if self.numbers is not None else len(self.sampled or self.examples)
+        return len(self.sampled or self.examples)
+
+    def sizes(self) -> Iterator[Size]:
+        """(height, width) of every example as stored, told without opening a picture.
+
+        Raises:
+            InvalidInput: if the data set does not know them.
+        """
+        examples: Any = self.examples
+        if not hasattr(examples, "size"):
+            raise InvalidInput(
+                f"{examples.name} does not know the sizes of its pictures; set data.same_shape = false"
+            )
+        for number in range(len(self)):
+            yield examples.size(number if self.sampled is None else self.sampled.example_of(number))
 
     def draw(self, index: int, generator: torch.Generator) -> Example:
         """Example `index`, varied."""
-        number = index if self.numbers is None else self.numbers[index]
-        example = self.examples[number] if self.sampled is None else self.sampled.draw(number, generator)
+        example = self.examples[index] if self.sampled is None else self.sampled.draw(index, generator)
         if self.phrases is not None:
             example = draw_phrases(example, self.phrases, generator)
         if self.frames is not None and self.sampled is None:
@@ -64,10 +80,10 @@ class Source:
 
 
 class Sources:
-    """The sets of a run as one."""
+    """The sets of a run as one; `leakage` tells what was left out of them, where the recipe asks for it."""
 
-    def __init__(self, sources: Sequence[Source], run: RunConfig) -> None:
-        self.sources, self.run = tuple(sources), run
+    def __init__(self, sources: Sequence[Source], run: RunConfig, leakage: Leakage | None = None) -> None:
+        self.sources, self.run, self.leakage = tuple(sources), run, leakage
 
     @property
     def name(self) -> str:
@@ -89,6 +105,18 @@ class Sources:
 
 
 @dataclass(frozen=True)
+class Leakage:
+    """The pictures that results are measured on, and the training records that showed one and were left out."""
+
+    held: tuple[HeldOut, ...]
+    fallen: tuple[Fallen, ...]
+
+    def record(self) -> dict[str, Any]:
+        """What is stored beside the run."""
+        return as_record(self.fallen, self.held)
+
+
+@dataclass(frozen=True)
 class Drawn:
     """An example of a run, and why others that stood at its position were passed over."""
 
@@ -107,6 +135,7 @@ class Positions:
         epoch = epoch_length(None if is_endless else sum(counts), run, distributed.world_size())
         shares = [each.share for each in run.data.each]
         self.endless = Order(None, run.seed) if is_endless else None
+        self.shaped = _shaped(sources, run) if run.data.same_shape and not is_endless else None
         self.order = JointOrder(
             counts, run.seed, shares=[s for s in shares if s is not None] if shares[0] else None, epoch=epoch
         )
@@ -136,23 +165,58 @@ class Positions:
         )
 
     def _at(self, position: int, attempt: int) -> tuple[int, int]:
+        if attempt == 0 and self.shaped is not None:
+            return self.order.place(self.shaped[position])
         if attempt == 0:
             return self.order[position] if self.endless is None else (0, self.endless[position])
         generator = generator_at(self.run.seed, _REPLACEMENT, position, attempt)
         return self.order.place(int(torch.randint(len(self.order), (), generator=generator)))
 
 
+def _shaped(sources: Sources, run: RunConfig) -> ShapedOrder:
+    kinds = [int(width > height) for source in sources.sources for height, width in source.sizes()]
+    order = ShapedOrder(kinds, run.seed, group=run.run.batch_size * distributed.world_size())
+    if order.epoch == 0:
+        raise InvalidInput(
+            f"of {len(kinds)} examples, neither the wide nor the tall ones fill a batch; lower run.batch_size, or set "
+            "data.same_shape = false"
+        )
+    return order
+
+
 def open_training_data(run: RunConfig, side: int) -> Sources:
     """The sets that the recipe's [data] section names; `side` is the canvas of the family."""
     data = run.data
-    if data.exclude_images_of:
-        raise InvalidInput("data.exclude_images_of is not built yet")
     if data.name != SCENES:
-        return Sources([source_of(open_set(each), each, data) for each in data.each], run)
+        opened, leakage = _without_leakage(
+            [open_set(each, with_outlines=redraws(steps_of(each, data))) for each in data.each], data
+        )
+        pairs = zip(opened, data.each, strict=True)
+        return Sources([source_of(examples, own, data) for examples, own in pairs], run, leakage)
+    if data.exclude_images_of:
+        raise InvalidInput("data.exclude_images_of is for stored data sets; scenes show no picture of any")
     steps = run.run.steps
     assert isinstance(steps, int), "scenes have no epochs; in_steps has refused them"
     needed = steps * run.optimizer.accumulate * run.run.batch_size * distributed.world_size()
     return as_sources(_open_scenes(data, data.split, count=needed, seed=run.seed, side=side), run)
+
+
+def _without_leakage(
+    opened: list[PhraseDataset], data: DataConfig
+) -> tuple[list[PhraseDataset], Leakage | None]:
+    if not data.exclude_images_of:
+        return opened, None
+    root = data.evaluate_root or next((own.root for own in data.each if own.root is not None), None)
+    held = held_out(data.exclude_images_of, None if root is None else Path(root))
+    kept, fallen = [], []
+    for examples, own in zip(opened, data.each, strict=True):
+        genome = None if own.coco_ids is None else read_genome(Path(own.coco_ids))
+        rest, fell = leave_out(examples, held, split=own.split, genome=genome)
+        if len(rest) == 0:
+            raise InvalidInput(f"nothing is left to learn from: {fell}")
+        kept.append(rest)
+        fallen.append(fell)
+    return kept, Leakage(tuple(held), tuple(fallen))
 
 
 def as_sources(examples: PhraseDataset | Sources, run: RunConfig) -> Sources:
@@ -201,7 +265,7 @@ def open_evaluation_data(run: RunConfig, side: int) -> PhraseDataset | None:
     if name != SCENES:
         own = data.each[0]
         root = data.evaluate_root or own.root
-        return open_set(own, name=name, split=data.evaluate_split, root=root, count=count)
+        return open_set(own, name=name, split=data.evaluate_split, root=root, count=count, is_measured=True)
     if count is None:
         raise InvalidInput('run.evaluate_examples is "all", and scenes have no end; give a number')
     return _open_scenes(data, data.evaluate_split, count=count, seed=0, side=side)
@@ -214,15 +278,23 @@ def open_set(
     split: str | None = None,
     root: str | None = None,
     count: int | None = None,
+    is_measured: bool = False,
+    with_outlines: bool = False,
 ) -> PhraseDataset:
-    """The stored set of a recipe, or another one with its options."""
+    """The stored set of a recipe, or another one with its options; what is measured holds all phrases of a picture."""
     name, split, root = name or own.name, own.split if split is None else split, root or own.root
+    options = {key: value for key, value in own.options.items() if not (is_measured and key == "item")}
+    if with_outlines and is_published(name):  # phrase files bring theirs unasked
+        options = {"outlines": True} | options
     for key in ("registers", "size"):
         if getattr(own, key, None):
             raise InvalidInput(f"data.{key} is for scenes; the data set {name} takes none")
-    options: dict[str, Any] = dict(own.options)
     return open_dataset(
-        name, split=split or None, count=count, root=None if root is None else Path(root), **options
+        name,
+        split=split or None,
+        count=count,
+        root=None if root is None else Path(root),
+        options=ReadOptions.of(options) if options else None,
     )
 
 

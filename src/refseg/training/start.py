@@ -65,14 +65,29 @@ def first_model(run: RunConfig, words: Sequence[str]) -> tuple[ReferringModel, s
         )
     base = source.config if header.variant == run.variant else catalog.variant(run.family, run.variant)
     config = changed(base, run.model, "model").for_words((*_vocabulary(source), *new))
-    if config == source.config:
+    if config == source.config and not run.init_without:
         return source, f"from {run.init}"
     model = catalog.build(run.family, config)
     model.load_extra_state(source.extra_state())
-    return (
-        model,
-        f"from {run.init}: {take_weights(model, source.state_dict(), run.init_allow, new_rows=len(new))}",
-    )
+    weights = _without(source.state_dict(), run.init_without)
+    allow = (*run.init_allow, *run.init_without)
+    return model, f"from {run.init}: {take_weights(model, weights, allow, new_rows=len(new))}"
+
+
+def _without(weights: Mapping[str, Tensor], patterns: Sequence[str]) -> dict[str, Tensor]:
+    """The weights whose names no pattern finds.
+
+    Raises:
+        InvalidInput: if a pattern finds none.
+    """
+    idle = [pattern for pattern in patterns if not any(re.search(pattern, name) for name in weights)]
+    if idle:
+        raise InvalidInput(f"init_without {idle[0]!r} finds no weight of the initial checkpoint")
+    return {
+        name: tensor
+        for name, tensor in weights.items()
+        if not any(re.search(pattern, name) for pattern in patterns)
+    }
 
 
 def new_words(model: ReferringModel, words: Sequence[str]) -> list[str]:

@@ -104,13 +104,13 @@ def test_training_starts_from_stable_diffusion(model, tmp_path, form):
     else:
         source = tmp_path / "v1-5-pruned.ckpt"
         torch.save({"state_dict": published.single_file(model.state_dict())}, source)
-    done = convert(source, tmp_path, starts=True)
+    done = convert(source, tmp_path, part="stable-diffusion")
     found, wanted = native.load(done.path)[0].state_dict(), model.state_dict()
     own = {name for name in wanted if name.startswith(("gamma", "adapter.", "head."))}
     assert set(done.report.fresh) == own
     assert all(torch.equal(found[name], wanted[name]) for name in wanted if name not in own)
     assert torch.equal(found["gamma"], torch.full_like(found["gamma"], 1e-4))
-    again = convert(source, tmp_path, starts=True)
+    again = convert(source, tmp_path, part="stable-diffusion")
     assert again.header.sha256 == done.header.sha256
 
 

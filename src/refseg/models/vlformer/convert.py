@@ -1,29 +1,103 @@
 """Published names to ours.
 
-A published file is what detectron2 writes: the state under `model`, without a prefix. A training run may also start from
-files of others that name the same parts alike: video Mask2Former (the published start), and ImageNet ResNets in detectron2's
-names, with or without `backbone.`, or in Caffe's.
+A published file is what detectron2 writes: the state under `model`, without a prefix. Three other kinds of file are known by
+their names, because a training run starts from them: video Mask2Former, which names most parts alike (the published start),
+an ImageNet ResNet in detectron2's names or in Caffe's, and CLIP as on the hub, whose text tower is taken. Of the first two
+what fits is taken, and what does not is dropped with the reason.
 """
 
 from __future__ import annotations
 
+import re
+
+import torch
+
 from refseg.models.base import ModelConfig, StateDict
 from refseg.models.renaming import Drop, Rename, Report, Rule, apply
 from refseg.models.vlformer.config import VLFormerConfig
+from refseg.models.vlformer.model import VLFormer
 
+TEXT = r"^text_tower\."  # our names of what a start takes from CLIP's own file
 _VECTORS = "(weight|bias|running_mean|running_var)"
+_STEM = "backbone.stem.conv.weight"
 _CAFFE_PARTS = {"branch1": "shortcut", "branch2a": "conv1", "branch2b": "conv2", "branch2c": "conv3"}
 
 
 def convert(state: StateDict, config: ModelConfig) -> tuple[StateDict, Report]:
-    """The tensors of a published file under our names, and what was done."""
+    """The tensors of a published file, or of one to start from, under our names, and what was done."""
     assert isinstance(config, VLFormerConfig)
-    return apply(state, rules())
+    if any(name.startswith("resizer.") for name in state):
+        return apply(state, [*_leftovers(), *_published()])
+    if any(name.startswith("sem_seg_head.") for name in state):
+        return _what_fits(*apply(state, [*_leftovers(), *_published()]), config)
+    if any(name.startswith("text_model.") for name in state):
+        return apply(state, [*_leftovers(), *_clip()])
+    if any(re.match(r"(backbone\.)?(stem\.|res\d\.)|conv1_w$", name) for name in state):
+        return _resnet(state, config)
+    return apply(state, [*_leftovers(), *_published()])
 
 
-def rules() -> list[Rule]:
+def first_values(config: ModelConfig) -> StateDict:
+    """First values of everything but the text tower, for what a start does not give."""
+    assert isinstance(config, VLFormerConfig)
+    values = VLFormer(config).state_dict()
+    return {name: value for name, value in values.items() if not re.search(TEXT, name)}
+
+
+def _what_fits(converted: StateDict, report: Report, config: VLFormerConfig) -> tuple[StateDict, Report]:
+    """Only tensors whose name and shape the model has; the others are dropped, each with the reason."""
+    with torch.device("meta"):
+        wanted = VLFormer(config).state_dict()
+    for published, name in list(report.renamed.items()):
+        given = converted[name].shape
+        if name in wanted and wanted[name].shape == given:
+            continue
+        del converted[name], report.renamed[published]
+        report.dropped[published] = (
+            f"of another shape: {_sides(given)}, the model has {_sides(wanted[name].shape)}"
+            if name in wanted
+            else "a layer more than the model has"
+        )
+    report.dropped |= dict.fromkeys(report.left, "a part that the model does not have")
+    report.left = []
+    return converted, report
+
+
+def _resnet(state: StateDict, config: VLFormerConfig) -> tuple[StateDict, Report]:
+    """An ImageNet ResNet: detectron2's names, with or without `backbone.`, or Caffe's blobs.
+
+    Caffe's network sees blue first and pixels that are not divided by their spread; its stem is turned to compute the same of
+    ours. Its strides lie in the first convolution of a block instead of the second: a start, not the same network.
+    """
+    renames = [*_leftovers(), *_backbone(r"(?:backbone\.)?"), *_caffe()]
+    converted, report = _what_fits(*apply(state, renames), config)
+    if "conv1_w" in report.renamed:
+        spread = 255 * torch.tensor(config.frame.std).view(3, 1, 1)
+        converted[_STEM] = converted[_STEM].flip(1) * spread
+    # Normalisations of these files may be a scale and a shift alone, beside a mean of 0 and a variance of 1.
+    for name, scale in list(converted.items()):
+        if name.endswith(".norm.weight"):
+            start = name.removesuffix("weight")
+            converted.setdefault(f"{start}running_mean", torch.zeros_like(scale))
+            converted.setdefault(f"{start}running_var", torch.ones_like(scale))
+    return converted, report
+
+
+def _sides(shape: torch.Size) -> str:
+    return "x".join(map(str, shape))
+
+
+def _published() -> list[Rule]:
     """The rules; the first that matches a name decides."""
-    return [*_leftovers(), *_backbone(), *_caffe(), *_text(), *_pixel_decoder(), *_decoder()]
+    return [*_backbone(r"backbone\."), *_text(), *_pixel_decoder(), *_decoder()]
+
+
+def _clip() -> list[Rule]:
+    others = r"(vision_model\..*|(visual|text)_projection\..*|logit_scale)"
+    return [
+        Drop(others, "a part of CLIP that the model does not use"),
+        Rename(r"text_model\.(.*)", r"text_tower.\1"),
+    ]
 
 
 def _leftovers() -> list[Rule]:
@@ -36,17 +110,18 @@ def _leftovers() -> list[Rule]:
     ]
 
 
-def _backbone() -> list[Rule]:
+def _backbone(prefix: str) -> list[Rule]:
+    """ResNets by detectron2's names; `prefix` is a pattern."""
     stages: list[Rule] = []
     for stage in range(4):
-        there, here = rf"(?:backbone\.)?res{stage + 2}\.(\d+)", rf"backbone.stages.{stage}.\1"
+        there, here = rf"{prefix}res{stage + 2}\.(\d+)", rf"backbone.stages.{stage}.\1"
         stages += [
             Rename(rf"{there}\.(conv[123]|shortcut)\.weight", rf"{here}.\2.conv.weight"),
             Rename(rf"{there}\.(conv[123]|shortcut)\.norm\.{_VECTORS}", rf"{here}.\2.norm.\3"),
         ]
     return [
-        Rename(r"(?:backbone\.)?stem\.conv1\.weight", "backbone.stem.conv.weight"),
-        Rename(rf"(?:backbone\.)?stem\.conv1\.norm\.{_VECTORS}", r"backbone.stem.norm.\1"),
+        Rename(rf"{prefix}stem\.conv1\.weight", _STEM),
+        Rename(rf"{prefix}stem\.conv1\.norm\.{_VECTORS}", r"backbone.stem.norm.\1"),
         *stages,
     ]
 
@@ -54,7 +129,7 @@ def _backbone() -> list[Rule]:
 def _caffe() -> list[Rule]:
     """Blobs of Caffe's ResNets; their normalisation is a scale and a shift, beside means of 0 and variances of 1."""
     blobs: list[Rule] = [
-        Rename("conv1_w", "backbone.stem.conv.weight"),
+        Rename("conv1_w", _STEM),
         Rename("res_conv1_bn_s", "backbone.stem.norm.weight"),
         Rename("res_conv1_bn_b", "backbone.stem.norm.bias"),
         Drop("conv1_b", "the stem's bias, which is 0 in these files"),

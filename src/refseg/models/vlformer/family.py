@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from refseg.models.base import Family, ParamRule
+from refseg.metrics.protocols import VLFORMER
+from refseg.models.base import CompanionWeights, Family, ParamRule
 from refseg.models.vlformer.config import VARIANTS, VLFormerLossConfig
-from refseg.models.vlformer.convert import convert
+from refseg.models.vlformer.convert import TEXT, convert, first_values
 from refseg.models.vlformer.loss import VLFormerCriterion
 from refseg.models.vlformer.model import VLFormer
 
@@ -18,6 +19,10 @@ FAMILY = Family(
     variants=VARIANTS,
     loss=VLFormerLossConfig(),
     convert=convert,
+    companions=(CompanionWeights("CLIP's text tower", TEXT, "openai/clip-vit-base-patch16"),),
+    starts={"mask2former": convert, "backbone": convert},
+    first_values=first_values,
+    protocols={"refcoco": VLFORMER, "refcoco+": VLFORMER, "refcocog": VLFORMER},
     cards=Path(__file__).parent / "checkpoints.toml",
     # Scales of the published learning rate of 1e-4. Norms and embeddings do not decay; all else does, biases and the
     # bare level embedding of the encoder included.

@@ -88,14 +88,23 @@ class VLFormer(ReferringModel):
 
     def finish(self, output: Output, placements: Sequence[Placement], at: Ruler = "source") -> list[Tensor]:
         """Masks of the chosen candidate: logits to the canvas, cut, to the source, and only then the threshold."""
+        least = _logit(self.config.threshold)
+        return [logits > least for logits in self._finished(output, placements, at)]
+
+    def soft_masks(self, output: Output, placements: Sequence[Placement]) -> list[Tensor]:
+        """Scores [T', H, W] of the chosen candidate: what `finish` thresholds."""
+        return [logits.sigmoid() for logits in self._finished(output, placements, "source")]
+
+    def _finished(self, output: Output, placements: Sequence[Placement], at: Ruler) -> list[Tensor]:
         query, _ = self.choose(output)
         chosen = output.mask_logits[torch.arange(len(query), device=query.device), query]
-        least = _logit(self.config.threshold)
-        masks = []
-        for logits, placement in zip(chosen, placements, strict=True):
-            grown = upsample_to_canvas(logits, placement.canvas)
-            masks.append((masks_to_source(grown, placement) if at == "source" else grown) > least)
-        return masks
+        grown = [
+            upsample_to_canvas(logits, placement.canvas)
+            for logits, placement in zip(chosen, placements, strict=True)
+        ]
+        if at == "canvas":
+            return grown
+        return [masks_to_source(*pair) for pair in zip(grown, placements, strict=True)]
 
     def extra_state(self) -> dict[str, str]:
         """The tokenizer's file, where it is known."""
