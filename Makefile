@@ -22,6 +22,7 @@ $(VENV)/.runtime: pyproject.toml constraints.txt
 
 $(VENV)/.dev: $(VENV)/.runtime
 	$(PIP) install --quiet --constraint constraints.txt --editable '.[dev]'
+	$(PIP) install --quiet --no-deps clip-anytorch==2.6.0  # for CLIP's vocabulary alone: the tests of its tokenizer read it
 	@touch $@
 
 setup: $(VENV)/.dev  ## virtual environment with pinned dependencies

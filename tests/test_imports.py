@@ -28,6 +28,7 @@ ROWS = [
         "structures",
         "drawing",
         "drawing_explain",
+        "download",
         "files",
         "distributed",
         "errors",

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from checkpoints import tiny
-from checkpoints.loopback import Behaviour, serving
+from helpers.loopback import Behaviour, serving
 from refseg.checkpoints import native, zoo
 from refseg.checkpoints.cards import Card, Companion
 from refseg.errors import CheckpointMismatch, InvalidInput, UnknownName
@@ -100,6 +100,13 @@ def test_a_card_without_a_published_file_says_so_and_what_to_do(carded, ask):
         ask("t")
 
 
+@pytest.mark.parametrize("ask", [zoo.get, zoo.resolve])
+def test_a_card_whose_link_only_a_browser_follows_says_so_and_what_to_do(carded, ask):
+    carded(card_of(by_hand=True))
+    with pytest.raises(InvalidInput, match=r"only a browser follows: .*refseg convert FILE --family tiny"):
+        ask("t")
+
+
 @pytest.mark.parametrize("name", ["none.safetensors", "./none", "/none/m", "runs/a/best.safetensors"])
 def test_a_path_that_leads_nowhere_is_told_as_a_path(name):
     with pytest.raises(InvalidInput, match="there is no checkpoint file"):
@@ -135,7 +142,7 @@ def test_getting_a_checkpoint_downloads_converts_and_keeps_our_file_alone(carded
 def test_a_wrong_checksum_leaves_no_checkpoint(carded, home):
     with serving(Behaviour(bytes_of(seed=1))) as url:
         carded(card_of(url=url, sha256=SHA256))
-        with pytest.raises(InvalidInput, match="is not the file on the card"):
+        with pytest.raises(InvalidInput, match="is not the file (on the card|that was expected)"):
             zoo.get("t")
     assert not (home / "checkpoints").exists()
 
@@ -210,7 +217,7 @@ def test_google_drive_is_reached_through_gdown(carded, monkeypatch):
 def test_a_wrong_file_from_google_drive_is_not_kept(carded, monkeypatch, home):
     fake_gdown(monkeypatch, lambda *, output, **_: zoo.Path(output).write_bytes(b"quota"))
     carded(card_of(drive="abc", sha256=SHA256))
-    with pytest.raises(InvalidInput, match="is not the file on the card"):
+    with pytest.raises(InvalidInput, match="is not the file (on the card|that was expected)"):
         zoo.get("t")
     assert not (home / "downloads" / "t.pth").exists()
 

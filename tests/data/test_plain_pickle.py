@@ -27,6 +27,14 @@ def folder(tmp_path_factory):
     return tmp_path_factory.mktemp("pickles")
 
 
+def read_or_refused(folder, data):
+    """Refusals name the file; nothing else is raised."""
+    try:
+        return read(folder, data)
+    except InvalidInput as error:
+        return str(error).index("refs(unc).p")
+
+
 def read(folder, data):
     path = folder / "refs(unc).p"
     path.write_bytes(data)
@@ -118,10 +126,7 @@ def test_a_file_that_asks_for_the_impossible_is_refused(folder, data):
 
 @given(st.binary(max_size=60))
 def test_any_bytes_are_read_or_refused(folder, data):
-    try:
-        read(folder, data)
-    except InvalidInput as error:
-        assert "refs(unc).p" in str(error)
+    read_or_refused(folder, data)
 
 
 @given(plain, st.integers(0, 4), st.data())
@@ -129,18 +134,12 @@ def test_a_pickle_with_a_changed_byte_is_read_or_refused(folder, value, protocol
     whole = bytearray(pickle.dumps([value, "text", 12], protocol=protocol))
     place = data.draw(st.integers(0, len(whole) - 1))
     whole[place] = data.draw(st.integers(0, 255))
-    try:
-        read(folder, bytes(whole))
-    except InvalidInput as error:
-        assert "refs(unc).p" in str(error)
+    read_or_refused(folder, bytes(whole))
 
 
 def test_deep_nesting_is_read_or_refused(folder):
     depth = 200_000
-    try:
-        read(folder, b"]" * depth + b"a" * (depth - 1) + b".")
-    except InvalidInput as error:
-        assert "refs(unc).p" in str(error)
+    read_or_refused(folder, b"]" * depth + b"a" * (depth - 1) + b".")
 
 
 def test_a_missing_file_is_told(tmp_path):

@@ -87,7 +87,7 @@ def test_a_picture_of_another_size_is_told_with_its_record(tmp_path):
     maker.write(tmp_path)
     Image.new("RGB", (8, 8)).save(tmp_path / "images" / "train2014" / "0.png")
     with pytest.raises(
-        InvalidInput, match="reference 0: the picture 0.png is 8x8 pixels, and was annotated at 20x14"
+        InvalidInput, match=r"reference 0: the picture 0\.png is 8x8 pixels, and was annotated at 20x14"
     ):
         opened(tmp_path)[0]
 
@@ -243,6 +243,17 @@ def test_a_file_that_is_cut_off_is_told(tmp_path):
     (folder / "refs(unc).p").write_bytes((folder / "refs(unc).p").read_bytes()[:-10])
     with pytest.raises(InvalidInput, match=r"refs\(unc\)\.p is no pickle of annotations, or is damaged"):
         opened(tmp_path)
+
+
+def test_wrong_records_can_be_left_out_counted_and_told(tmp_path):
+    records = change((2, "ann_id"), "x")(maker.records())
+    maker.write(tmp_path, change((3, "image_id"), 50)(records), maker.instances())
+    with pytest.warns(UserWarning, match="2 records of refcoco cannot be used .* record 2: the field"):
+        data = opened(tmp_path, bad_records="skip")
+    assert [example.objects for example in data] == [("0", "0")]
+    assert data.table.facts["skipped"][0] == 2
+    with pytest.raises(InvalidInput, match="record 2"):
+        opened(tmp_path)  # what another opening skipped is not skipped here
 
 
 def test_sentences_that_a_hostile_pickle_shares_without_end_are_refused(tmp_path):

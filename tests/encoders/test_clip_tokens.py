@@ -1,7 +1,10 @@
 """Phrases to CLIP's ids."""
 
+import gzip
+
 import pytest
 
+from refseg.encoders import clip_tokens
 from refseg.encoders.clip_tokens import (
     CLIP_BYTES_VOCABULARY,
     ClipTokenizer,
@@ -116,3 +119,13 @@ def test_plain_words_can_be_given_one_token_each():
     tokens = ClipTokenizer("given", max_tokens=8)
     tokens.take(clip_word_tokenizer(["red", "reds", "a"]))
     assert tokens(["a red reds"]).values.shape == (1, 5)
+
+
+def test_an_installed_package_of_clip_brings_the_vocabulary_without_being_imported(tmp_path, monkeypatch):
+    (tmp_path / "a_clip").mkdir()
+    (tmp_path / "a_clip" / "__init__.py").write_text("raise ImportError('this package was imported')")
+    (tmp_path / "a_clip" / clip_tokens.PACKED).write_bytes(gzip.compress(MERGES.encode()))
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(clip_tokens, "PACKAGES", ("no_such_package", "a_clip"))
+    found = ClipTokenizer("nobody/cached-this", max_tokens=8)(["red"])
+    assert found.values.tolist() == [[START, RED, END]]

@@ -23,7 +23,7 @@ from refseg.encoders.english import tokens_of
         ("(striped)", "( striped )"), ("man,", "man ,"), ("hat!!", "hat ! !"), ("$5", "$ 5"), ("#3", "# 3"),
         ("woman's", "woman 's"), ("hes.", "he s ."), ("don't.", "do n't ."), ("5ft", "5 ft"), ("10%.", "10 % ."),
         ("mr.", "mr ."), ("USA.", "USA ."), ("ok...", "ok ..."), ("+5", "+5"), ("5+", "5 +"), ("w/", "w/"),
-        ("-half", "-half"), ("''", "' '"), ("!", "!"), ("...", "..."),
+        ("-half", "-half"), ("''", "''"), ("!", "!"), ("...", "..."),
         # infixes
         ("t-shirt", "t - shirt"), ("t--shirt", "t -- shirt"), ("top/left", "top / left"), ("12:30", "12:30"),
         ("2nd", "2nd"), ("12-year", "12-year"), ("2-3", "2 - 3"), ("v-neck's", "v - neck 's"),

@@ -288,3 +288,17 @@ def test_masks_are_placed_where_pillow_places_them(source, content):
     for mask, ours in zip(masks[:, 0], placed[:, 0], strict=True):
         theirs = Image.fromarray(mask.numpy().astype("uint8")).resize(content[::-1], Image.Resampling.NEAREST)
         assert torch.equal(ours, torch.from_numpy(np.array(theirs)).bool())
+
+
+def test_masks_of_bicubic_frames_are_resized_bicubically_and_stay_soft():
+    mask = torch.zeros(1, 4, 6, dtype=torch.bool)
+    mask[:, :, 3:] = True
+    placement = place((4, 6), FrameSpec("letterbox", 12, filter="bicubic"))
+    soft = masks_to_canvas(mask, placement, "bicubic")
+    assert soft.shape == (1, 12, 12)
+    assert soft.dtype == torch.float32
+    row = soft[0, 6]
+    assert row[:4].tolist() == [0.0] * 4  # what the filter puts below zero is cut off
+    assert row[8:].tolist() == [1.0] * 4
+    assert 0 < row[5] < 0.5 < row[6] < 1
+    assert not soft[0, :2].any()  # padding

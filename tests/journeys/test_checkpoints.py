@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from checkpoints import tiny
-from checkpoints.loopback import Behaviour, serving
+from helpers.loopback import Behaviour, serving
 from refseg.checkpoints import native
 from refseg.models import catalog
 
@@ -101,7 +101,7 @@ def test_a_file_that_is_there_is_replaced_only_by_force(here, refseg):
     ],
 )
 def test_mistakes_are_one_sentence_and_code_2(here, refseg, monkeypatch, words, expected):
-    monkeypatch.setattr("refseg.checkpoints.download._PAUSE", 0)
+    monkeypatch.setattr("refseg.download._PAUSE", 0)
     code, out, err = refseg(*words)
     assert code == 2 and out == ""
     assert expected in err and err.startswith("refseg: ") and err.count("\n") == 1

@@ -18,7 +18,6 @@ from refseg.encoders.clip_text import ClipTextSpec
 from refseg.framing import place_frames, valid_area
 from refseg.models import catalog
 from refseg.models.vpd import config as settings
-from refseg.models.vpd import unet
 from refseg.models.vpd.family import FAMILY
 from refseg.models.vpd.head import resized
 from refseg.models.vpd.unet import MAP_LAYERS
@@ -266,9 +265,7 @@ BLOCKS = {
     "output_blocks.11": "up_blocks.3.attentions.2",
     "time_embed": "time_embedding",
 }
-LEVELS = {f"vae/down.{level}": f"vae.encoder.down_blocks.{level}.downsamplers.0" for level in range(3)} | {
-    "vae/down.3": "vae.encoder.down_blocks.3.resnets.1"
-}
+LEVELS = {f"vae/down.{level}": f"vae.encoder.down_blocks.{level}" for level in range(4)}
 PLACES = (
     {f"unet/{there}": f"unet.{here}" for there, here in BLOCKS.items()}
     | LEVELS
@@ -300,23 +297,12 @@ def recorded(model):
             seen.setdefault(f"mid/attn_s{stride}", []).append(answer[1][stride])
 
     handles = [model.get_submodule(place).register_forward_hook(keep(name)) for name, place in PLACES.items()]
-    blocks = {model.get_submodule(place): keep(name) for name, place in PLACES.items() if "resnets" in place}
-    residual = unet.residual
-
-    def kept_residual(block, *given):
-        answer = residual(block, *given)
-        if block in blocks:
-            blocks[block](block, given, answer)
-        return answer
-
-    unet.residual = kept_residual  # the walk calls a function there, not the block
     handles.append(model.head.register_forward_pre_hook(keep_joined))
     handles.append(model.unet.register_forward_hook(keep_maps))
     joined: dict[str, Tensor] = {}
     try:
         yield joined
     finally:
-        unet.residual = residual
         for handle in handles:
             handle.remove()
         joined |= {name: torch.cat(values) for name, values in seen.items()}

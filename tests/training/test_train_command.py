@@ -176,7 +176,16 @@ def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_last_state(tmp_pat
     assert state["step"] >= 1
 
 
-@pytest.mark.parametrize("name", packaged_recipes())
+def test_every_family_with_recipes_has_a_test_that_takes_their_steps():
+    families = {name.split("/")[0] for name in packaged_recipes()} - {"scout"}
+    models = Path(__file__).parents[1] / "models"
+    for family in families:
+        assert "take_three_steps" in "".join(p.read_text() for p in (models / family).glob("test_*.py")), (
+            family
+        )
+
+
+@pytest.mark.parametrize("name", [name for name in packaged_recipes() if name.startswith("scout/")])
 def test_a_packaged_recipe_trains(name, named, tmp_path):
     run = read_recipe(packaged_recipes()[name])
     more = ["run.evaluate_examples=0"]

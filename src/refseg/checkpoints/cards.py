@@ -17,15 +17,16 @@ class _Strict(BaseModel):
 
 
 class Source(_Strict):
-    """Where the weights are: exactly one of `url`, `drive`, `hub` and `asset`, or `unpublished`."""
+    """Where the weights are: exactly one of `url`, `drive`, `hub` and `asset`, or `by_hand`, or `unpublished`."""
 
     repository: str  # the page of the authors' code, where the link stands; or "this repository"
-    format: Literal["pth", "pkl", "safetensors", "native"]
+    format: Literal["pth", "pkl", "h5", "safetensors", "native"]
     url: str | None = None
     drive: str | None = None  # the id of a file on Google Drive
     hub: str | None = None  # owner/name on the Hugging Face hub
     asset: str | None = None  # a file that the package carries
     file: str | None = None  # its name in the hub repository
+    by_hand: bool = False  # behind a link on the repository's page that only a browser follows
     unpublished: bool = False  # the authors print numbers and give no file
     sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None = None  # None where the authors name none
     bytes: int | None = None
@@ -33,7 +34,7 @@ class Source(_Strict):
     @model_validator(mode="after")
     def _one_place(self) -> Source:
         places = sum(place is not None for place in (self.url, self.drive, self.hub, self.asset))
-        if places + self.unpublished != 1:
+        if places + self.by_hand + self.unpublished != 1:
             raise ValueError("give exactly one of url, drive, hub and asset")
         if self.hub is not None and self.file is None:
             raise ValueError("a hub source names its file")
@@ -46,6 +47,8 @@ class Source(_Strict):
             return f"https://drive.google.com/file/d/{self.drive}/view"
         if self.hub is not None:
             return f"https://huggingface.co/{self.hub}/blob/main/{self.file}"
+        if self.by_hand:
+            return f"a link on {self.repository}"
         if self.unpublished:
             return f"no published file ({self.repository})"
         return self.url or f"refseg/assets/{self.asset}"

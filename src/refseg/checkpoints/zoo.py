@@ -13,7 +13,7 @@ import torch
 from refseg.checkpoints import native
 from refseg.checkpoints.cards import Card, read_cards
 from refseg.checkpoints.conversion import TOKENIZER, convert, file_sha256
-from refseg.checkpoints.download import download, shown
+from refseg.download import download, shown
 from refseg.errors import InvalidInput, UnknownName
 from refseg.models import catalog
 from refseg.models.base import ReferringModel
@@ -59,7 +59,7 @@ def resolve(name_or_path: str | Path) -> Path:
         UnknownName: if nothing carries that name.
     """
     text, path = str(name_or_path), Path(name_or_path).expanduser()
-    if re.fullmatch(r"[\w-]+", text):  # a name; a folder of that name is ./name
+    if re.fullmatch(r"[\w+-]+", text):  # a name; a folder of that name is ./name
         cards = {card.name: card for card in list_checkpoints()}
         if text in cards:
             return _on_this_machine(cards[text])
@@ -173,6 +173,12 @@ def _asset(card: Card) -> Path:
 
 
 def _refuse_unpublished(card: Card) -> None:
+    if card.source.by_hand:
+        raise InvalidInput(
+            f"{card.name} lies behind a link that only a browser follows: download the file from {card.source.repository} and "
+            f"run: refseg convert FILE --family {card.family} --variant {card.variant}; the result is a checkpoint to name "
+            "by its path"
+        )
     if card.source.unpublished:
         raise InvalidInput(
             f"the authors of {card.name} publish no weights ({card.source.repository}), only numbers; train it (`refseg train "

@@ -13,6 +13,7 @@ from refseg.cli import app
 
 if TYPE_CHECKING:
     from refseg.checkpoints.cards import Published
+    from refseg.data.catalog import PhraseDataset
     from refseg.evaluation.run import Result
 
 
@@ -120,6 +121,7 @@ def evaluate(
     split = "valid" if split is None and submission is not None else split
     dataset = open_dataset(data, split=split, count=count, root=root, scenes=given)
     weights = _checkpoint_facts(checkpoint)
+    _look_at_as_many_frames(dataset, checkpoint)
     request = Request(tuple(protocol or ()), window, rows, resume, submission, shuffle_phrases, dtype)
     with prepare(request, dataset, weights) as ready:
         predictor = load(checkpoint, device=device, dtype=dtype)
@@ -167,6 +169,18 @@ def _tell(
         print(card_tables(record))
     else:
         print(result_table(result, published))
+
+
+def _look_at_as_many_frames(dataset: PhraseDataset, checkpoint: str) -> None:
+    """Single labelled frames are asked about within as many frames as the checkpoint was trained with."""
+    from dataclasses import replace
+
+    from refseg.checkpoints import native, zoo
+    from refseg.data.labelled_frames import LabelledFrames
+
+    count = native.read_header(zoo.resolve(checkpoint)).config.get("num_frames")
+    if isinstance(dataset, LabelledFrames) and isinstance(count, int):
+        dataset.options = replace(dataset.options, window=count)
 
 
 def _checkpoint_facts(name: str) -> dict[str, Any]:

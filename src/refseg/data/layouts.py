@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from refseg.data.published import PUBLISHED, Published
+from refseg.data.published import PUBLISHED, Counts, Published
 from refseg.errors import InvalidInput
 
 HOMES = (Path("data"), Path())
@@ -73,10 +73,28 @@ def _candidates(folder: Path) -> Iterable[Published]:
     yield from (
         facts for facts in PUBLISHED.values() if facts.form in ("grefcoco", "davis", "a2d", "jhmdb", "mevis")
     )
-    if (folder / "meta_expressions").is_dir():
-        yield PUBLISHED["ref-youtube-vos"]
+    splits = [path.parent.name for path in sorted(folder.glob("meta_expressions/*/meta_expressions.json"))]
+    if splits:
+        youtube = PUBLISHED["ref-youtube-vos"]
+        yield youtube if set(splits) >= set(youtube.splits) else own_videos(folder, splits)
     for refs in refs_files(folder):
         yield own_refer(folder, refs)
+
+
+def own_videos(folder: Path, splits: Iterable[str]) -> Published:
+    """The facts of a data set in the layout of Ref-YouTube-VOS that nobody published."""
+    name = folder.absolute().name
+    return Published(
+        name=name,
+        title=name,
+        task="video",
+        form="youtube",
+        folder=name,
+        licence="not known",
+        splits={split: Counts() for split in splits},
+        sources=(),
+        layout=("meta_expressions/<split>/meta_expressions.json",),
+    )
 
 
 def own_refer(folder: Path, refs: Path) -> Published:

@@ -1,14 +1,17 @@
 """Phrases to CLIP's token ids: byte pairs of lower-cased words, between a start and an end token.
 
-The vocabulary is text and arrives with a checkpoint, or lies in the Hugging Face cache. It is taken in any of the forms
-in which it is published: a `tokenizer.json`, a `merges.txt` (what `vocab.json` says follows from it), or OpenAI's
+The vocabulary is text and arrives with a checkpoint, or lies in the Hugging Face cache, or comes with an installed
+package of CLIP. It is taken in any of the forms in which it is published: a `tokenizer.json`, a `merges.txt` (what `vocab.json` says follows from it), or OpenAI's
 `bpe_simple_vocab_16e6.txt`.
 """
 
 from __future__ import annotations
 
+import gzip
 import re
 from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
@@ -26,6 +29,8 @@ WORD_END = "</w>"
 NUM_MERGES = 48894  # CLIP's own; the published file goes on, and what follows is not used
 CLIP_VOCABULARY = 2 * 256 + NUM_MERGES + 2
 CLIP_BYTES_VOCABULARY = 2 * 256 + 2  # of the tokenizer BYTES, which needs no file
+PACKAGES = ("clip", "open_clip")  # they carry PACKED; nothing of them is imported
+PACKED = "bpe_simple_vocab_16e6.txt.gz"
 _WORDS = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
 _SPECIALS = re.compile(f"({re.escape(START)}|{re.escape(END)})")
 
@@ -50,7 +55,11 @@ class ClipTokenizer:
     def text(self) -> str | None:
         """The tokenizer as a `tokenizer.json`, where it has been given or found; None otherwise."""
         if self._text is None:
-            self._text = clip_byte_tokenizer() if self.name == BYTES else cached_tokenizer(self.name)
+            self._text = (
+                clip_byte_tokenizer()
+                if self.name == BYTES
+                else cached_tokenizer(self.name) or installed_tokenizer()
+            )
         return self._text
 
     def take(self, text: str) -> None:
@@ -119,6 +128,17 @@ def plain(text: str) -> str:
     return " ".join(
         part if part in (START, END) else " ".join(repair(part).split()).lower() for part in parts
     )
+
+
+def installed_tokenizer() -> str | None:
+    """The `tokenizer.json` of CLIP's own vocabulary, where an installed package carries it; every CLIP has the same one."""
+    for package in PACKAGES:
+        found = find_spec(package)
+        for folder in (found and found.submodule_search_locations) or ():
+            packed = Path(folder) / PACKED
+            if packed.is_file():
+                return tokenizer_of_merges(_merges(gzip.decompress(packed.read_bytes()).decode("utf-8")))
+    return None
 
 
 def tokenizer_of_merges(merges: Sequence[tuple[str, str]]) -> str:

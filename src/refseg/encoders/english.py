@@ -88,7 +88,7 @@ _INFIX = re.compile(
             r"(?<=[0-9])[+\-*^](?=[0-9-])",
             rf"(?<=(?:{_LETTER}|{_any_of(_QUOTES)}))\.(?=(?:{_LETTER}|{_any_of(_QUOTES)}))",
             rf"(?<={_LETTER}),(?={_LETTER})",
-            rf"(?<={_LETTER})(?:-|{_any_of(_DASHES)}|--|---|~)(?={_LETTER})",
+            rf"(?<={_LETTER})(?:-|{_any_of(_DASHES)}|--|---|\u2014\u2014|~)(?={_LETTER})",
             rf"(?<=(?:{_LETTER}|[0-9]))[:<>=/](?={_LETTER})",
         ]
     )
@@ -119,6 +119,7 @@ _OTHER_SPLITS = [
     "c'm on",
 ]  # each with a space where it is cut
 _WHOLE = [
+    "''",
     "a.m.",
     "p.m.",
     "i.e.",

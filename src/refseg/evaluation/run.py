@@ -123,6 +123,8 @@ def evaluate(
     total = len(dataset) if limit is None else min(limit, len(dataset))
     questions.check_count(dataset, total, with_neighbour=shuffle_phrases)
     plan = Plan(tuple(protocols), _threshold(predictor), _readings(dataset), window)
+    if plan.takes_candidates:
+        predictor.model.tell_candidates()
     task = _Task(predictor, dataset, plan, writer, total if shuffle_phrases else None)
     known = journal.done if journal is not None else {}
     result = Result(data=dataset.name, plan=plan, is_shuffled=shuffle_phrases)

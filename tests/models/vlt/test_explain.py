@@ -1,35 +1,18 @@
 """What VLT tells of its answers, and the sheet that shows it."""
 
 import json
-import sys
 
 import numpy as np
-import pytest
 import torch
 from PIL import Image
 
 from models.vlt.files import DEBUG, fresh
 from refseg.checkpoints import native
-from refseg.cli import main
 from refseg.drawing_explain import draw_explanation
 from refseg.predictor import Predictor
 from refseg.structures import EvidenceMap, Explanation
 
 PHRASE = "the man's left hat"
-
-
-@pytest.fixture
-def command(monkeypatch, capsys):
-    """The command line in this process: exit code, standard output, standard error."""
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["refseg", *map(str, arguments)])
-        with pytest.raises(SystemExit) as end:
-            main()
-        told = capsys.readouterr()
-        return end.value.code or 0, told.out, told.err
-
-    return run
 
 
 def picture(height=50, width=80):

@@ -33,7 +33,6 @@ class VPDConfig(ModelConfig):
     unet_width: int = 320  # channels of the finest level; the others have twice, four and four times as many
     num_heads: int = 8  # of every attention of the UNet
     vae_width: int = 128  # likewise
-    recomputes: bool = True  # in training: activations of the UNet are computed again instead of kept
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from refseg.metrics.protocols import REFER
+from refseg.metrics.protocols import VPD as PUBLISHED
 from refseg.models.base import CompanionWeights, Family, ParamRule
 from refseg.models.vpd.config import VARIANTS, VPDLossConfig
 from refseg.models.vpd.convert import convert
@@ -27,7 +27,7 @@ FAMILY = Family(
     ),
     starts={"stable-diffusion": convert},
     first_values=first_values,
-    protocols=dict.fromkeys(("refcoco", "refcoco+", "refcocog"), REFER),
+    protocols=dict.fromkeys(("refcoco", "refcoco+", "refcocog"), PUBLISHED),
     # Published behaviour: only the norms of attention blocks go without decay; those of residual blocks, the head's and
     # all biases decay (recipes say decay_vectors). The UNet learns as fast as the head: the slower rate that the
     # published script notes for it is never read.

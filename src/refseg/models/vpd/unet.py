@@ -7,15 +7,15 @@ the paper reads them and nothing beyond the last of them runs: the layers that w
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 from collections.abc import Sequence
+from importlib import import_module
+from importlib.util import find_spec
+from types import MethodType
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.utils.checkpoint import checkpoint
 
 from refseg.errors import InvalidInput
 from refseg.models.vpd.attention import FusedAttention, MapReader, Maps
@@ -51,23 +51,14 @@ class ImageEncoder(nn.Module):
             norm_num_groups=NORM_GROUPS,
         )
         self.quant_conv = nn.Conv2d(2 * LATENT_CHANNELS, 2 * LATENT_CHANNELS, 1)
+        _make_lean(self)
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Pixels [N, 3, H, W] in -1..1 to latents [N, 4, H/8, W/8].
 
         Published behaviour: they are not multiplied by Stable Diffusion's 0.18215.
         """
-        encoder = self.encoder
-        hidden = encoder.conv_in(pixels.contiguous(memory_format=torch.channels_last))
-        for block in encoder.down_blocks:
-            for resnet in block.resnets:
-                hidden = residual(resnet, hidden)
-            for shrink in block.downsamplers or ():
-                hidden = shrink(hidden)
-        middle = encoder.mid_block
-        hidden = middle.attentions[0](residual(middle.resnets[0], hidden))
-        hidden = _rectified(encoder.conv_norm_out(residual(middle.resnets[1], hidden)))
-        moments: Tensor = self.quant_conv(encoder.conv_out(hidden))
+        moments: Tensor = self.quant_conv(self.encoder(pixels.contiguous(memory_format=torch.channels_last)))
         return moments[:, :LATENT_CHANNELS]
 
 
@@ -83,7 +74,6 @@ class Unet(nn.Module):
             attention_head_dim=config.num_heads,
             norm_num_groups=NORM_GROUPS,
         )
-        self.recomputes = config.recomputes
         self.time_proj = whole.time_proj
         self.time_embedding = whole.time_embedding
         self.conv_in = whole.conv_in
@@ -91,6 +81,7 @@ class Unet(nn.Module):
         self.mid_block = whole.mid_block
         self.up_blocks = whole.up_blocks
         self._set_processors()
+        _make_lean(self)
 
     def forward(self, latents: Tensor, context: Tensor) -> tuple[dict[int, Tensor], dict[int, Tensor]]:
         """Features and attention maps by their stride in canvas pixels.
@@ -101,9 +92,14 @@ class Unet(nn.Module):
             returns: features of strides 8 to 64 [N, C, H/s, W/s]; maps of strides 16 and 32 [N, L, H/s, W/s].
         """
         maps: Maps = {}
-        walk = _Walk(self._time(latents), context, maps, self.recomputes and self.training)
+        walk = _Walk(self._time(latents), context, maps)
         features = self._decoded(walk, *self._encoded(walk, latents))
         return features, {stride: _mean_map(maps, stride, features[stride]) for stride in MAP_LAYERS}
+
+    def blocks(self) -> list[nn.Module]:
+        """The residual and attention blocks, each called with tensors once a pass."""
+        every = [*self.down_blocks, self.mid_block, *self.up_blocks]
+        return [part for block in every for part in (*block.resnets, *getattr(block, "attentions", ()))]
 
     def _time(self, latents: Tensor) -> Tensor:
         steps = torch.full((1,), TIMESTEP, device=latents.device)
@@ -151,41 +147,40 @@ class Unet(nn.Module):
 class _Walk:
     """What stays the same for every layer of one pass."""
 
-    def __init__(self, time: Tensor, context: Tensor, maps: Maps, recomputes: bool) -> None:
+    def __init__(self, time: Tensor, context: Tensor, maps: Maps) -> None:
         self.time, self.context, self.maps = time, context, maps
-        self.recomputes = recomputes and torch.is_grad_enabled()
 
     def layer(self, resnet: nn.Module, attention: nn.Module | None, hidden: Tensor) -> Tensor:
         """Features [N, C, h, w] through a residual block and, where there is one, an attention block."""
-        hidden = self._run(residual, resnet, hidden, self.time)
-        return hidden if attention is None else self._run(self._attended, attention, hidden, self.context)
-
-    def _attended(self, attention: nn.Module, hidden: Tensor, context: Tensor) -> Tensor:
-        answer = attention(hidden, context, cross_attention_kwargs={"maps": self.maps}, return_dict=False)
+        hidden = resnet(hidden, self.time)
+        if attention is None:
+            return hidden
+        told = {"maps": self.maps}
+        answer = attention(hidden, self.context, cross_attention_kwargs=told, return_dict=False)
         return cast("Tensor", answer[0])
 
-    def _run(self, step: Any, *values: Any) -> Tensor:
-        if self.recomputes:
-            return cast("Tensor", checkpoint(step, *values, use_reentrant=False))
-        return cast("Tensor", step(*values))
+
+def _make_lean(network: nn.Module) -> None:
+    """Lets the residual blocks of diffusers compute by `residual`."""
+    for block in network.modules():
+        if type(block).__name__ == "ResnetBlock2D":
+            block.forward = MethodType(residual, block)  # type: ignore[method-assign]
 
 
-def residual(resnet: Any, hidden: Tensor, time: Tensor | None = None) -> Tensor:
+def residual(block: Any, hidden: Tensor, temb: Tensor | None = None) -> Tensor:
     """What a residual block of diffusers computes; without gradients, in as little memory as it takes.
 
     Shapes:
         hidden: [N, C, h, w].
-        time: [1 or N, E], the embedded step; None where the block knows no time.
+        temb: [1 or N, E], the embedded step; None where the block knows no time.
     """
-    mixed = resnet.conv1(_rectified(resnet.norm1(hidden)))
-    if time is not None:
-        mixed = _added(mixed, resnet.time_emb_proj(functional.silu(time))[:, :, None, None])
-    normed = resnet.norm2(mixed)
+    mixed = block.conv1(_rectified(block.norm1(hidden)))
+    if temb is not None:
+        mixed = _added(mixed, block.time_emb_proj(functional.silu(temb))[:, :, None, None])
+    normed = block.norm2(mixed)
     del mixed  # at the size of the canvas each of these takes as much as all that a phrase needs
-    mixed = resnet.conv2(_rectified(normed))
-    if resnet.conv_shortcut is not None:
-        hidden = resnet.conv_shortcut(hidden)
-    return _added(mixed, hidden)
+    mixed = block.conv2(_rectified(normed))
+    return _added(mixed, hidden if block.conv_shortcut is None else block.conv_shortcut(hidden))
 
 
 def _added(sum_so_far: Tensor, more: Tensor) -> Tensor:
@@ -221,13 +216,13 @@ def _diffusers(module: str) -> Any:
         InvalidInput: if it is not installed or cannot be imported; the message says what to type.
     """
     try:
-        return importlib.import_module(module)
+        return import_module(module)
     except Exception as error:  # a broken neighbour of diffusers fails in ways of its own
         raise InvalidInput(_why_not(error)) from error
 
 
 def _why_not(error: Exception) -> str:
-    if importlib.util.find_spec("diffusers") is None:
+    if find_spec("diffusers") is None:
         return f"VPD is built on diffusers, which is not installed; type: {INSTALL}"
     broken = _broken_torchvision()
     if broken is not None:
@@ -241,10 +236,10 @@ def _why_not(error: Exception) -> str:
 
 def _broken_torchvision() -> str | None:
     """Why torchvision cannot be imported; None where it can, or is absent."""
-    if importlib.util.find_spec("torchvision") is None:
+    if find_spec("torchvision") is None:
         return None
     try:
-        importlib.import_module("torchvision")
+        import_module("torchvision")
     except Exception as error:
         return " ".join(str(error).split())[:200]
     return None

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 import refseg
-from checkpoints.loopback import Behaviour, serving
-from refseg.checkpoints import download as module
-from refseg.checkpoints.download import download
+from helpers.loopback import Behaviour, serving
+from refseg import download as module
+from refseg.download import download
 from refseg.errors import InvalidInput
 
 CONTENT = bytes(range(256)) * 40
@@ -214,7 +214,7 @@ def test_two_downloads_of_one_file_do_not_meet(tmp_path):
 
 def test_a_killed_download_leaves_no_file_under_the_final_name_and_is_resumed(tmp_path):
     code = (
-        "import sys; from pathlib import Path; from refseg.checkpoints import download as d; d._CHUNK = 1000\n"
+        "import sys; from pathlib import Path; from refseg import download as d; d._CHUNK = 1000\n"
         "d.download(sys.argv[1], Path(sys.argv[2]), sha256=sys.argv[3], progress=lambda n, t: print(n, flush=True))"
     )
     server = Behaviour(CONTENT, breaks_after=[9500], pause=threading.Event())

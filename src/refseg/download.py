@@ -94,7 +94,7 @@ def _settle(part: _Part, target: Path, sha256: str | None, url: str) -> str:
     if sha256 is not None and found != sha256:
         part.discard()
         raise InvalidInput(
-            f"what {url} sent is not the file on the card: its sha256 is {found}, the card says {sha256}; nothing was kept"
+            f"what {url} sent is not the file that was expected: its sha256 is {found}, not {sha256}; nothing was kept"
         )
     part.path.replace(target)
     part.discard()
@@ -210,8 +210,8 @@ def _check_room(folder: Path, needed: int) -> None:
     free = shutil.disk_usage(folder).free
     if needed > free:
         raise InvalidInput(
-            f"{folder} has room for {free / 1e6:.0f} MB, and {needed / 1e6:.0f} MB are still to come; make room, or set "
-            "REFSEG_HOME to another disk"
+            f"{folder} has room for {free / 1e6:.0f} MB, and {needed / 1e6:.0f} MB are still to come; make room, "
+            "or name a folder on another disk (REFSEG_HOME for checkpoints, --root for data)"
         )
 
 
