@@ -45,7 +45,6 @@ def convert(
     part: str | None = None,
     onto: Path | None = None,
     dtype: torch.dtype | None = None,
-    starts: bool = False,
     origin: Mapping[str, str] | None = None,
 ) -> Conversion:
     """Writes the weights of `source` to `out` as our own file, with all that prediction needs.
