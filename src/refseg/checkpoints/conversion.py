@@ -80,7 +80,7 @@ def convert(
     told = {"file": source.name, **_sha256_of(source), **(origin or {})}
     told |= {} if part is None else {"part": _parts_told(part, onto)}
     header = native.save_tensors(
-        out, tensors, model, family=family, variant=variant, origin=told, dtype=dtype
+        out, tensors, model, family=family, variant=variant, origin=told, dtype=dtype, are_files=True
     )
     return Conversion(out, header, report)
 
