@@ -180,7 +180,9 @@ def test_every_family_with_recipes_has_a_test_that_takes_their_steps():
     families = {name.split("/")[0] for name in packaged_recipes()} - {"scout"}
     models = Path(__file__).parents[1] / "models"
     for family in families:
-        assert "take_three_steps" in "".join(p.read_text() for p in (models / family).glob("test_*.py")), family
+        assert "take_three_steps" in "".join(p.read_text() for p in (models / family).glob("test_*.py")), (
+            family
+        )
 
 
 @pytest.mark.parametrize("name", [name for name in packaged_recipes() if name.startswith("scout/")])
