@@ -49,3 +49,13 @@ def test_j_is_told_of_clips_alone():
     assert '"J loc"' in card_tables(clips)
     assert 'dataset = "scenes, clips"' in card_tables(clips)
     assert '"J loc"' not in card_tables(RECORD)
+
+
+def test_numbers_of_other_protocols_carry_their_protocol():
+    entry = {"means": "at the network's size", "scores": {"oIoU": 0.72731, "mAP": None}}
+    record = {**RECORD, "protocols": {"source": {"means": "x", "scores": {"mIoU": 1.0}}, "refer": entry}}
+    tables = tomllib.loads(card_tables(record))["checkpoint"]["measured"]
+    (one,) = [table for table in tables if table["protocol"].startswith("refer: ")]
+    assert (one["metric"], one["value"]) == ("oIoU", 72.73)
+    assert one["protocol"] == "refer: at the network's size; 30 phrases"
+    assert len(tables) == 6

@@ -17,7 +17,7 @@ from refseg.models import catalog
 
 SOURCE = Path(__file__).parents[2] / "src"
 # A family whose words are data, and one whose tokenizer is a file.
-FAMILIES = {"scout": "left star", "referformer": "the dog on the left"}
+FAMILIES = {"scout": "left star", "referformer": "the dog on the left", "vlformer": "the dog on the left"}
 
 
 @pytest.fixture(params=FAMILIES)

@@ -18,9 +18,9 @@ from refseg.data import sentence_forms
 from refseg.data.annotated import ReadOptions
 from refseg.data.catalog import open_dataset
 from refseg.data.geometry import draw_union, drawable
-from refseg.data.layouts import Place, refs_file
+from refseg.data.layouts import Place, own_refer, refs_file
 from refseg.data.published import PUBLISHED
-from refseg.data.published_sets import open_table
+from refseg.data.published_sets import open_place, open_table
 from refseg.data.reference_images import ReferenceImages
 from refseg.data.references import ReferenceTable
 
@@ -54,12 +54,8 @@ def _run(case: Case, root: Path, expected: dict[str, Any]) -> None:
 
 
 def run_refer(root: Path, block: dict[str, Any]) -> None:
-    facts = next(
-        f
-        for f in PUBLISHED.values()
-        if f.form == "refer" and (f.folder, f.split_by) == (block["dataset"], block["split_by"])
-    )
-    table = open_table(Place(facts, root / facts.folder))
+    place = _place(root / block["dataset"], block["split_by"])
+    table = open_table(place)
     same(
         {
             "images": table.facts["pictures"],
@@ -76,9 +72,9 @@ def run_refer(root: Path, block: dict[str, Any]) -> None:
     for name, ids in block["query_split_names"].items():
         same(table.arrays["ref.id"][table.query(name)].tolist(), ids, f"query {name}")
     for split, wanted in block["pytorch_dataset_of_lavt_family"].items():
-        check_lavt(root, facts.name, split, wanted)
+        check_lavt(place, split, wanted)
     for split, wanted in block.get("per_sentence_coco_form", {}).items():
-        check_sentence_form(root, table, facts.folder, split, wanted)
+        check_sentence_form(root, table, block["dataset"], split, wanted)
     for split, wanted in block.get("vlt_form", {}).items():
         got = sentence_forms.vlt_form(table, split)
         for entry, row in zip(got, table.query(split).tolist(), strict=True):
@@ -128,10 +124,20 @@ def _two(mask: np.ndarray) -> dict[str, int]:
     }
 
 
-def check_lavt(root: Path, name: str, split: str, wanted: dict[str, Any]) -> None:
+def _place(folder: Path, split_by: str) -> Place:
+    """A published data set, or one in its form."""
+    known = [
+        f
+        for f in PUBLISHED.values()
+        if f.form == "refer" and (f.folder, f.split_by) == (folder.name, split_by)
+    ]
+    return Place(known[0] if known else own_refer(folder, folder / f"refs({split_by}).p"), folder)
+
+
+def check_lavt(place: Place, split: str, wanted: dict[str, Any]) -> None:
     """One example an object, `raw` texts, pixels under exactly one part."""
     options = ReadOptions(text="raw", masks="exactly-one", item="object")
-    data = open_dataset(name, split=split, root=root, options=options)
+    data = open_place(place, split=split, count=None, options=options)
     examples = [data[index] for index in range(len(data))]
     samples = [
         {

@@ -264,7 +264,7 @@ def run_expressions(case: Case) -> None:
             name = f"pred/{video}/{number}"
             codes = [told["mask_dict"][str(annotation)] for annotation in expression["anno_id"]]
             accuracies[f"{video}_{number}"] = (
-                contour.clip_accuracy(case.arrays[name] > 0, union_of(codes))
+                contour.clip_accuracy(case.arrays[name] > 0, union_of(codes, case.arrays[name].shape))
                 if name in case.arrays
                 else contour.ClipAccuracy(0.0, 0.0)
             )
@@ -276,17 +276,14 @@ def run_expressions(case: Case) -> None:
     close(case, [total.region, total.contour, total.mean], expected, "means over expressions")
 
 
-def union_of(codes: list[list[Any]]) -> np.ndarray:
-    """Masks [T, H, W] of several objects together."""
-    size = next(tuple(code["size"]) for row in codes for code in row if code is not None)
-    frames = []
-    for together in zip(*codes, strict=True):
-        joint = np.zeros(size, dtype=bool)
-        for code in together:
+def union_of(codes: list[list[Any]], shape: tuple[int, ...]) -> np.ndarray:
+    """Masks [T, H, W] of several objects together; a code is null where its object is absent."""
+    joint = np.zeros(shape, dtype=bool)
+    for series in codes:
+        for frame, code in zip(joint, series, strict=True):
             if code is not None:
-                joint |= mask_from_rle(code, size).numpy()
-        frames.append(joint)
-    return np.stack(frames)
+                frame |= mask_from_rle(code, shape[1:]).numpy()
+    return joint
 
 
 def run_letterbox(case: Case) -> None:

@@ -1,9 +1,14 @@
 """The page about training names every key of a recipe and no other."""
 
 import re
+import tomllib
 from pathlib import Path
 
-from refseg.training.config import FREE_KEYS, RunConfig
+import pytest
+
+from refseg.data.steps import STEPS
+from refseg.models import catalog
+from refseg.training.config import FREE_KEYS, RunConfig, run_from_values, to_toml
 
 PAGE = (Path(__file__).parents[2] / "docs" / "training.md").read_text()
 
@@ -26,3 +31,20 @@ def test_every_key_of_a_recipe_is_on_the_page_and_no_other():
 def test_the_keys_that_may_differ_on_resuming_are_on_the_page():
     _, _, rest = PAGE.partition("What changes nothing that is computed may differ:")
     assert set(re.findall(r"`([\w.]+)`", rest.split("\n\n")[0])) == FREE_KEYS
+
+
+BLOCKS = re.findall(r"```toml\n(.*?)```", PAGE, flags=re.DOTALL)
+
+
+@pytest.mark.parametrize("block", BLOCKS, ids=[tomllib.loads(block)["family"] for block in BLOCKS])
+def test_every_whole_recipe_on_the_page_is_one(block):
+    values = tomllib.loads(block)
+    run = run_from_values(values, source="docs/training.md")
+    assert run.family in catalog.FAMILIES
+    assert run.variant in catalog.family(run.family).variants
+    assert run_from_values(tomllib.loads(to_toml(run)), source="written") == run
+
+
+def test_the_page_shows_a_recipe_of_every_published_family():
+    assert {tomllib.loads(block)["family"] for block in BLOCKS} == set(catalog.FAMILIES) - {"scout"}
+    assert set(re.findall(r"^\| `(\w+)` \|", PAGE, flags=re.MULTILINE)) >= {kind.step for kind in STEPS}

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from PIL import Image
 
-from refseg.drawing import draw_overlays, save_mask, save_picture
+from refseg.drawing import draw_overlays, red_overlay, save_mask, save_picture
 from refseg.errors import InvalidInput
 from refseg.files import write_whole_text
 
@@ -66,11 +67,16 @@ def check_absent(files: Sequence[AnswerFiles]) -> None:
         )
 
 
-def write_image_answer(files: AnswerFiles, pixels: np.ndarray, answer: Prediction) -> None:
-    """Mask and overlay of an answer about a picture [H, W, 3]."""
+def write_image_answer(
+    files: AnswerFiles, pixels: np.ndarray, answer: Prediction, *, is_red: bool = False
+) -> None:
+    """Mask and overlay of an answer about a picture [H, W, 3]; `is_red` draws it without words, see `red_overlay`."""
     masks = answer.masks.numpy()
     save_mask(masks[0], files.mask)
-    save_picture(next(draw_overlays([pixels], masks, answer.phrase)), files.overlay)
+    if is_red:
+        save_picture(Image.fromarray(red_overlay(pixels, masks[0])), files.overlay)
+    else:
+        save_picture(next(draw_overlays([pixels], masks, answer.phrase)), files.overlay)
 
 
 def write_explanation(

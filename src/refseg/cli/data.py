@@ -96,7 +96,7 @@ def check(
 @verbs.command()
 def show(
     *,
-    data: Annotated[str, typer.Argument(help="scenes, a .jsonl file, or the folder that holds it.")],
+    data: Annotated[str, typer.Argument(help="scenes, a published data set, a .jsonl file, or a folder.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="The PNG file to write.")] = Path("sheet.png"),
     split: Annotated[str | None, typer.Option(help="The part to show.")] = None,
     count: Annotated[int, typer.Option(help="How many pictures or clips.", min=1)] = 8,
@@ -132,8 +132,15 @@ def _stepper(bars: Bars, what: str, total: int) -> Callable[[int], None]:
 
 def _drawn(example: Example) -> list[Image.Image]:
     """One picture a phrase; of a clip the frame where most of the target is seen."""
+    from dataclasses import replace
+
+    import torch
+
     from refseg.drawing import draw_overlays
 
+    if example.masks is None:  # a part that is measured on a server
+        shape = (len(example.phrases), len(example.frames), *example.frames.shape[-2:])
+        example = replace(example, masks=torch.zeros(shape, dtype=torch.bool), target_frames=None)
     assert example.masks is not None
     numbers = range(len(example.frames)) if example.target_frames is None else example.target_frames.tolist()
     pictures: list[Image.Image] = []

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from refseg.cli import app
-from refseg.errors import InvalidInput, RefsegError
+from refseg.errors import InvalidInput, RefsegError, UnknownName
 
 if TYPE_CHECKING:
     from fractions import Fraction
@@ -39,6 +39,8 @@ _MAX_PIXELS = (
 _MAX_FRAMES = 128
 _WINDOW, _OVERLAP = 36, 6  # as refseg.streaming
 
+_LOOKS = ("plain", "red")
+
 
 @dataclass(frozen=True)
 class ReadLimits:
@@ -49,6 +51,7 @@ class ReadLimits:
     every: int = 1
     window: int = _WINDOW  # frames of a clip that are answered together; 0 is all of them
     overlap: int = _OVERLAP
+    height: int | None = None  # rows that a picture is resized to first; None leaves it as it is
 
 
 @app.command()
@@ -75,6 +78,10 @@ def predict(
     ] = Path("refseg-out"),
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")] = "auto",
     dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "float32",
+    offload: Annotated[
+        bool,
+        typer.Option("--offload", help="Large parts of the model wait on the CPU until they are needed."),
+    ] = False,
     threshold: Annotated[
         float | None,
         typer.Option(help="Scores above it are mask; default: the checkpoint's own.", min=0.0, max=1.0),
@@ -97,6 +104,20 @@ def predict(
         ),
     ] = None,
     max_pixels: Annotated[int, typer.Option(help="Refuse pictures with more pixels.", min=1)] = _MAX_PIXELS,
+    height: Annotated[
+        int | None,
+        typer.Option(
+            help="Resize pictures to this height first; VLFormer's demo takes 640. Answers have that size.",
+            min=1,
+            show_default=False,
+        ),
+    ] = None,
+    look: Annotated[
+        str,
+        typer.Option(
+            help="Of overlays: plain; or red, a red tint with a black line, as VLFormer's demo draws."
+        ),
+    ] = "plain",
     explain: Annotated[
         bool,
         typer.Option("--explain", help="Also draw how each answer came about, where the family can tell."),
@@ -115,6 +136,8 @@ def predict(
     from refseg.files import check_writable
 
     _check_windows(window, overlap)
+    if look not in _LOOKS:
+        raise UnknownName("look of overlays", look, _LOOKS)
     check_is_no_input(checkpoint, arguments or [])
     given = [*(phrase or []), *(read_phrases(phrases) if phrases else [])]
     inputs, asked = split_arguments(arguments or [], given)
@@ -125,12 +148,12 @@ def predict(
         check_absent([entry for entries in files.values() for entry in entries])
     check_writable(out)
     results = ResultsFile.open(out)
-    predictor = _ready(checkpoint, asked, device, dtype, threshold)
+    predictor = _ready(checkpoint, asked, threshold, device=device, dtype=dtype, offload=offload)
     if explain:
         predictor.check_explains()
-    limits = ReadLimits(max_pixels, max_frames, every, window, overlap)
+    limits = ReadLimits(max_pixels, max_frames, every, window, overlap, height)
     tell = _print_json if as_json else partial(show_answer, folder=out)
-    run = Run(predictor, asked, files, results, limits, tell, explains=explain)
+    run = Run(predictor, asked, files, results, limits, tell, explains=explain, look=look)
     _report(run.answer_all(jobs), len(jobs), as_json)
 
 
@@ -139,13 +162,20 @@ def _print_json(record: dict[str, Any]) -> None:
 
 
 def _ready(
-    checkpoint: str, phrases: Sequence[str], device: str, dtype: str, threshold: float | None
+    checkpoint: str,
+    phrases: Sequence[str],
+    threshold: float | None,
+    *,
+    device: str,
+    dtype: str,
+    offload: bool,
 ) -> Predictor:
     """A predictor that is known to understand the phrases."""
     from refseg.predictor import check_phrases, load
 
     check_phrases(phrases)
-    predictor = load(checkpoint, device=device, dtype=dtype)
+    more = {"offload": True} if offload else {}
+    predictor = load(checkpoint, device=device, dtype=dtype, **more)
     if threshold is not None:
         predictor.set_threshold(threshold)
     predictor.model.tokenize(phrases)  # a word it does not know is told before the first picture is read
@@ -172,6 +202,7 @@ class Run:
     limits: ReadLimits
     tell: Callable[[dict[str, Any]], None]  # about each answer that is on disk
     explains: bool = False  # whether a sheet tells how each answer came about
+    look: str = _LOOKS[0]  # of the overlays of pictures
 
     def answer_all(self, jobs: Sequence[Job]) -> list[tuple[str, str]]:
         """Titles and sentences of the inputs that could not be answered; the others are on disk."""
@@ -192,22 +223,29 @@ class Run:
     def answer(self, job: Job, bars: Bars) -> None:
         """All phrases about one input, to disk."""
         if job.is_clip:
+            if self.limits.height is not None or self.look != _LOOKS[0]:
+                raise InvalidInput(
+                    f"{job.title} is a clip, and --height and --look are for pictures; leave them out"
+                )
             self._answer_clip(job, bars)
         else:
             self._answer_picture(job)
 
     def _answer_picture(self, job: Job) -> None:
         from refseg.cli._answers import image_record, write_image_answer
-        from refseg.data.images import read_image
+        from refseg.data.images import read_image, with_height
 
         frame = read_image(job.paths[0], max_pixels=self.limits.max_pixels)
+        if self.limits.height is not None:
+            frame = with_height(frame[0], self.limits.height)[None]
         start = time.perf_counter()
         answers = self.predictor(frame, self.phrases)
         seconds = (time.perf_counter() - start) / len(answers)
         shown = [Shown(frame, 0, answer.masks[0].numpy()) for answer in answers]
         told = self._explanations(shown, self.files[job.name])
         for number, (answer, files) in enumerate(zip(answers, self.files[job.name], strict=True)):
-            write_image_answer(files, frame[0].permute(1, 2, 0).numpy(), answer)
+            pixels = frame[0].permute(1, 2, 0).numpy()
+            write_image_answer(files, pixels, answer, is_red=self.look == "red")
             facts = image_record(
                 answer, files, title=job.title, checkpoint=self.predictor.label, seconds=seconds
             )

@@ -161,9 +161,15 @@ def redraw(example: Example) -> Example:
     """The example with masks drawn anew from the outlines it still has, sharper than masks that were resized and turned.
 
     Masks that came without outlines (run-length codes) stay as they are.
+
+    Raises:
+        InvalidInput: if the data set brings no outlines at all.
     """
     if example.outlines is None or example.masks is None:
-        return example
+        raise InvalidInput(
+            f"{example.name} brings no polygons to draw its masks from; leave the step redraw out, "
+            "or read a set of polygons with options = {outlines = true}"
+        )
     masks, size = example.masks.clone(), size_of(example)
     for row, outlines in zip(masks, example.outlines, strict=True):
         for mask, outline in zip(row, outlines, strict=True):

@@ -29,7 +29,7 @@ from refseg.data.annotations import (
 )
 from refseg.errors import InvalidInput, nearest
 from refseg.files import whole_file
-from refseg.structures import Size
+from refseg.structures import Outline, Size
 
 KEYS = ("image", "frames", "phrase", "mask", "no_target", "split", "register", "category", "id")
 
@@ -51,6 +51,12 @@ class PhraseLine:
     register: str | None = None  # kind of phrase, for tables by kind
     category: str | None = None  # name of what is referred to
     id: str | None = None
+
+    def outlines(self) -> tuple[Outline | None, ...]:
+        """The polygons of every frame's mask; None where it is stored otherwise, or there is none."""
+        if self.masks is None:
+            return (None,) * len(self.frames)
+        return tuple(_outline(mask) for mask in self.masks)
 
     def read_masks(self, root: Path, size: Size) -> Tensor:
         """Bool [T, H, W], every frame's mask at the size of the frames.
@@ -115,6 +121,12 @@ def parse_line(text: str | bytes) -> PhraseLine:
         category=_text(record, "category"),
         id=_text(record, "id"),
     )
+
+
+def _outline(mask: StoredMask | None) -> Outline | None:
+    if not isinstance(mask, list | tuple):
+        return None
+    return tuple(torch.tensor(polygon, dtype=torch.float64).view(-1, 2) for polygon in mask)
 
 
 def words_of(phrase: str) -> list[str]:

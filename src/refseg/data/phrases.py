@@ -82,6 +82,7 @@ class PhraseFile(torch.utils.data.Dataset[Example]):
             phrases=tuple(line.phrase for line in lines),
             masks=self._masks(lines, places, frames),
             labels=self._labels(lines),
+            outlines=tuple(line.outlines() for line in lines),
             registers=tuple(line.register or "" for line in lines)
             if any(line.register for line in lines)
             else None,

@@ -370,6 +370,11 @@ def published(name: str) -> Published:
     return found
 
 
+def is_published(name: str) -> bool:
+    """Whether a published data set is called so."""
+    return ALIASES.get(name.lower(), name.lower()) in PUBLISHED
+
+
 def names() -> Iterable[str]:
     """The names of all published data sets."""
     return PUBLISHED.keys()

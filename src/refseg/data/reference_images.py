@@ -115,6 +115,10 @@ class ReferenceImages(torch.utils.data.Dataset[Example]):
             words.update(words_of(self._text(row)))
         return tuple(sorted(words))
 
+    def phrases_of(self, row: int) -> tuple[str, ...]:
+        """The phrases of a reference, by its row."""
+        return tuple(self._text(sentence) for sentence in self.table.sentence_rows(row))
+
     def pairs(self, index: int) -> list[tuple[int, int]]:
         """Rows of the reference and of the sentence of every phrase of an example."""
         first, last = self._starts[index], self._starts[index + 1]
@@ -141,6 +145,10 @@ class ReferenceImages(torch.utils.data.Dataset[Example]):
                 for row, _ in pairs
             ),
         )
+
+    def size(self, index: int) -> Size:
+        """(height, width) of the picture of example `index`, as annotated."""
+        return self.table.picture_size(int(self._pairs[self._starts[index], 0]))
 
     def masks(self, index: int) -> Tensor:
         """[P, 1, H, W] bool of example `index`; needs no picture."""

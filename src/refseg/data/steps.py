@@ -319,6 +319,14 @@ def draw_neighbours(example: Example, count: int, generator: torch.Generator) ->
     return replace(pick_frames(example, numbers[first : first + count]), target_frames=None)
 
 
+def redraws(steps: Sequence[Step]) -> bool:
+    """Whether some step draws masks from outlines, which the data set must then bring."""
+    return any(
+        isinstance(step, Redraw) or (isinstance(step, Choice) and any(map(redraws, step.options)))
+        for step in steps
+    )
+
+
 def uses_mirrors(steps: Sequence[Step]) -> bool:
     """Whether some step may exchange left and right in a phrase."""
     return any(

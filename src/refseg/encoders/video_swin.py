@@ -109,11 +109,17 @@ class WindowAttention(nn.Module):
         nn.init.trunc_normal_(self.relative_position_bias_table, std=INITIAL_SPREAD)
 
     def forward(self, windows: Tensor, regions: Tensor | None) -> Tensor:
-        """Windows [M, N, C] to the same shape; `regions` [count, N] where M is a multiple of count."""
+        """Windows [M, N, C] to the same shape; `regions` [count, N] where M is a multiple of count.
+
+        Without gradients `windows` may be overwritten.
+        """
         bias = self._bias(windows.shape[1])
         steps = row_steps(len(windows), WINDOWS_AT_ONCE)
-        parts = [self._attend(windows[rows], bias, _rows(regions, rows, len(windows))) for rows in steps]
-        return parts[0] if len(parts) == 1 else torch.cat(parts)
+        if len(steps) == 1:
+            return self._attend(windows, bias, _rows(regions, steps[0], len(windows)))
+        for rows in steps:
+            windows[rows] = self._attend(windows[rows], bias, _rows(regions, rows, len(windows)))
+        return windows
 
     def _bias(self, cells: int) -> Tensor:
         """[heads, N, N]."""
@@ -166,11 +172,13 @@ class Block(nn.Module):
         del cut
         maps = maps + self._dropped(seen)
         del seen
-        tokens = maps.flatten(1, 3).flatten(0, 1)
-        parts = [self.mlp(self.norm2(tokens[rows])) for rows in row_steps(len(tokens), TOKENS_AT_ONCE)]
-        refined = (parts[0] if len(parts) == 1 else torch.cat(parts)).view(maps.shape)
-        del parts
-        return maps + self._dropped(refined)
+        tokens = maps.flatten(0, 3)
+        steps = row_steps(len(tokens), TOKENS_AT_ONCE)
+        if len(steps) == 1 or self.training:
+            return maps + self._dropped(self.mlp(self.norm2(maps)))
+        for rows in steps:
+            tokens[rows] += self.mlp(self.norm2(tokens[rows]))
+        return tokens.view(maps.shape)
 
     def _dropped(self, branch: Tensor) -> Tensor:
         """Drops the whole branch of some clips, and enlarges that of the others."""

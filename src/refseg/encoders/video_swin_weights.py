@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from refseg.encoders.swin_weights import TABLE, classification_state, resized_table
-from refseg.encoders.video_swin import VideoSwin
+from refseg.encoders.video_swin import Grid, VideoSwin
 from refseg.errors import CheckpointMismatch
 
 PREFIX = "backbone."
@@ -24,15 +24,22 @@ COMPUTED = ("relative_position_index", "attn_mask")
 HEADS = ("norm.", "head.", "avgpool.")  # of the classifier, after the last stage
 
 
-def load_pretrained(network: VideoSwin, file: Mapping[str, Any]) -> tuple[str, ...]:
-    """Fills the whole network from a file of action or picture classification; gives the names that were not used.
+@dataclass(frozen=True)
+class ClipStart:
+    """All tensors of a network out of a file, and the file's names that were not used."""
+
+    tensors: dict[str, Tensor]
+    unused: tuple[str, ...]
+
+
+def pretrained(file: Mapping[str, Any], wanted: Mapping[str, Tensor], window: Grid) -> ClipStart:
+    """The whole network `wanted` (names and shapes) from a file of action or picture classification.
 
     Raises:
         CheckpointMismatch: if a tensor is absent, has another shape, or has no place, naming it.
     """
-    wanted = network.state_dict()
     given, unused = _renamed(file)
-    fitted = {name: _fitted(name, tensor, wanted.get(name), network) for name, tensor in given.items()}
+    fitted = {name: _fitted(name, tensor, wanted.get(name), window) for name, tensor in given.items()}
     wrong = [name for name, tensor in fitted.items() if name in wanted and tensor.shape != wanted[name].shape]
     missing = [name for name in wanted if name not in fitted] + wrong
     unexpected = [name for name in fitted if name not in wanted]
@@ -42,8 +49,14 @@ def load_pretrained(network: VideoSwin, file: Mapping[str, Any]) -> tuple[str, .
             missing=missing,
             unexpected=unexpected,
         )
-    network.load_state_dict(fitted)
-    return tuple(unused)
+    return ClipStart(fitted, tuple(unused))
+
+
+def load_pretrained(network: VideoSwin, file: Mapping[str, Any]) -> tuple[str, ...]:
+    """Fills the whole network; gives the names that were not used. Raises as `pretrained`."""
+    start = pretrained(file, network.state_dict(), network.spec.window)
+    network.load_state_dict(start.tensors)
+    return start.unused
 
 
 def inflate_patches(weight: Tensor) -> Tensor:
@@ -51,7 +64,7 @@ def inflate_patches(weight: Tensor) -> Tensor:
     return weight[:, :, None] if weight.ndim == 4 else weight.sum(2, keepdim=True)
 
 
-def inflate_table(table: Tensor, window: tuple[int, int, int]) -> Tensor:
+def inflate_table(table: Tensor, window: Grid) -> Tensor:
     """A picture's table [(2w - 1)^2, heads] for the offsets of a clip's window: the same at every offset in time."""
     frames, height, width = (2 * side - 1 for side in window)
     rows = table if len(table) == height * width else resized_table(table, rows=height * width)
@@ -73,12 +86,12 @@ def _renamed(file: Mapping[str, Any]) -> tuple[dict[str, Tensor], list[str]]:
     return renamed, unused
 
 
-def _fitted(name: str, tensor: Tensor, wanted: Tensor | None, network: VideoSwin) -> Tensor:
+def _fitted(name: str, tensor: Tensor, wanted: Tensor | None, window: Grid) -> Tensor:
     if name == PATCHES:
         return inflate_patches(tensor)
     is_of_pictures = wanted is not None and name.endswith(TABLE) and len(tensor) != len(wanted)
     if is_of_pictures and _is_square(len(tensor)):
-        return inflate_table(torch.as_tensor(tensor), network.spec.window)
+        return inflate_table(tensor, window)
     return tensor
 
 

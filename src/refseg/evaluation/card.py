@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
+OURS = "source"  # the protocol whose numbers stand by register
 METRICS = ("mIoU", "oIoU", "P@0.5", "P@0.7", "J", "kept", "refused")
 
 
@@ -23,14 +24,25 @@ def card_tables(record: dict[str, Any]) -> str:
         "version": machine["refseg"],
     }
     date, where = machine["date"][:10], f"{machine['processor']}, {machine['threads']} threads"
+    has_clips = record["data"]["frames"] > record["data"]["examples"]
+    numbers = [(shared, *pair) for pair in _numbers(record["scores"], has_clips=has_clips)]
+    for name, entry in record.get("protocols", {}).items():
+        if name != OURS:
+            ruler = shared | {"protocol": f"{name}: {entry['means']}; {record['data']['phrases']} phrases"}
+            numbers += [(ruler, *pair) for pair in _rounded(entry["scores"])]
     tables = []
-    for metric, value in _numbers(
-        record["scores"], has_clips=record["data"]["frames"] > record["data"]["examples"]
-    ):
-        pairs = [*shared.items(), ("metric", metric), ("machine", where)]
+    for facts, metric, value in numbers:
+        pairs = [*facts.items(), ("metric", metric), ("machine", where)]
         lines = [f"{key} = {json.dumps(text, ensure_ascii=False)}" for key, text in pairs]
         tables.append("\n".join(["[[checkpoint.measured]]", *lines, f"value = {value}", f"date = {date}"]))
     return "\n\n".join(tables)
+
+
+def _rounded(scores: dict[str, float | None]) -> Iterator[tuple[str, float]]:
+    """Metrics of a protocol that were measured, in percent with two digits."""
+    for metric, value in scores.items():
+        if value is not None:
+            yield metric, round(100 * value, 2)
 
 
 def _kind(data: dict[str, Any]) -> str:

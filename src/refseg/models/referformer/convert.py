@@ -25,7 +25,7 @@ def convert(state: StateDict, config: ModelConfig) -> tuple[StateDict, Report]:
 
 def rules(config: ReferFormerConfig) -> list[Rule]:
     """The rules for one configuration; the first that matches a name decides."""
-    return [*_leftovers(), *_heads(config), *_backbone(config), *_text(), *_transformer(), *_pyramid()]
+    return [*_leftovers(), *_heads(config), *backbone_rules(config), *_text(), *_transformer(), *_pyramid()]
 
 
 def _leftovers() -> list[Rule]:
@@ -55,7 +55,8 @@ def _heads(config: ReferFormerConfig) -> list[Rule]:
     return second + shared
 
 
-def _backbone(config: ReferFormerConfig) -> list[Rule]:
+def backbone_rules(config: ReferFormerConfig) -> list[Rule]:
+    """The rules of the backbone alone."""
     if isinstance(config.backbone, ResNetSpec):
         return _resnet()
     return [

@@ -10,6 +10,7 @@ from refseg.models.referformer.config import VARIANTS, ReferFormerLossConfig
 from refseg.models.referformer.convert import convert
 from refseg.models.referformer.loss import ReferFormerCriterion
 from refseg.models.referformer.model import ReferFormer
+from refseg.models.referformer.starts import start_backbone, start_pooler, start_text
 
 FAMILY = Family(
     name="referformer",
@@ -19,6 +20,7 @@ FAMILY = Family(
     variants=VARIANTS,
     loss=ReferFormerLossConfig(),
     convert=convert,
+    starts={"backbone": start_backbone, "text": start_text, "pooler": start_pooler},
     protocols={
         "ref-youtube-vos": protocols.REF_YOUTUBE_VOS,
         "ref-davis17": protocols.REF_DAVIS,

@@ -15,6 +15,7 @@ from torch.nn import functional
 from refseg.layers.attention import Attention
 from refseg.layers.feed_forward import FeedForward
 from refseg.layers.position import sine_2d
+from refseg.layers.steps import frames_at_once, row_steps
 from refseg.models.referformer.config import ReferFormerConfig
 from refseg.models.referformer.levels import CELL_OFFSET, level_valid
 from refseg.models.referformer.transformer import Words, initialise_matrices
@@ -54,7 +55,7 @@ class VisionLanguageBlock(nn.Module):
         initialise_matrices(self)
 
     def look_around(self, maps: Tensor, position: Tensor, valid: Tensor) -> Tensor:
-        """The self-attention of whole clips, which needs no words.
+        """The self-attention of whole clips, which needs no words. Without gradients `maps` may be overwritten.
 
         Shapes:
             maps: [P*T, C, h, w]; position: [P, h*w, C]; valid: [P, h, w].
@@ -71,9 +72,22 @@ class VisionLanguageBlock(nn.Module):
         allowed = level_valid(valid, grid).flatten(1).repeat(1, frames)
         seen = self.self_attention(queries, queries, values, allowed)
         seen = as_map(seen.unflatten(1, (frames, -1)).flatten(0, 1), grid)
-        if grid != (h, w):
-            seen = functional.interpolate(seen, (h, w), mode="bilinear", align_corners=False)
-        return as_map(self.self_norm(cells(maps + self.dropout(seen))), (h, w))
+        steps = row_steps(len(maps), frames_at_once(maps.device))
+        if len(steps) == 1:
+            return as_map(self._settle(maps, seen), (h, w))
+        tokens = cells(maps)
+        for rows in steps:
+            settled = self._settle(maps[rows], seen[rows])
+            if settled.dtype != tokens.dtype:  # under autocast, once
+                tokens = tokens.to(settled.dtype)
+            tokens[rows] = settled
+        return as_map(tokens, (h, w))
+
+    def _settle(self, maps: Tensor, seen: Tensor) -> Tensor:
+        """Maps [N, C, h, w] and what was seen [N, C, h', w'] of them to tokens [N, h*w, C]."""
+        if seen.shape[-2:] != maps.shape[-2:]:
+            seen = functional.interpolate(seen, maps.shape[-2:], mode="bilinear", align_corners=False)
+        return self.self_norm(cells(maps + self.dropout(seen)))
 
     def look_at_words(self, maps: Tensor, position: Tensor, words: Words) -> Tensor:
         """What comes after the self-attention; maps [N, C, h, w], positions [N, h*w, C] and words of N frames."""
@@ -100,9 +114,12 @@ class PixelDecoder(nn.Module):
         assert self.mask_features.bias is not None
         nn.init.zeros_(self.mask_features.bias)
 
-    def prepare_finest(self, maps: Tensor, valid: Tensor) -> Tensor:
-        """All that the finest level does without words: backbone maps [B*T, C0, h, w] to [B*T, C, h, w]."""
-        adapted = self.adapters[0](maps)
+    def adapt_finest(self, maps: Tensor) -> Tensor:
+        """Backbone maps [N, C0, h, w] of any frames to [N, C, h, w]."""
+        return self.adapters[0](maps)
+
+    def prepare_finest(self, adapted: Tensor, valid: Tensor) -> Tensor:
+        """All else that the finest level does without words: adapted maps [B*T, C, h, w] to the same shape."""
         return self._block(0).look_around(adapted, *place_map(adapted, valid))
 
     def coarse(self, memory: list[Tensor], valid: Tensor, words: Words) -> Tensor:

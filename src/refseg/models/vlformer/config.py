@@ -86,6 +86,7 @@ VARIANTS: dict[str, VLFormerConfig] = {
             num_layers=1,
             num_heads=2,
             hidden_dim=32,
+            num_positions=256,
         ),
         dim=64,
         num_heads=4,

@@ -1,0 +1,101 @@
+"""`refseg data convert`: a data set in another form."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from refseg.cli.data import verbs
+
+if TYPE_CHECKING:
+    from refseg.data.exchange import Written
+
+_FORMS = "jsonl, refer, grefcoco, coco (per sentence) or vlt"
+
+
+@verbs.command()
+def convert(
+    *,
+    data: Annotated[
+        str, typer.Argument(help="A published data set, its folder, or a .jsonl file in the open form.")
+    ],
+    out: Annotated[Path, typer.Argument(help="The .jsonl file, or the folder, to write.")],
+    to: Annotated[str, typer.Option("--to", help=f"The form: {_FORMS}.")] = "jsonl",
+    split: Annotated[str | None, typer.Option(help="The part to convert.")] = None,
+    root: Annotated[
+        Path | None, typer.Option(help="The folder that holds the data set, or that paths start from.")
+    ] = None,
+    base: Annotated[
+        Path | None,
+        typer.Option(help="With jsonl: the folder that the new paths start from; default: that of OUT."),
+    ] = None,
+    text: Annotated[
+        str | None, typer.Option(help="With REFER: which text is the phrase, sent or raw.")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace a file of the same name.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Write a data set in another form, and tell what that form cannot carry. Pictures stay where they are.
+
+    refseg data convert refcoco refcoco-val.jsonl --split val --root /data --base /data
+    """
+    from refseg.data.exchange import FORMS
+    from refseg.errors import UnknownName
+
+    if to not in FORMS:
+        raise UnknownName("form of a data set", to, FORMS)
+    done = _convert(data, out, to=to, split=split, root=root, base=base, text=text, force=force)
+    if as_json:
+        told = {"paths": [str(path) for path in done.paths], "records": done.records, "lost": done.lost}
+        print(json.dumps(told, ensure_ascii=False))
+        return
+    print(
+        "\n".join(
+            [*map(str, done.paths), f"{done.records:,} records", *(f"note: {line}" for line in done.lost)]
+        )
+    )
+
+
+def _convert(
+    data: str,
+    out: Path,
+    *,
+    to: str,
+    split: str | None,
+    root: Path | None,
+    base: Path | None,
+    text: str | None,
+    force: bool,
+) -> Written:
+    from refseg.data import exchange
+    from refseg.data.annotated import ReadOptions
+    from refseg.data.catalog import find_phrase_file, open_dataset
+    from refseg.data.phrases import PhraseFile
+    from refseg.data.reference_images import ReferenceImages
+    from refseg.errors import InvalidInput
+
+    if to in ("refer", "grefcoco"):
+        path = find_phrase_file(data, split)
+        lines = exchange.read_lines(path, split)
+        return exchange.write_refer(
+            lines, out, root=root or path.parent, split_by="refseg", several=to == "grefcoco"
+        )
+    if Path(data).suffix == ".jsonl":
+        raise InvalidInput("a file in the open form is converted to refer or grefcoco; give --to")
+    opened = open_dataset(data, split=split, root=root, options=ReadOptions(text=text))  # type: ignore[arg-type]
+    if to == "jsonl":
+        if isinstance(opened, PhraseFile):
+            raise InvalidInput(f"{data} is in the open form already")
+        if out.suffix != ".jsonl" or (out.exists() and not force):
+            raise InvalidInput(
+                f"{out} {'exists; give another name, or --force' if out.exists() else 'is no .jsonl file'}"
+            )
+        return exchange.write_jsonl(opened, out, base or out.absolute().parent)  # type: ignore[arg-type]
+    if not isinstance(opened, ReferenceImages):
+        raise InvalidInput(
+            f"{data} is a data set of videos, and the form {to!r} is one of pictures; write jsonl"
+        )
+    return (exchange.write_coco if to == "coco" else exchange.write_vlt)(opened, out)
