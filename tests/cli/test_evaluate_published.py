@@ -56,6 +56,16 @@ def test_the_record_holds_every_protocol(checkpoint, tmp_path):
     assert record["source"]["options"]["text"] == "squeezed"
 
 
+def test_more_frames_around_a_labelled_one_may_be_seen(checkpoint, tmp_path):
+    own = json.loads(evaluated(checkpoint, "a2d", tmp_path, "--json").stdout)["data"]
+    seven = json.loads(evaluated(checkpoint, "a2d", tmp_path, "--window", "7", "--json").stdout)["data"]
+    trained_on = catalog.variant("referformer", "debug").num_frames
+    assert own["frames"] == trained_on * own["examples"]
+    assert seven["frames"] == 7 * own["examples"]
+    with pytest.raises(InvalidInput, match="single frames"):
+        evaluated(checkpoint, "a2d", tmp_path, "--window", "0")
+
+
 def test_a_protocol_may_be_chosen(checkpoint, tmp_path):
     words = ["--protocol", "vlt", "--protocol", "refer", "--json"]
     record = json.loads(evaluated(checkpoint, "refcoco", tmp_path, *words).stdout)

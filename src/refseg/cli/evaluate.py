@@ -61,7 +61,10 @@ def evaluate(
     ] = False,
     window: Annotated[
         int | None,
-        typer.Option(help="Clips: frames answered at once, 0 for all; default: the protocol's.", min=0),
+        typer.Option(
+            help="Clips: frames answered at once, 0 for all; default: the protocol's. A2D, JHMDB: frames seen around one (those of its training).",
+            min=0,
+        ),
     ] = None,
     rows: Annotated[
         Path | None, typer.Option(help="A .jsonl file that keeps every example as it is done.")

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from refseg.checkpoints.cards import Published
     from refseg.data.catalog import PhraseDataset
 
+LABELLED_FRAMES = ("a2d", "jhmdb")
+"""Data sets of which single frames are annotated; their examples are a few frames around one."""
+
 
 @dataclass(frozen=True, slots=True)
 class Request:
@@ -60,6 +63,7 @@ def prepare(request: Request, dataset: PhraseDataset, weights: dict[str, Any]) -
         raise InvalidInput("--resume goes on from the file that --rows names; give both")
     protocols = choose_protocols(request, dataset, weights["family"])
     _choose_text(dataset, protocols)
+    _choose_window(dataset, request.window)
     facts = {"checkpoint": weights, "source": describe(dataset), "dtype": request.dtype}
     header = {
         **facts,
@@ -107,6 +111,18 @@ def _choose_text(dataset: PhraseDataset, protocols: Sequence[Protocol]) -> None:
         )
     if texts and hasattr(options, "text"):
         dataset.options = replace(options, text=texts.pop())  # type: ignore[attr-defined]
+
+
+def _choose_window(dataset: PhraseDataset, window: int | None) -> None:
+    """Of sets with single labelled frames, the window is what surrounds such a frame."""
+    if window is None or dataset.name not in LABELLED_FRAMES:
+        return
+    if window == 0:
+        raise InvalidInput(
+            f"{dataset.name} asks about single frames; --window is how many frames around one are seen"
+        )
+    data: Any = dataset
+    data.options = replace(data.options, window=window)
 
 
 def authors_numbers(checkpoint: str, dataset: PhraseDataset) -> tuple[Published, ...]:
