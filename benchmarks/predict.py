@@ -15,6 +15,7 @@ from refseg.evaluation.bench import Setting, measure, report
 def settings(checkpoint: str) -> list[Setting]:
     """One picture, one clip; each in float32 and bfloat16."""
     referformer = "referformer/resnet50"
+    clips = ("referformer/resnet50", "referformer/video-swin-t")
     return [
         setting
         for dtype in ("float32", "bfloat16")
@@ -22,7 +23,8 @@ def settings(checkpoint: str) -> list[Setting]:
             Setting(checkpoint, 480, 640, frames=1, phrases=1, dtype=dtype, repeat=10),
             Setting(checkpoint, 480, 640, frames=1, phrases=8, dtype=dtype, repeat=10),
             Setting(referformer, 480, 640, frames=1, phrases=1, dtype=dtype),
-            Setting(referformer, 360, 640, frames=5, phrases=1, dtype=dtype),
+            *(Setting(name, 360, 640, frames=5, phrases=1, dtype=dtype) for name in clips),
+            *(Setting(name, 360, 640, frames=5, phrases=4, dtype=dtype) for name in clips),
         )
     ]
 

@@ -2,11 +2,97 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterable
+from datetime import timedelta
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch import distributed as dist
+
+_PATIENCE = timedelta(hours=12)  # others wait while the first process measures
+_BUCKET = 25 << 20  # numbers that are sent at once
+
+
+def start(device: torch.device) -> torch.device:
+    """Joins the processes that a launcher such as torchrun has started, and returns the device of this one.
+
+    Without a launcher nothing happens.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) < 2 or _together():
+        return device
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=_PATIENCE)
+    if device.type == "cuda":
+        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", rank())) % torch.cuda.device_count())
+        torch.cuda.set_device(device)
+    return device
+
+
+def stop() -> None:
+    """Leaves the others."""
+    if _together():
+        dist.destroy_process_group()
+
+
+def wait() -> None:
+    """Returns when every process has come here."""
+    if _together():
+        dist.barrier()
+
+
+def any_of(claim: bool, device: torch.device) -> bool:
+    """Whether some process makes the claim."""
+    if not _together():
+        return claim
+    said = torch.tensor([float(claim)], device=device)
+    dist.all_reduce(said, dist.ReduceOp.MAX)
+    return bool(said.item())
+
+
+def total(count: int, device: torch.device) -> int:
+    """The sum of a count over all processes."""
+    if not _together():
+        return count
+    summed = torch.tensor([count], device=device)
+    dist.all_reduce(summed)
+    return int(summed.item())
+
+
+@torch.no_grad()
+def average_gradients(parameters: Iterable[torch.nn.Parameter]) -> None:
+    """Gives every process the mean of all gradients; a parameter that none has used stays without one."""
+    if not _together():
+        return
+    every = [parameter for parameter in parameters if parameter.requires_grad]
+    if not every:
+        return
+    used = torch.tensor([float(p.grad is not None) for p in every], device=every[0].device)
+    dist.all_reduce(used)
+    moved = [p for p, count in zip(every, used.tolist(), strict=True) if count]
+    for parameter in moved:
+        if parameter.grad is None:
+            parameter.grad = torch.zeros_like(parameter)
+    for bucket in _buckets(moved):
+        gradients = [p.grad for p in bucket if p.grad is not None]
+        flat = torch.cat([gradient.flatten() for gradient in gradients])
+        dist.all_reduce(flat)
+        parts = (flat / world_size()).split([gradient.numel() for gradient in gradients])
+        for gradient, part in zip(gradients, parts, strict=True):
+            gradient.copy_(part.view_as(gradient))
+
+
+def _buckets(parameters: list[torch.nn.Parameter]) -> list[list[torch.nn.Parameter]]:
+    """Parameters of one type in groups that are sent at once."""
+    buckets: list[list[torch.nn.Parameter]] = []
+    size = _BUCKET
+    for parameter in sorted(parameters, key=lambda p: str(p.dtype)):
+        if size + parameter.numel() > _BUCKET or buckets[-1][0].dtype != parameter.dtype:
+            buckets.append([])
+            size = 0
+        buckets[-1].append(parameter)
+        size += parameter.numel()
+    return buckets
 
 
 def world_size() -> int:
@@ -44,13 +130,6 @@ def gather(value: Any) -> list[Any]:
     values: list[Any] = [None] * world_size()
     dist.all_gather_object(values, value)
     return values
-
-
-def device_of_rank(kind: str) -> torch.device:
-    """The device this process trains on: the GPU with its local number, or the only device of that kind."""
-    if kind == "cuda" and _together():
-        return torch.device("cuda", rank() % torch.cuda.device_count())
-    return torch.device(kind)
 
 
 def _together() -> bool:

@@ -64,9 +64,10 @@ class Predictor:
         dtype: float32, or bfloat16 or float16 by autocast; the weights stay as they are, but those of models that compute
             in the type of their weights.
         label: what results say they come from; a checkpoint's name or path.
+        offload: large parts of the model wait on the CPU until they are needed on `device`.
 
     Raises:
-        InvalidInput: if the device is absent or the dtype is none of the three.
+        InvalidInput: if the device is absent, the dtype is none of the three, or the model has no parts to offload.
     """
 
     def __init__(
@@ -76,10 +77,15 @@ class Predictor:
         device: str | torch.device = "auto",
         dtype: torch.dtype | str | None = None,
         label: str = "model",
+        offload: bool = False,
     ) -> None:
         self.device = find_device(device)
         self.dtype = find_dtype(dtype)
-        self.model = model.to(self.device, self.dtype if model.casts_weights else None).eval()
+        self.model = model.to(dtype=self.dtype if model.casts_weights else None).eval()
+        if offload:
+            self.model.offload(self.device)
+        else:
+            self.model.to(self.device)
         self.label = label
 
     @classmethod
@@ -89,13 +95,14 @@ class Predictor:
         *,
         device: str | torch.device = "auto",
         dtype: torch.dtype | str | None = None,
+        offload: bool = False,
     ) -> Predictor:
         """A predictor from a checkpoint's name or file; see `load`."""
         from refseg.checkpoints import zoo
 
         found, kind = find_device(device), find_dtype(dtype)  # mistakes are told before a file is read
-        model, _, _ = zoo.load(checkpoint, device=str(found), dtype=kind)
-        return cls(model, device=found, dtype=kind, label=str(checkpoint))
+        model, _, _ = zoo.load(checkpoint, device="cpu" if offload else str(found), dtype=kind)
+        return cls(model, device=found, dtype=kind, label=str(checkpoint), offload=offload)
 
     def set_threshold(self, threshold: float) -> None:
         """From now on, scores above `threshold` are mask; a checkpoint comes with its own.
@@ -248,19 +255,21 @@ def load(
     name_or_path: str | Path,
     device: str | torch.device = "auto",
     dtype: torch.dtype | str | None = None,
+    offload: bool = False,
 ) -> Predictor:
     """A predictor from the name of a checkpoint (`refseg models` lists them) or from a file of ours.
 
     Arguments:
         device: "auto" (CUDA, else MPS, else CPU) or any torch device; one that is absent is an error, never replaced.
-        dtype: float32 by default; bfloat16 and float16 run by autocast.
+        dtype: float32 by default; bfloat16 and float16 run by autocast, or with weights of that type.
+        offload: large parts of the model wait on the CPU until they are needed; for small GPUs.
 
     Raises:
         UnknownName: if no checkpoint has this name; the nearest ones are suggested.
         InvalidInput: if the file cannot be read, or the device is absent.
         CheckpointMismatch: if the weights do not fit the model that the file names.
     """
-    return Predictor.load(name_or_path, device=device, dtype=dtype)
+    return Predictor.load(name_or_path, device=device, dtype=dtype, offload=offload)
 
 
 def find_device(asked: str | torch.device = "auto") -> torch.device:

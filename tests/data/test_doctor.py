@@ -217,10 +217,12 @@ def test_damage_to_jhmdb_is_found(copied):
     root = copied("jhmdb_sentences")
     mats = sorted(root.rglob("puppet_mask.mat"))
     mats[0].write_bytes(b"no matlab")
+    mats[1].unlink()
     pictures = sorted((root / "jhmdb_sentences" / "Rename_Images" / "sit").rglob("*.png"))
     pictures[0].unlink()
     report = examined("jhmdb", root)
-    assert report.found["mask-damaged"].count == 3, "three samples of one video"
+    assert report.found["mask-damaged"].count == 1, "three samples of one video"
+    assert report.found["mask-missing"].examples == [str(mats[1].relative_to(root / "jhmdb_sentences"))]
     assert report.found["picture-missing"].examples == ["sitting_x/00001.png"]
 
 

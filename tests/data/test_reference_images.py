@@ -245,6 +245,17 @@ def test_a_file_that_is_cut_off_is_told(tmp_path):
         opened(tmp_path)
 
 
+def test_wrong_records_can_be_left_out_counted_and_told(tmp_path):
+    records = change((2, "ann_id"), "x")(maker.records())
+    maker.write(tmp_path, change((3, "image_id"), 50)(records), maker.instances())
+    with pytest.warns(UserWarning, match="2 records of refcoco cannot be used .* record 2: the field"):
+        data = opened(tmp_path, bad_records="skip")
+    assert [example.objects for example in data] == [("0", "0")]
+    assert data.table.facts["skipped"][0] == 2
+    with pytest.raises(InvalidInput, match="record 2"):
+        opened(tmp_path)  # what another opening skipped is not skipped here
+
+
 def test_sentences_that_a_hostile_pickle_shares_without_end_are_refused(tmp_path):
     record = maker.records(1)[0]
     shared = [record["sentences"][0]] * 400

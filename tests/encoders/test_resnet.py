@@ -19,3 +19,22 @@ def test_only_convolutions_train():
     sum(level.sum() for level in network(torch.randn(1, 3, 40, 40))).backward()
     assert all(name.endswith("conv.weight") for name, _ in network.named_parameters())
     assert all(parameter.grad is not None for parameter in network.parameters())
+
+
+@torch.no_grad()
+def test_a_dilated_last_stage_keeps_its_resolution_and_looks_twice_as_far():
+    torch.manual_seed(0)
+    plain = ResNet((1, 1, 1, 3), stem_width=4, bottleneck_width=2, stage_width=8)
+    dilated = ResNet((1, 1, 1, 3), stem_width=4, bottleneck_width=2, stage_width=8, is_dilated=True)
+    dilated.load_state_dict(plain.state_dict())  # the same weights fit both
+    maps = dilated(torch.randn(1, 3, 160, 160))
+    assert maps[3].shape[-2:] == maps[2].shape[-2:] == (10, 10)
+    reached = dilated.stages[3].requires_grad_(False)
+    cells = torch.zeros(1, 32, 21, 21)
+    cells[..., 10, 10] = 1
+    seen = (reached(cells) - reached(cells * 0)).abs().sum(1)[0] > 0
+    places = seen.nonzero() - 10
+    assert set(places.abs().max(1).values.tolist()) <= {0, 1, 2, 3, 4, 5}
+    assert (
+        places.abs().max() > 3
+    )  # a reach of 3 without dilation: 1 for each of three blocks; 1 + 2 + 2 with it

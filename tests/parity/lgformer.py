@@ -102,16 +102,23 @@ def run_layout(case: Case) -> None:
     if "parameters" not in told:
         return
     own = {name: parameter.numel() for name, parameter in model.named_parameters()}
-    gates = sum(
-        int(np.prod(case.manifest["state_dict"][name]["shape"])) for name in report.dropped if "gate" in name
-    )
+    without_effect = sum(size_of(case, name) for name in without_effect_of(report))
     parts = {
-        "backbone": _counted(own, "backbone.") + gates,
+        "backbone": _counted(own, "backbone.") + without_effect,
         "classifier": _counted(own, "pixel_decoder.") + _counted(own, "query_decoder."),
         "text_encoder": _counted(own, "text_tower."),
     }
     assert sum(parts.values()) == told["parameters"]
     assert parts == told.get("parameters_by_part", parts)
+
+
+def without_effect_of(report) -> list[str]:
+    """Trained weights of the published model that ours leaves out: gates of the last stage, biases normalised away."""
+    return [name for name in report.dropped if name.endswith((".weight", ".bias"))]
+
+
+def size_of(case: Case, name: str) -> int:
+    return int(np.prod(case.manifest["state_dict"][name]["shape"]))
 
 
 def _counted(sizes: dict[str, int], prefix: str) -> int:
@@ -220,20 +227,23 @@ def run_training(case: Case) -> None:
     computed: dict[str, Any] = {
         "out/loss_terms": torch.stack([*earlier, terms["mask"]]),
         "out/loss_total": sum(terms.values()),
-        "out/grad_norms": torch.stack(
-            [parameters[names[name]].grad.norm() for name in told["grad_norm_names"]]
-        ),
+        "out/grad_norms": [_norm(parameters.get(names.get(name))) for name in told["grad_norm_names"]],
         "out/grad_norm_all": torch.stack(every).norm(),
     }
     precise = load(case, case.filled())[0].double()
     backward(case, precise)
-    computed |= steps(case, precise, names, report.dropped)
+    computed |= steps(case, precise, names, without_effect_of(report))
     rates = case.arrays["out/lr_first_steps"]
     schedule = ScheduleConfig(kind="poly", power=0.9)
     computed["out/lr_first_steps"] = [
         told["lr"] * schedule_ratio(step, told["total_steps"], schedule) for step in range(len(rates))
     ]
     check(case, computed)
+
+
+def _norm(parameter) -> float:
+    """The norm of a gradient; zero for a weight without effect."""
+    return 0.0 if parameter is None else parameter.grad.norm().item()
 
 
 def backward(case: Case, model) -> dict[str, Tensor]:
@@ -247,7 +257,7 @@ def backward(case: Case, model) -> dict[str, Tensor]:
     return terms
 
 
-def steps(case: Case, model, names: dict[str, str], dropped) -> dict[str, Tensor]:
+def steps(case: Case, model, names: dict[str, str], left_out: list[str]) -> dict[str, Tensor]:
     """How far one step moves the parameters that the case names, in learning rates; what is in no group stays."""
     told = case.config
     run = OptimizerConfig(
@@ -256,7 +266,7 @@ def steps(case: Case, model, names: dict[str, str], dropped) -> dict[str, Tensor
     optimizer = build_optimizer(model, FAMILY.param_rules, run)
     assert all(group["eps"] == told["eps"] for group in optimizer.param_groups)
     parameters = dict(model.named_parameters())
-    check_groups(case, names, dropped, parameters, optimizer.param_groups)
+    check_groups(case, names, left_out, parameters, optimizer.param_groups)
     before = {name: parameter.detach().clone() for name, parameter in parameters.items()}
     optimizer.step()
     for name, parameter in parameters.items():
@@ -273,13 +283,12 @@ def targets_of(case: Case) -> Targets:
     return Targets(masks, visible, torch.zeros(*visible.shape, 4), torch.zeros(len(masks), dtype=torch.int64))
 
 
-def check_groups(case: Case, names, dropped, parameters, groups) -> None:
+def check_groups(case: Case, names, left_out, parameters, groups) -> None:
     """The published groups by kind: how many tensors and numbers each holds, and how they decay."""
     decays = {id(parameter): group["weight_decay"] for group in groups for parameter in group["params"]}
-    left_out = [name for name in dropped if "gate" in name]
     sizes = {name: parameters[ours].numel() for name, ours in names.items()}
-    sizes |= {name: int(np.prod(case.manifest["state_dict"][name]["shape"])) for name in left_out}
-    assert sorted(left_out) == sorted(case.config["parameters_without_gradient"])
+    sizes |= {name: size_of(case, name) for name in left_out}
+    assert set(case.config["parameters_without_gradient"]) <= set(left_out)
     kinds = [
         lambda name: (
             name.startswith("backbone.") and ("norm" in name or "relative_position_bias_table" in name)
@@ -315,7 +324,11 @@ def recorded(model):
     watched += [f"backbone.fusions.{number}" for number in range(len(model.backbone.fusions))]
     watched += [f"backbone.swin.layers.{number}.downsample" for number in range(len(model.backbone.gates))]
     watched += [f"pixel_decoder.projections.{number}" for number in range(3)]
-    watched += ["pixel_decoder.layers.0", "pixel_decoder.text_layers.0", "pixel_decoder"]
+    watched += [
+        "pixel_decoder.layers.0.feed_forward",
+        "pixel_decoder.text_layers.0.feed_forward",
+        "pixel_decoder",
+    ]
     handles = [
         model.get_submodule(name).register_forward_hook(
             lambda _module, _given, result, name=name: seen.setdefault(name, []).append(result)
@@ -344,8 +357,8 @@ def intermediates(model, seen) -> dict[str, Tensor]:
     named["mid/lang_out"] = torch.cat([told[1] for told in seen["backbone"]]).transpose(1, 2)
     for number in range(3):
         named[f"mid/enc_src_l{number}"] = torch.cat(seen[f"pixel_decoder.projections.{number}"])
-    named["mid/enc1_deform"] = torch.cat(seen["pixel_decoder.layers.0"])
-    named["mid/enc1_cross"] = torch.cat(seen["pixel_decoder.text_layers.0"])
+    named["mid/enc1_deform"] = torch.cat(seen["pixel_decoder.layers.0.feed_forward"])
+    named["mid/enc1_cross"] = torch.cat(seen["pixel_decoder.text_layers.0.feed_forward"])
     memory = [torch.cat(level) for level in zip(*(told[1] for told in seen["pixel_decoder"]), strict=True)]
     named["mid/memory"] = torch.cat(memory, dim=1)
     finest = torch.cat([told[0] for told in seen["pixel_decoder"]])

@@ -280,10 +280,9 @@ def union_of(codes: list[list[Any]], shape: tuple[int, ...]) -> np.ndarray:
     """Masks [T, H, W] of several objects together; a code is null where its object is absent."""
     joint = np.zeros(shape, dtype=bool)
     for series in codes:
-        assert len(series) == len(joint)
-        for number, code in enumerate(series):
+        for frame, code in zip(joint, series, strict=True):
             if code is not None:
-                joint[number] |= mask_from_rle(code, shape[1:]).numpy()
+                np.logical_or(frame, mask_from_rle(code, shape[1:]).numpy(), out=frame)
     return joint
 
 

@@ -81,9 +81,9 @@ BACKBONES = {
 def _backbone_of(told: dict[str, Any]) -> settings.BackboneSpec:
     if told["backbone"] not in BACKBONES:
         raise NotBuilt(f"ReferFormer with the backbone {told['backbone']}")
-    if told.get("dilation"):
-        raise NotBuilt("ReferFormer with a dilated last stage")
     published, changes = BACKBONES[told["backbone"]], told.get("backbone_config", "published")
+    if told.get("dilation"):  # an option of ResNets alone
+        published = dataclasses.replace(published, is_dilated=True)
     if changes == "published":
         return published
     names = {"window_size": "window", "drop_path_rate": "drop_path"}

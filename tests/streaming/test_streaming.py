@@ -1,5 +1,7 @@
 """Windows over clips of any length, with models whose answers are known."""
 
+import weakref
+
 import pytest
 import torch
 
@@ -129,6 +131,23 @@ def test_frames_are_taken_only_as_parts_are_asked_for():
     parts = stream(predictor(SeeingModel()), reader(), ["red"], window=6, overlap=2)
     next(parts)
     assert len(taken) == 7  # one more tells that the window is not the last
+
+
+def test_no_more_frames_than_a_window_are_held():
+    alive, most = weakref.WeakSet(), 0
+
+    def reader():
+        nonlocal most
+        for index in range(60):
+            frame = scene(index % 20, 20)
+            alive.add(frame)
+            yield frame
+            del frame
+            most = max(most, len(alive))
+
+    for part in stream(predictor(SeeingModel()), reader(), ["red"], window=6, overlap=2):
+        del part
+    assert most <= 7
 
 
 def test_phrases_that_are_asked_in_several_steps_keep_their_own_object(monkeypatch):

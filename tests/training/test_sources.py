@@ -129,6 +129,37 @@ def test_steps_of_a_set_go_before_those_of_all_sets():
     assert max(widths) > 8  # cropped from the resized sixteen
 
 
+class Shaped(Made):
+    """Every third picture is tall."""
+
+    def size(self, index):
+        return (9, 5) if index % 3 == 0 else (5, 9)
+
+
+def test_a_batch_holds_wide_pictures_or_tall_ones():
+    dealt = positions(
+        [Shaped("shaped", 14)], run_of(same_shape=True)
+    )  # 5 tall, 9 wide; 12 fill batches of two
+    shown = numbers(dealt, 24)
+    for start in range(0, 24, 2):
+        assert len({number % 3 == 0 for number in shown[start : start + 2]}) == 1
+    epochs = shown[:12], shown[12:]
+    assert all(len(set(epoch)) == 12 for epoch in epochs)
+    assert [number % 3 == 0 for number in epochs[0]] != [number % 3 == 0 for number in epochs[1]]
+    assert numbers(positions([Shaped("shaped", 14)], run_of(same_shape=True)), 24) == shown
+    jumping = positions([Shaped("shaped", 14)], run_of(same_shape=True))
+    assert int(jumping[17].example.frames[0, 0, 0, 0]) == shown[17]
+
+
+def test_shapes_that_cannot_be_kept_apart_are_told():
+    with pytest.raises(InvalidInput, match="made does not know the sizes of its pictures"):
+        positions([Made("made", 4)], run_of(same_shape=True))
+    with pytest.raises(InvalidInput, match="neither the wide nor the tall ones fill a batch"):
+        positions([Shaped("shaped", 2)], run_of(same_shape=True))
+    with pytest.raises(InvalidInput, match=r"leave out run.epoch_ends"):
+        run_of(same_shape=True, ends="drop")
+
+
 def test_a_bad_example_ends_the_run_with_its_sentence():
     feed = batches(Made("made", 4, broken=[2]), run_of(), FRAME, start=0)
     with pytest.raises(InvalidInput, match="made 2 cannot be read"):

@@ -59,7 +59,7 @@ def resolve(name_or_path: str | Path) -> Path:
         UnknownName: if nothing carries that name.
     """
     text, path = str(name_or_path), Path(name_or_path).expanduser()
-    if re.fullmatch(r"[\w-]+", text):  # a name; a folder of that name is ./name
+    if re.fullmatch(r"[\w+-]+", text):  # a name; a folder of that name is ./name
         cards = {card.name: card for card in list_checkpoints()}
         if text in cards:
             return _on_this_machine(cards[text])

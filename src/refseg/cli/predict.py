@@ -78,6 +78,10 @@ def predict(
     ] = Path("refseg-out"),
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")] = "auto",
     dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "float32",
+    offload: Annotated[
+        bool,
+        typer.Option("--offload", help="Large parts of the model wait on the CPU until they are needed."),
+    ] = False,
     threshold: Annotated[
         float | None,
         typer.Option(help="Scores above it are mask; default: the checkpoint's own.", min=0.0, max=1.0),
@@ -144,7 +148,7 @@ def predict(
         check_absent([entry for entries in files.values() for entry in entries])
     check_writable(out)
     results = ResultsFile.open(out)
-    predictor = _ready(checkpoint, asked, device, dtype, threshold)
+    predictor = _ready(checkpoint, asked, threshold, device=device, dtype=dtype, offload=offload)
     if explain:
         predictor.check_explains()
     limits = ReadLimits(max_pixels, max_frames, every, window, overlap, height)
@@ -158,13 +162,20 @@ def _print_json(record: dict[str, Any]) -> None:
 
 
 def _ready(
-    checkpoint: str, phrases: Sequence[str], device: str, dtype: str, threshold: float | None
+    checkpoint: str,
+    phrases: Sequence[str],
+    threshold: float | None,
+    *,
+    device: str,
+    dtype: str,
+    offload: bool,
 ) -> Predictor:
     """A predictor that is known to understand the phrases."""
     from refseg.predictor import check_phrases, load
 
     check_phrases(phrases)
-    predictor = load(checkpoint, device=device, dtype=dtype)
+    more = {"offload": True} if offload else {}
+    predictor = load(checkpoint, device=device, dtype=dtype, **more)
     if threshold is not None:
         predictor.set_threshold(threshold)
     predictor.model.tokenize(phrases)  # a word it does not know is told before the first picture is read

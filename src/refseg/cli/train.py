@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -51,25 +53,33 @@ def train(
     path = find_recipe(recipe)
     run = read_recipe(path, overrides or [], name=_name(recipe, path))
     folder = out or Path("runs") / run.name
-    _prepare(folder, resume=resume, force=force)
-    _train(run, folder, device, quiet=quiet)
+    _train(run, folder, device, quiet=quiet, prepare=partial(_prepare, folder, resume=resume, force=force))
 
 
 def _name(recipe: str, path: Path) -> str:
     return recipe.replace("/", "-") if not Path(recipe).is_file() else path.stem
 
 
-def _train(run: RunConfig, folder: Path, device: str, *, quiet: bool) -> None:
+def _train(run: RunConfig, folder: Path, device: str, *, quiet: bool, prepare: Callable[[], None]) -> None:
+    """Trains, alone or as one of the processes that a launcher such as torchrun has started."""
+    from refseg import distributed
     from refseg.predictor import find_device
     from refseg.training.interruption import Interrupted
     from refseg.training.loop import train as train_run
 
+    found = distributed.start(find_device(device))
+    if distributed.is_first():
+        prepare()
+    distributed.wait()
     try:
-        last = train_run(run, folder, device=find_device(device), is_quiet=quiet)
+        last = train_run(run, folder, device=found, is_quiet=quiet)
     except Interrupted as stopped:
-        print(f"refseg: {stopped}", file=sys.stderr)
+        if distributed.is_first():
+            print(f"refseg: {stopped}", file=sys.stderr)
         raise typer.Exit(stopped.exit_code) from stopped
-    print(last)
+    if distributed.is_first():
+        print(last)
+    distributed.stop()
 
 
 def _prepare(folder: Path, *, resume: bool, force: bool) -> None:

@@ -89,6 +89,10 @@ class A2D(LabelledFrames):
         """The instances of a frame, counted from 1."""
         return read_h5(instances_folder(self.folder) / video / f"{frame:05d}.h5")
 
+    def mask_path(self, sample: Sample) -> Path:
+        """The `.h5` file of the frame."""
+        return instances_folder(self.folder) / sample.video / f"{sample.frame:05d}.h5"
+
     def read_mask(self, sample: Sample) -> Tensor:
         """Bool [H, W]."""
         found = self.frame_annotation(sample.video, sample.frame)

@@ -34,6 +34,8 @@ class ReadOptions:
     clipped to the picture, as ReferFormer learns from."""
     outlines: bool = False
     """Whether it brings the polygons of its masks, for augmentation that moves polygons and draws them afterwards (VLFormer)."""
+    bad_records: Literal["refuse", "skip"] = "refuse"
+    """REFER and gRefCOCO: whether a record that cannot be used ends the opening, or is left out, counted and told."""
     window: int = 5
     """A2D and JHMDB: how many frames around the annotated one."""
 
@@ -42,6 +44,7 @@ class ReadOptions:
         _one_of("masks", self.masks, ("union", "exactly-one"))
         _one_of("boxes", self.boxes, ("masks", "annotated"))
         _one_of("outlines", self.outlines, (False, True))
+        _one_of("bad_records", self.bad_records, ("refuse", "skip"))
         _one_of("item", self.item, ("clip", "object", "phrase"))
         if self.window < 1:
             raise InvalidInput(f"the window is {self.window} frames; it holds 1 or more")

@@ -93,6 +93,10 @@ class LabelledFrames(torch.utils.data.Dataset[Example], ABC):
         """[T, 3, H, W] uint8 of the window around a sample, and which frames these are."""
 
     @abstractmethod
+    def mask_path(self, sample: Sample) -> Path:
+        """The file that holds the mask of a sample."""
+
+    @abstractmethod
     def read_mask(self, sample: Sample) -> Tensor:
         """Bool [H, W] of a sample."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -63,7 +64,7 @@ def open_place(place: Place, *, split: str | None, count: int | None, options: R
     form, folder = place.facts.form, place.folder
     chosen = split or DEFAULT_SPLITS.get(form, "val")
     if form in ("refer", "grefcoco"):
-        table = open_table(place)
+        table = open_table(place, skips=options.bad_records == "skip")
         return ReferenceImages(
             place.facts.name,
             table,
@@ -81,13 +82,22 @@ def open_place(place: Place, *, split: str | None, count: int | None, options: R
     return _open_samples(form, folder, chosen, count, options)
 
 
-def open_table(place: Place) -> ReferenceTable:
-    """The references of a data set in the form of REFER or gRefCOCO."""
+def open_table(place: Place, *, skips: bool = False) -> ReferenceTable:
+    """The references of a data set in the form of REFER or gRefCOCO; `skips` as in `open_refer`."""
     from refseg.data.refer_files import open_refer
 
     refs = refs_file(place.facts, place.folder)
     assert refs is not None
-    return ReferenceTable(open_refer(place.folder, refs, several=place.facts.form == "grefcoco"))
+    several = place.facts.form == "grefcoco"
+    table = ReferenceTable(open_refer(place.folder, refs, several=several, skips=skips))
+    count, reasons = table.facts["skipped"]
+    if count:
+        warnings.warn(
+            f"{count} records of {place.facts.name} cannot be used and were left out, the first because {reasons[0]}; "
+            f"`refseg data doctor {place.folder}` lists them",
+            stacklevel=2,
+        )
+    return table
 
 
 def picture_folders(place: Place, options: ReadOptions) -> Sequence[Path]:

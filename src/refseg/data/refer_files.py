@@ -23,25 +23,32 @@ NO_TARGET = [-1]
 """The `ann_id` of a record of gRefCOCO that nothing answers to."""
 
 _MOST_SIDE = 65_500
+_MOST_REASONS = 20
 
 
-def open_refer(folder: Path, refs: Path, *, several: bool) -> Columns:
+def open_refer(folder: Path, refs: Path, *, several: bool, skips: bool = False) -> Columns:
     """The index of `instances.json` and a refs file of a folder, built where it is not there.
 
     Args:
         folder: the folder of `instances.json`.
         refs: the refs file.
         several: whether records may name several objects or none, as those of gRefCOCO do.
+        skips: leave out records that cannot be used; the index counts them.
 
     Raises:
         InvalidInput: naming file, record and field, if something in them cannot be used.
     """
     instances = folder / "instances.json"
-    return open_index(
-        folder / f".{refs.stem}.refseg-index",
-        [instances, refs],
-        lambda: build_refer(instances, refs, several=several),
-    )
+    ending = ".skipping.refseg-index" if skips else ".refseg-index"
+
+    def build() -> Table:
+        reasons: list[str] = []
+        note = (lambda error: reasons.append(str(error))) if skips else raise_problem
+        table = build_refer(instances, refs, several=several, on_problem=note)
+        table.facts["skipped"] = [len(reasons), reasons[:_MOST_REASONS]]
+        return table
+
+    return open_index(folder / f".{refs.stem}{ending}", [instances, refs], build)
 
 
 def build_refer(

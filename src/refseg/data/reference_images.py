@@ -146,6 +146,10 @@ class ReferenceImages(torch.utils.data.Dataset[Example]):
             ),
         )
 
+    def size(self, index: int) -> Size:
+        """(height, width) of the picture of example `index`, as annotated."""
+        return self.table.picture_size(int(self._pairs[self._starts[index], 0]))
+
     def masks(self, index: int) -> Tensor:
         """[P, 1, H, W] bool of example `index`; needs no picture."""
         pairs = self.pairs(index)

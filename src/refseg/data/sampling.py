@@ -101,6 +101,39 @@ def _seed_of(seed: int, number: int) -> int:
     return seed if number == 0 else int(generator_at(seed, _MIXING, -number).initial_seed())
 
 
+class ShapedOrder:
+    """Like `Order`, but every `group` positions show examples of one kind, such as wide or tall pictures.
+
+    An epoch leaves out what fills no group, fewer than `group` examples of each kind, others each time.
+    """
+
+    def __init__(self, kinds: Sequence[int], seed: int, *, group: int) -> None:
+        self.kinds, self.seed, self.group = list(kinds), seed, group
+        self.epoch = sum(self.kinds.count(kind) // group * group for kind in set(self.kinds))
+        self._number = -1
+        self._dealt: list[int] = []
+
+    def __getitem__(self, position: int) -> int:
+        """The index of the example at `position`."""
+        number, place = divmod(position, self.epoch)
+        if number != self._number:
+            self._dealt, self._number = self._deal(number), number
+        return self._dealt[place]
+
+    def _deal(self, number: int) -> list[int]:
+        """One epoch: examples wait by kind, and a group leaves as soon as it is full."""
+        order = torch.randperm(len(self.kinds), generator=generator_at(self.seed, _DEALING, number)).tolist()
+        waiting: dict[int, list[int]] = {}
+        dealt: list[int] = []
+        for index in order:
+            group = waiting.setdefault(self.kinds[index], [])
+            group.append(index)
+            if len(group) == self.group:
+                dealt += group
+                group.clear()
+        return dealt
+
+
 class Positions:
     """The positions of every batch that is still to come, for one rank: a batch sampler.
 

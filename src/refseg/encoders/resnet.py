@@ -17,10 +17,12 @@ from refseg.layers.norm import ConvFrozenNorm
 class Bottleneck(nn.Module):
     """Three convolutions (1x1, 3x3, 1x1) around which the input is added again."""
 
-    def __init__(self, channels: int, width: int, out_channels: int, *, stride: int) -> None:
+    def __init__(
+        self, channels: int, width: int, out_channels: int, *, stride: int, dilation: int = 1
+    ) -> None:
         super().__init__()
         self.conv1 = ConvFrozenNorm(channels, width, 1)
-        self.conv2 = ConvFrozenNorm(width, width, 3, stride=stride)
+        self.conv2 = ConvFrozenNorm(width, width, 3, stride=stride, dilation=dilation)
         self.conv3 = ConvFrozenNorm(width, out_channels, 1)
         needs_shortcut = stride != 1 or channels != out_channels
         self.shortcut = (
@@ -35,7 +37,11 @@ class Bottleneck(nn.Module):
 
 
 class ResNet(nn.Module):
-    """A stem and four stages of bottlenecks; stage k has strides 4 * 2^k."""
+    """A stem and four stages of bottlenecks; stage k has strides 4 * 2^k.
+
+    With `is_dilated` the last stage keeps the resolution of the one before, and all its blocks but the first look twice as
+    far (torchvision's `replace_stride_with_dilation` of the last stage).
+    """
 
     def __init__(
         self,
@@ -44,14 +50,21 @@ class ResNet(nn.Module):
         stem_width: int = 64,
         bottleneck_width: int = 64,
         stage_width: int = 256,
+        is_dilated: bool = False,
     ) -> None:
         super().__init__()
         self.stem = ConvFrozenNorm(3, stem_width, 7, stride=2)
         self.out_channels = tuple(stage_width * 2**k for k in range(len(blocks)))
         incoming = (stem_width, *self.out_channels[:-1])
+        last = len(blocks) - 1
         self.stages = nn.ModuleList(
             _stage(
-                count, incoming[k], bottleneck_width * 2**k, self.out_channels[k], stride=1 if k == 0 else 2
+                count,
+                incoming[k],
+                bottleneck_width * 2**k,
+                self.out_channels[k],
+                stride=1 if k == 0 or (is_dilated and k == last) else 2,
+                dilation=2 if is_dilated and k == last else 1,
             )
             for k, count in enumerate(blocks)
         )
@@ -70,7 +83,11 @@ class ResNet(nn.Module):
         return tuple(maps)
 
 
-def _stage(count: int, channels: int, width: int, out_channels: int, *, stride: int) -> nn.Sequential:
+def _stage(
+    count: int, channels: int, width: int, out_channels: int, *, stride: int, dilation: int
+) -> nn.Sequential:
     first = Bottleneck(channels, width, out_channels, stride=stride)
-    rest = [Bottleneck(out_channels, width, out_channels, stride=1) for _ in range(count - 1)]
+    rest = [
+        Bottleneck(out_channels, width, out_channels, stride=1, dilation=dilation) for _ in range(count - 1)
+    ]
     return nn.Sequential(first, *rest)

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
+from refseg.layers.precision import at_least_float32
 from refseg.layers.steps import row_steps
 
 PATCH = 4
@@ -137,7 +138,8 @@ class Stage(nn.Module):
         self.downsample = PatchMerging(dim) if merges else None
 
     def forward(self, cells: Tensor) -> Tensor:
-        """[N, h, w, C] to the same shape."""
+        """[N, h, w, C] to the same shape; sums over blocks are kept in float32 under lower precision."""
+        cells = at_least_float32(cells)
         count, *size, _ = cells.shape
         places = [
             place_windows(count, (size[0], size[1]), self.window, shift, cells.device)

@@ -81,7 +81,7 @@ class Measurement:
     first_phrase: Cost  # one phrase about a clip that is not encoded yet
     loaded_bytes: int  # memory of the process with the model in it, before the first frame
     peak_bytes: int  # the most memory that the process ever took
-    devicepeak_bytes: int | None  # the most memory that tensors took on the GPU; None on the CPU
+    device_peak_bytes: int | None  # the most memory that tensors took on the GPU; None on the CPU
     matrix_rates: dict[str, float]  # floating-point operations per second of a matrix product, by dtype
     machine: Machine
 
@@ -127,7 +127,7 @@ def measure_here(setting: Setting) -> Measurement:
         stages=costs,
         loaded_bytes=loaded,
         peak_bytes=peak_bytes(),
-        devicepeak_bytes=torch.cuda.max_memory_allocated(predictor.device) if is_cuda else None,
+        device_peak_bytes=torch.cuda.max_memory_allocated(predictor.device) if is_cuda else None,
         matrix_rates=rates,
         machine=this_machine(predictor.device),
     )
@@ -198,7 +198,9 @@ def _block(measured: Measurement) -> str:
         for name, cost in measured.stages.items()
     ]
     further, first = measured.further_phrase, measured.first_phrase
-    gpu = "" if measured.devicepeak_bytes is None else f", {_gigabytes(measured.devicepeak_bytes)} on the GPU"
+    gpu = (
+        "" if measured.device_peak_bytes is None else f", {_gigabytes(measured.device_peak_bytes)} on the GPU"
+    )
     return (
         f"{measured.label}: {setting.frames} frames {setting.height}x{setting.width}, {setting.phrases} phrases, "
         f"{setting.dtype} on {measured.machine.device}, median of {setting.repeat}\n"
@@ -215,9 +217,10 @@ def _beside_separate_runs(measured: Measurement) -> str:
     count, first, whole = measured.setting.phrases, measured.first_phrase, measured.stages["whole"]
     if count == 1:
         return ""
+    ratio = f"{whole.cpu_seconds / first.cpu_seconds:.2f}" if first.cpu_seconds else "-"
     return (
-        f"{count} phrases together: {whole.cpu_seconds:.3f} CPU s; in separate runs: "
-        f"{count * first.cpu_seconds:.3f} CPU s ({_share(whole, Cost(count * first.milliseconds, 0))} of the time)\n"
+        f"{count} phrases together: {whole.cpu_seconds:.3f} CPU s, {ratio} times one phrase; "
+        f"in separate runs: {count * first.cpu_seconds:.3f} CPU s ({_share(whole, Cost(count * first.milliseconds, 0))} of the time)\n"
     )
 
 

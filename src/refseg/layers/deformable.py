@@ -235,5 +235,11 @@ class DeformableEncoderLayer(nn.Module):
         self, tokens: Tensor, position: Tensor, reference: Tensor, sizes: Sizes, valid: Tensor | None = None
     ) -> Tensor:
         """Tokens [N, S, C] to the same shape; `position` [N or 1, S, C], the rest as in DeformableAttention."""
+        return self.feed_forward(self.look(tokens, position, reference, sizes, valid))
+
+    def look(
+        self, tokens: Tensor, position: Tensor, reference: Tensor, sizes: Sizes, valid: Tensor | None = None
+    ) -> Tensor:
+        """The first half: the tokens after they have looked at each other."""
         read = self.attention(tokens + position, reference, tokens, sizes, valid)
-        return self.feed_forward(self.norm(tokens + self.dropout(read)))
+        return self.norm(tokens + self.dropout(read))

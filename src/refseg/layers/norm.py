@@ -41,13 +41,19 @@ class ConvFrozenNorm(nn.Module):
     Scaling the weights instead of the map saves two passes over it, and one copy of it in training.
     """
 
-    def __init__(self, channels: int, out_channels: int, size: int, *, stride: int = 1) -> None:
+    def __init__(
+        self, channels: int, out_channels: int, size: int, *, stride: int = 1, dilation: int = 1
+    ) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(channels, out_channels, size, stride, padding=size // 2, bias=False)
+        padding = size // 2 * dilation
+        self.conv = nn.Conv2d(
+            channels, out_channels, size, stride, padding=padding, dilation=dilation, bias=False
+        )
         self.norm = FrozenBatchNorm2d(out_channels)
 
     def forward(self, x: Tensor) -> Tensor:
         """[N, C, h, w] to [N, C', ceil(h / stride), ceil(w / stride)]."""
         scale, shift = self.norm.scale_and_shift()
         weight = self.conv.weight * scale.view(-1, 1, 1, 1)
-        return functional.conv2d(x, weight, shift, self.conv.stride, self.conv.padding)
+        conv = self.conv
+        return functional.conv2d(x, weight, shift, conv.stride, conv.padding, conv.dilation)

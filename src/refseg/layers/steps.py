@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
+from torch import Tensor
 
 
 def row_steps(count: int, at_once: int) -> list[slice]:
@@ -15,6 +18,31 @@ def row_steps(count: int, at_once: int) -> list[slice]:
     if torch.is_grad_enabled() or torch.compiler.is_compiling() or count <= at_once:
         return [slice(0, count)]
     return [slice(start, min(start + at_once, count)) for start in range(0, count, at_once)]
+
+
+def gather(parts: Iterable[tuple[Tensor, ...]], count: int) -> tuple[Tensor, ...]:
+    """Several results of `count` rows each out of parts of consecutive rows, without holding both parts and wholes.
+
+    A single part is given back as it is, with its gradients.
+    """
+    wholes: tuple[Tensor, ...] = ()
+    done = 0
+    for part in parts:
+        if len(part[0]) == count:
+            return part
+        wholes = wholes or tuple(_room_for(rows, count) for rows in part)
+        for whole, rows in zip(wholes, part, strict=True):
+            whole[done : done + len(rows)] = rows
+        done += len(part[0])
+    return wholes
+
+
+def _room_for(rows: Tensor, count: int) -> Tensor:
+    """An empty tensor of `count` rows in the layout of `rows`."""
+    size = (count, *rows.shape[1:])
+    is_last = rows.ndim == 4 and rows.is_contiguous(memory_format=torch.channels_last)
+    layout = torch.channels_last if is_last else torch.contiguous_format
+    return torch.empty(size, dtype=rows.dtype, device=rows.device, memory_format=layout)
 
 
 def frames_at_once(device: torch.device) -> int:

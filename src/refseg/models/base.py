@@ -151,6 +151,16 @@ class ReferringModel(nn.Module, ABC):
         """
         return ()
 
+    def offload(self, device: torch.device) -> None:
+        """From now on computes on `device`, where its large parts come only while they are needed; in place of `.to(device)`.
+
+        Raises:
+            InvalidInput: if the model has no such parts.
+        """
+        raise InvalidInput(
+            f"{type(self).__name__} has no parts that could wait on the CPU; leave offload out, or take a smaller variant"
+        )
+
     def candidates(self, output: Output, placements: Sequence[Placement]) -> list[Candidates]:
         """All candidates of each phrase with their scores, in the order of the network, for scores over ranked lists.
 

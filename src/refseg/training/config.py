@@ -59,6 +59,8 @@ class RunConfig(Section):
             raise ValueError("init_without says which weights of init are not taken, and there is no init")
         if self.init_new_words and self.init is None:
             raise ValueError("init_new_words adds words to those that init knows, and there is no init")
+        if self.data.same_shape and self.run.epoch_ends != "run_on":
+            raise ValueError("data.same_shape leaves out what fills no batch; leave out run.epoch_ends")
         warm, steps = self.schedule.warmup_steps, self.run.steps
         if isinstance(warm, int) and isinstance(steps, int) and warm > steps:
             raise ValueError(f"schedule.warmup_steps {warm} is longer than run.steps {steps}")

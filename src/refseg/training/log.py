@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import re
 import sys
 from collections.abc import Collection, Mapping
@@ -25,15 +26,22 @@ class Log:
     Numbers of a step stay on their device until the interval ends, so that a fast device need not wait for every one.
 
     Arguments:
+        is_kept: whether the file is written; of several processes the first one's is.
         may_overflow: in float16 a gradient too large for its type is met by skipping the step, and is no mistake.
     """
 
     def __init__(
-        self, folder: Path, *, total: int, is_quiet: bool = False, may_overflow: bool = False
+        self,
+        folder: Path,
+        *,
+        total: int,
+        is_quiet: bool = False,
+        is_kept: bool = True,
+        may_overflow: bool = False,
     ) -> None:
         self.total, self.is_quiet = total, is_quiet
         self._unchecked = {"norm"} if may_overflow else set()
-        self._file = (folder / LOG_NAME).open("a", encoding="utf-8")
+        self._file = (folder / LOG_NAME if is_kept else Path(os.devnull)).open("a", encoding="utf-8")
         self._pending: list[tuple[dict[str, Any], list[str], Tensor]] = []
 
     def step(self, step: int, terms: Mapping[str, Tensor], facts: Mapping[str, float]) -> None:

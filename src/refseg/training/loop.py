@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ from torch import Tensor
 from refseg import distributed
 from refseg.checkpoints import native
 from refseg.data.catalog import PhraseDataset
+from refseg.errors import InvalidInput
 from refseg.files import write_whole_text
 from refseg.models import catalog
 from refseg.models.base import Family, Objective, ReferringModel
@@ -73,7 +75,7 @@ class Training:
         return self.model if self.average is None else self.average.model
 
     def state(self) -> dict[str, Any]:
-        """Everything that a run needs to go on as if it had never stopped."""
+        """Everything that a run needs to go on as if it had never stopped; all processes ask for it together."""
         return {
             "step": self.step,  # also the position in the data: a batch depends on its number alone
             "best": self.best,
@@ -82,18 +84,28 @@ class Training:
             "average": None if self.average is None else self.average.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
-            "random": random_states(),
+            "random": distributed.gather(random_states()),  # of every process
         }
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Takes back what `state` gave."""
+        """Takes back what `state` gave.
+
+        Raises:
+            InvalidInput: if another number of processes gave it.
+        """
+        random = state["random"]
+        if len(random) != distributed.world_size():
+            raise InvalidInput(
+                f"the run was saved by {len(random)} processes and cannot go on with {distributed.world_size()}, which "
+                "would see other examples; start as many"
+            )
         self.step, self.best, self.skipped = state["step"], state["best"], state.get("skipped", 0)
         self.model.load_state_dict(state["model"])
         if self.average is not None:
             self.average.model.load_state_dict(state["average"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])
-        restore_random_states(state["random"])
+        restore_random_states(random[distributed.rank()])
 
 
 @dataclass(frozen=True)
@@ -122,10 +134,11 @@ def train(run: RunConfig, folder: Path, *, device: torch.device, is_quiet: bool 
     examples, plan = _open(run, side)
     held_out = open_evaluation_data(run, side)
     objective = build_objective(family, run)
-    state = tidy_and_load_state(folder)
+    state = _load_together(folder)
     seed_all(run.seed)
     if state is None:
-        write_whole_text(folder / RUN_NAME, to_toml(run))
+        if distributed.is_first():
+            write_whole_text(folder / RUN_NAME, to_toml(run))
         model, origin = first_model(run, examples.vocabulary)
     else:
         must_be_same_run(folder, run)
@@ -134,11 +147,15 @@ def train(run: RunConfig, folder: Path, *, device: torch.device, is_quiet: bool 
     training = _begin(model.to(device).train(), family, plan, device)
     if state is not None:
         training.restore(state)
-    cut_log(folder, training.step)
+    elif distributed.world_size() > 1:
+        seed_all(run.seed + distributed.rank())  # weights are equal everywhere, what is dropped out is not
+    if distributed.is_first():
+        cut_log(folder, training.step)
     log = Log(
         folder,
         total=_steps(plan),
         is_quiet=is_quiet or not distributed.is_first(),
+        is_kept=distributed.is_first(),
         may_overflow=run.run.precision == "float16",
     )
     if examples.leakage is not None:
@@ -154,6 +171,16 @@ def train(run: RunConfig, folder: Path, *, device: torch.device, is_quiet: bool 
         log.say(f"{training.skipped} examples were skipped; log.jsonl counts them by step")
     log.close()
     return folder / LAST_NAME
+
+
+def _load_together(folder: Path) -> dict[str, Any] | None:
+    """The state of the run in `folder`, tidied by the first process before the others look."""
+    if distributed.is_first():
+        state = tidy_and_load_state(folder)
+        distributed.wait()
+        return state
+    distributed.wait()
+    return tidy_and_load_state(folder)
 
 
 def _open(run: RunConfig, side: int) -> tuple[Sources, RunConfig]:
@@ -177,6 +204,7 @@ def _one_step(training: Training, feed: Feed, place: Workplace) -> None:
     rate = run.optimizer.lr * schedule_ratio(training.step, _steps(run), run.schedule)
     set_learning_rate(training.optimizer, rate)
     terms, waited = _gradients(training, feed, place)
+    distributed.average_gradients(training.model.parameters())
     training.scaler.unscale_(training.optimizer)
     moved = [p for p in training.model.parameters() if p.grad is not None]
     norm = torch.nn.utils.clip_grad_norm_(moved, run.optimizer.clip_norm or float("inf"))
@@ -189,6 +217,7 @@ def _one_step(training: Training, feed: Feed, place: Workplace) -> None:
     seconds = time.perf_counter() - began
     facts = {"lr": rate, "seconds": seconds, "waiting": waited / seconds}
     facts |= _skipped(training, feed, place)
+    terms = {name: distributed.mean_over_ranks(term) for name, term in terms.items()}
     place.log.step(training.step, {"loss": sum_of(terms), **terms, "norm": norm}, facts)
 
 
@@ -197,8 +226,10 @@ def _skipped(training: Training, feed: Feed, place: Workplace) -> dict[str, floa
     reasons = feed.take_skipped()
     for reason in reasons[: max(0, MOST_TOLD - training.skipped)]:
         place.log.say(f"step {training.step}: skipped an example: {reason}")
-    training.skipped += len(reasons)
-    return {"skipped": len(reasons)} if reasons else {}
+    may_skip = place.run.data.skip_bad or place.run.data.skip_unseen
+    count = distributed.total(len(reasons), place.device) if may_skip else 0
+    training.skipped += count
+    return {"skipped": count} if count else {}
 
 
 def _gradients(training: Training, feed: Feed, place: Workplace) -> tuple[Terms, float]:
@@ -222,6 +253,8 @@ def sum_of(terms: Terms) -> Tensor:
 
 
 def _begin(model: ReferringModel, family: Family, run: RunConfig, device: torch.device) -> Training:
+    if run.run.sync_batch_norm and distributed.world_size() > 1:
+        model = _with_shared_statistics(model, device)
     if run.run.channels_last:
         model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     training = Training(
@@ -235,23 +268,36 @@ def _begin(model: ReferringModel, family: Family, run: RunConfig, device: torch.
     return training
 
 
+def _with_shared_statistics(model: ReferringModel, device: torch.device) -> ReferringModel:
+    """The model whose batch norms normalise by the examples of all processes; names of weights stay."""
+    if device.type != "cuda":
+        raise InvalidInput(
+            "run.sync_batch_norm needs CUDA devices; set it to false for several processes on CPUs"
+        )
+    shared: ReferringModel = torch.nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    return shared
+
+
 def _tell_and_keep(training: Training, place: Workplace, interruption: Interruption) -> None:
     """What follows a step now and then: the log, a measurement, the checkpoint and the state."""
     settings, step = place.run.run, training.step
-    stops, ends = interruption.number != 0, step == settings.steps
+    stops, ends = distributed.any_of(interruption.number != 0, place.device), step == settings.steps
     measures = ends or _is_due(step, settings.evaluate_every)
     saves = ends or stops or _is_due(step, settings.save_every)
     if measures or saves or step % settings.log_every == 0:
         place.log.flush()
-    if measures and place.held_out is not None:
+    if measures and place.held_out is not None and distributed.is_first():
         _measure(training, place, place.held_out)
-    if saves and distributed.is_first():
-        _save_checkpoint(training, place, LAST_NAME)
-        save_state(place.folder, training.state())
+    if saves:
+        state = training.state()
+        if distributed.is_first():
+            _save_checkpoint(training, place, LAST_NAME)
+            save_state(place.folder, state)
+        distributed.wait()
     if stops and not ends:
         place.log.close()
         raise Interrupted(
-            interruption.number,
+            interruption.number or signal.SIGTERM,
             f"stopped after step {step} of {settings.steps}; the state is saved in {place.folder}, go on with --resume",
         )
 

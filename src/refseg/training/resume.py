@@ -21,7 +21,7 @@ LEAKAGE_NAME = "leakage.json"
 OWN_FILES = (RUN_NAME, STATE_NAME, LAST_NAME, BEST_NAME, LOG_NAME, LEAKAGE_NAME)
 """All that a run leaves in its folder."""
 
-LAYOUT = 1
+LAYOUT = 2
 
 
 def save_state(folder: Path, values: Mapping[str, Any]) -> None:

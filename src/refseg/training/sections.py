@@ -55,6 +55,7 @@ class DataConfig(SetConfig):
     scale: tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]] | None = None  # random resize
     crop: Share = 0.0  # probability of a random crop that keeps every object whole
     frame: dict[str, Change] = {}  # fields of the family's frame placement that differ in training
+    same_shape: bool = False  # a batch holds wide pictures or tall ones, which saves padding
     exclude_images_of: tuple[
         str, ...
     ] = ()  # "name:split+split": no training example shows one of their images
@@ -81,6 +82,8 @@ class DataConfig(SetConfig):
                 raise ValueError(f"{', '.join(own)} belong to each of the sets; write them there")
             if len({one.share is None for one in self.sets}) > 1:
                 raise ValueError("give a share to every one of the sets, or to none")
+            if self.same_shape and self.sets[0].share is not None:
+                raise ValueError("same_shape deals all sets as one; leave out their shares")
             if any(one.name == "scenes" for one in self.sets):
                 raise ValueError("scenes are drawn without end and stand alone; write them to a folder first")
         return self
@@ -139,6 +142,7 @@ class RunSection(Section):
     checkpoint_activations: bool = (
         False  # blocks compute again in the backward pass what they would have kept
     )
+    sync_batch_norm: bool = False  # several processes: batch norms see the examples of all of them
     ema: Annotated[float, Field(ge=0, lt=1)] = 0.0  # decay of the averaged weights; 0 = none
     weights: Literal["float32", "bfloat16", "float16"] = "float32"  # in which checkpoints are stored
     evaluate_every: LengthOrNone = 0  # 0 = only at the end

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from refseg.data.augment import is_seen
 from refseg.data.catalog import PhraseDataset, open_dataset
 from refseg.data.leakage import Fallen, HeldOut, as_record, held_out, leave_out, read_genome
 from refseg.data.published import is_published
-from refseg.data.sampling import JointOrder, Order, generator_at
+from refseg.data.sampling import JointOrder, Order, ShapedOrder, generator_at
 from refseg.data.sides import swap_sides
 from refseg.data.steps import (
     CropAround,
@@ -30,7 +30,7 @@ from refseg.data.steps import (
 )
 from refseg.data.windows import Sampled
 from refseg.errors import InvalidInput, RefsegError
-from refseg.structures import Example
+from refseg.structures import Example, Size
 from refseg.training.config import RunConfig
 from refseg.training.lengths import epoch_length
 from refseg.training.sections import DataConfig, SetConfig
@@ -54,6 +54,20 @@ class Source:
 
     def __len__(self) -> int:
         return len(self.sampled or self.examples)
+
+    def sizes(self) -> Iterator[Size]:
+        """(height, width) of every example as stored, told without opening a picture.
+
+        Raises:
+            InvalidInput: if the data set does not know them.
+        """
+        examples: Any = self.examples
+        if not hasattr(examples, "size"):
+            raise InvalidInput(
+                f"{examples.name} does not know the sizes of its pictures; set data.same_shape = false"
+            )
+        for number in range(len(self)):
+            yield examples.size(number if self.sampled is None else self.sampled.example_of(number))
 
     def draw(self, index: int, generator: torch.Generator) -> Example:
         """Example `index`, varied."""
@@ -121,6 +135,7 @@ class Positions:
         epoch = epoch_length(None if is_endless else sum(counts), run, distributed.world_size())
         shares = [each.share for each in run.data.each]
         self.endless = Order(None, run.seed) if is_endless else None
+        self.shaped = _shaped(sources, run) if run.data.same_shape and not is_endless else None
         self.order = JointOrder(
             counts, run.seed, shares=[s for s in shares if s is not None] if shares[0] else None, epoch=epoch
         )
@@ -150,10 +165,23 @@ class Positions:
         )
 
     def _at(self, position: int, attempt: int) -> tuple[int, int]:
+        if attempt == 0 and self.shaped is not None:
+            return self.order.place(self.shaped[position])
         if attempt == 0:
             return self.order[position] if self.endless is None else (0, self.endless[position])
         generator = generator_at(self.run.seed, _REPLACEMENT, position, attempt)
         return self.order.place(int(torch.randint(len(self.order), (), generator=generator)))
+
+
+def _shaped(sources: Sources, run: RunConfig) -> ShapedOrder:
+    kinds = [int(width > height) for source in sources.sources for height, width in source.sizes()]
+    order = ShapedOrder(kinds, run.seed, group=run.run.batch_size * distributed.world_size())
+    if order.epoch == 0:
+        raise InvalidInput(
+            f"of {len(kinds)} examples, neither the wide nor the tall ones fill a batch; lower run.batch_size, or set "
+            "data.same_shape = false"
+        )
+    return order
 
 
 def open_training_data(run: RunConfig, side: int) -> Sources:

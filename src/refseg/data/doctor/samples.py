@@ -31,7 +31,7 @@ def check_a2d(report: Report, place: Place, *, is_quick: bool, watch: Watch) -> 
         _compare_lists(report, place.folder, split)
         queries = {(s.video, s.instance, s.phrase) for s in data.samples}
         found[split] = Counts(len({s.video for s in data.samples}), None, len(queries))
-        _check_samples(report, data, watch)
+        _check_samples(report, place, data, watch)
         _check_lengths(report, data, is_quick=is_quick, watch=watch)
     check_counts(report, place.facts, found)
     _tell_skipped(report, place.folder)
@@ -57,15 +57,23 @@ def _compare_lists(report: Report, folder: Path, split: str) -> None:
         )
 
 
-def _check_samples(report: Report, data: LabelledFrames, watch: Watch) -> None:
+def _check_samples(report: Report, place: Place, data: LabelledFrames, watch: Watch) -> None:
+    unusable: set[Path] = set()  # files are told once
     for sample in watched(data.samples, f"samples of {data.split}", len(data.samples), watch):
         report.looked("samples")
         if not sample.phrase.strip():
             report.add("phrase-empty", sample.id)
+        path = data.mask_path(sample)
+        if path in unusable:
+            continue
         try:
             mask = data.read_mask(sample)
         except InvalidInput as error:
-            report.add("mask-damaged", f"{sample.id}: {error}")
+            unusable.add(path)
+            if path.is_file():
+                report.add("mask-damaged", f"{sample.id}: {error}")
+            else:
+                report.add("mask-missing", str(path.relative_to(place.folder)))
             continue
         if not mask.any():
             report.add("mask-empty", sample.id)
@@ -120,7 +128,7 @@ def check_jhmdb(report: Report, place: Place, *, is_quick: bool, watch: Watch) -
         report.add("file", str(error))
         return
     assert isinstance(data, JHMDB)
-    _check_samples(report, data, watch)
+    _check_samples(report, place, data, watch)
     found = Counts(len(_last_frames(data)), None, len({(s.video, s.phrase) for s in data.samples}))
     check_counts(report, place.facts, {"test": found})
     seen = Seen()

@@ -48,6 +48,10 @@ def rules(config: LGFormerConfig) -> list[Rule]:
         Drop(
             rf"backbone\.layers\.{last}\.(sym_)?res_gate\..*", "gates of the last stage, which decide nothing"
         ),
+        Drop(
+            r"backbone\.layers\.\d+\.fusion\.image_lang_att\.(query|W|sym_value)\.0\.bias",
+            "biases that the normalisation over positions takes away",
+        ),
         *_backbone(),
         *_pixel_decoder(),
         *_query_decoder(),

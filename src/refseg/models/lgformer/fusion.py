@@ -20,18 +20,22 @@ EPS = 1e-5  # of normalisations over positions
 
 
 class Fusion(nn.Module):
-    """Attention of pixels over words and of words over pixels, from one table of scores; both become residuals."""
+    """Attention of pixels over words and of words over pixels, from one table of scores; both become residuals.
+
+    Queries, pixel values and mixed words are normalised over positions, which takes away what is added to all positions
+    alike; their published biases are therefore left out.
+    """
 
     def __init__(self, dim: int, text_dim: int, *, num_heads: int, dropout: float) -> None:
         super().__init__()
         self.num_heads = num_heads
         self.own_pixels = nn.Linear(dim, dim)
         self.own_words = nn.Linear(text_dim, text_dim)
-        self.query = nn.Linear(dim, dim)
+        self.query = nn.Linear(dim, dim, bias=False)
         self.key = nn.Linear(text_dim, dim)
         self.word_value = nn.Linear(text_dim, dim)
-        self.mix_words = nn.Linear(dim, dim)
-        self.pixel_value = nn.Linear(dim, text_dim)
+        self.mix_words = nn.Linear(dim, dim, bias=False)
+        self.pixel_value = nn.Linear(dim, text_dim, bias=False)
         self.mix_pixels = nn.Linear(text_dim, text_dim)
         self.join_pixels = nn.Linear(2 * dim, dim)
         self.out_pixels = nn.Linear(dim, dim)
@@ -42,29 +46,30 @@ class Fusion(nn.Module):
     def forward(self, pixels: Tensor, words: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
         """The residuals of pixels [N, S, C] and of words [N, L, D]; `valid` [N, L], and other words' are zero."""
         real = valid[..., None].to(words.dtype)  # [N, L, 1]
-        # What is normalised over positions may be centred before: the same, with smaller numbers to cancel.
-        centred = pixels - pixels.mean(1, keepdim=True)
-        scores = self._scores(centred, self.key(words) * real)
-        told = self._told_to_pixels(scores, self.word_value(words) * real, valid)
-        joined = self._act(self._half(self.join_pixels, 0, self._act(self.own_pixels(pixels))) + told)
+        keys, values = (layer(words) * real for layer in (self.key, self.word_value))
+        centred = at_least_float32(pixels)
+        centred = centred - centred.mean(1, keepdim=True)
+        # What is done to few words costs nothing in full precision.
+        with torch.autocast(pixels.device.type, enabled=False):
+            query_scale, value_scale = _scales(centred, self.query.weight, self.pixel_value.weight)
+            scores = self._scores(centred, at_least_float32(keys), query_scale)
+            told = self._told_to_pixels(scores, at_least_float32(values), valid)
+            heard = self._told_to_words(scores, centred, value_scale) * real
+        joined = self._act(_half(self.join_pixels, 0, self._act(self.own_pixels(pixels))) + told)
         residual = self._act(self.out_pixels(joined))
-        heard = self.mix_pixels(self._told_to_words(scores, centred) * real) * real
         own = self._act(self.own_words(words)) * real
-        joined_words = self._act(self.join_words(torch.cat([own, heard], dim=-1)))
-        return residual, self._act(self.out_words(joined_words)) * real
+        both = torch.cat([own, self.mix_pixels(heard) * real], dim=-1)
+        return residual, self._act(self.out_words(self._act(self.join_words(both)))) * real
 
     def _act(self, x: Tensor) -> Tensor:
         return self.dropout(functional.gelu(x))
 
-    def _scores(self, pixels: Tensor, keys: Tensor) -> Tensor:
-        """[N, S, heads * L]: queries, normalised over positions, times keys."""
-        queries = self.query(pixels)
-        variance, mean = torch.var_mean(at_least_float32(queries), dim=1, correction=0, keepdim=True)
-        # Published behaviour: the scale is that of all channels, for any number of heads.
-        scaled = at_least_float32(keys) * (variance + EPS).rsqrt() * queries.shape[-1] ** -0.5
-        asked = _by_head(scaled, self.num_heads)  # [N, heads * L, C]
-        shift = (asked * mean).sum(-1)[:, None]
-        return torch.baddbmm(-shift.to(queries.dtype), queries, asked.to(queries.dtype).transpose(1, 2))
+    def _scores(self, centred: Tensor, keys: Tensor, scale: Tensor) -> Tensor:
+        """[N, heads * L, S]: normalised queries times keys; the queries' projection is done to the keys."""
+        # Published behaviour: divided by the root of all channels, for any number of heads.
+        scaled = keys * scale * keys.shape[-1] ** -0.5
+        asked = _by_head(scaled, self.num_heads) @ self.query.weight  # [N, heads * L, C]
+        return asked @ centred.transpose(1, 2)
 
     def _told_to_pixels(self, scores: Tensor, values: Tensor, valid: Tensor) -> Tensor:
         """The words' half of what `join_pixels` gives [N, S, C], with its bias.
@@ -73,36 +78,48 @@ class Fusion(nn.Module):
         to the values, and its variance comes from the covariance of the shares.
         """
         heads = self.num_heads
-        by_head = (
-            at_least_float32(scores).unflatten(-1, (heads, -1)).masked_fill(~valid[:, None, None], -math.inf)
-        )
-        shares = by_head.softmax(-1).flatten(2)  # [N, S, heads * L], rows sum to the number of heads
-        mean = shares.mean(1, keepdim=True)
-        centred = shares - mean
-        covariance = centred.transpose(1, 2) @ centred / shares.shape[1]
-        mix = self.mix_words
-        mixed = functional.linear(_by_head(values, heads), mix.weight, mix.bias / heads)
-        given = at_least_float32(mixed)  # [N, heads * L, C]
+        by_head = scores.unflatten(1, (heads, -1)).masked_fill(~valid[:, None, :, None], -math.inf)
+        shares = by_head.softmax(2).flatten(1, 2)  # [N, heads * L, S]; the words' shares of a pixel
+        mean = shares.mean(2, keepdim=True)
+        covariance = _covariance((shares - mean).transpose(1, 2))
+        given = _by_head(values, heads) @ self.mix_words.weight.t()  # [N, heads * L, C]
         variance = ((covariance @ given) * given).sum(1, keepdim=True)
-        normal = (given - mean @ given / heads) * (variance + EPS).rsqrt()
-        told = self._half(self.join_pixels, 1, normal.to(values.dtype))
-        return shares.to(told.dtype) @ told + self.join_pixels.bias
+        normal = (given - mean.transpose(1, 2) @ given / heads) * (variance + EPS).rsqrt()
+        told = _half(self.join_pixels, 1, normal)
+        return shares.transpose(1, 2) @ told + self.join_pixels.bias
 
-    def _told_to_words(self, scores: Tensor, pixels: Tensor) -> Tensor:
-        """[N, L, D]: each word's mix over positions of pixel values that are normalised over positions."""
-        values = self.pixel_value(pixels)
-        variance, mean = torch.var_mean(at_least_float32(values), dim=1, correction=0, keepdim=True)
-        shares = (
-            at_least_float32(scores).softmax(1).to(values.dtype).unflatten(-1, (self.num_heads, -1))
-        )  # [N, S, heads, L]
-        by_head = values.unflatten(-1, (self.num_heads, -1))  # [N, S, heads, D / heads]
-        mixed = shares.permute(0, 2, 3, 1) @ by_head.transpose(1, 2)  # [N, heads, L, D / heads]
-        told = at_least_float32(mixed.transpose(1, 2).flatten(2))
-        return ((told - mean) * (variance + EPS).rsqrt()).to(values.dtype)
+    def _told_to_words(self, scores: Tensor, centred: Tensor, scale: Tensor) -> Tensor:
+        """[N, L, D]: each word's mix over positions of normalised pixel values; the mix is projected, not the pixels."""
+        shares = scores.softmax(2)  # [N, heads * L, S]; the pixels' shares of a word
+        mixed = (shares @ centred).unflatten(1, (self.num_heads, -1))  # [N, heads, L, C]
+        by_head = self.pixel_value.weight.unflatten(0, (self.num_heads, -1))  # [heads, D / heads, C]
+        told = mixed @ by_head.transpose(1, 2)  # [N, heads, L, D / heads]
+        return told.transpose(1, 2).flatten(2) * scale
 
-    def _half(self, layer: nn.Linear, number: int, x: Tensor) -> Tensor:
-        """A layer over two inputs in a row, of one of them; without its bias."""
-        return functional.linear(x, layer.weight.chunk(2, dim=1)[number])
+
+def _scales(centred: Tensor, *weights: Tensor) -> list[Tensor]:
+    """One over the deviation, over positions, of what linear layers make of centred pixels: [N, 1, D] for each weight.
+
+    Where positions are many, their covariance says it without computing what the layers make of them.
+    """
+    positions, channels = centred.shape[1:]
+    outputs = sum(len(weight) for weight in weights)
+    if positions * outputs > (positions + outputs) * channels:
+        covariance = _covariance(centred)  # [N, C, C]
+        variances = [((weight @ covariance) * weight).sum(-1)[:, None] for weight in weights]
+    else:
+        variances = [(centred @ weight.t()).square().mean(1, keepdim=True) for weight in weights]
+    return [(variance + EPS).rsqrt() for variance in variances]
+
+
+def _covariance(centred: Tensor) -> Tensor:
+    """[N, S, C] of mean zero over S to [N, C, C]."""
+    return centred.transpose(1, 2) @ centred / centred.shape[1]
+
+
+def _half(layer: nn.Linear, number: int, x: Tensor) -> Tensor:
+    """A layer over two inputs in a row, of one of them; without its bias."""
+    return functional.linear(x, layer.weight.chunk(2, dim=1)[number])
 
 
 def _by_head(tokens: Tensor, num_heads: int) -> Tensor:

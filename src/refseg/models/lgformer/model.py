@@ -8,6 +8,7 @@ hears no words, once for any phrases. Frames of a clip are segmented one by one.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor
@@ -50,13 +51,17 @@ class LGFormer(ReferringModel):
         frames = _frames_to_segment(clips)  # [B, T', 3, H, W]
         pixels = frames.flatten(0, 1)
         steps = row_steps(len(pixels), frames_at_once(pixels.device))
-        cells = torch.cat([self.backbone.before_words(pixels[rows]) for rows in steps])  # [B * T', h, w, C]
+        rough = self._rough(pixels.device)
+        with self._precise(pixels.device):
+            parts = [self.backbone.before_words(pixels[rows], rough=rough) for rows in steps]
+        cells = torch.cat(parts)  # [B * T', h, w, C]
         finest = cells.unflatten(0, frames.shape[:2]).permute(0, 1, 4, 2, 3)
         return VisualFeatures((finest,), clips.valid, clips.content)
 
     def encode_text(self, tokens: TextTokens) -> TextFeatures:
         """Words [P, L, D]; those that are padding are zero."""
-        words = self.text_tower(tokens).tokens
+        with self._precise(tokens.values.device):
+            words = self.text_tower(tokens).tokens
         return TextFeatures(words * tokens.valid[..., None].to(words.dtype), tokens.valid)
 
     def segment(self, visual: VisualFeatures, text: TextFeatures) -> Output:
@@ -96,19 +101,33 @@ class LGFormer(ReferringModel):
 
     def _segment_frames(self, cells: Tensor, words: Tensor, valid: Tensor) -> Tensor:
         """Mask logits [N, predictions, h, w] of frames, each with its phrase."""
-        maps, words = self.backbone(cells, words, valid)
+        device = cells.device
+        rough = self._rough(device)
+        with self._precise(device):
+            maps, words = self.backbone(cells, words, valid, rough=rough)
         sizes = [(level.shape[1], level.shape[2]) for level in maps[:0:-1]]
-        places = place_levels(sizes, self.config.dim, cells.device)
+        places = place_levels(sizes, self.config.dim, device)
         # Published behaviour: the pixel decoder computes in float32 whatever the precision of the rest.
-        with torch.autocast(cells.device.type, enabled=False):
-            finest, memory = self.pixel_decoder(
-                [at_least_float32(level) for level in maps], at_least_float32(words), valid, places
-            )
-        states = self.query_decoder(words, valid, memory, places)
-        told = states if self.training or self.config.detail == "layers" else states[-1:]
-        weights, biases = self.query_decoder.weights(told)
-        with torch.autocast(cells.device.type, enabled=False):
+        with torch.autocast(device.type, enabled=False):
+            maps, words = [at_least_float32(level) for level in maps], at_least_float32(words)
+            finest, memory = self.pixel_decoder(maps, words, valid, places, rough=rough)
+        with self._precise(device):
+            states = self.query_decoder(words, valid, memory, places)
+            told = states if self.training or self.config.detail == "layers" else states[-1:]
+            weights, biases = self.query_decoder.weights(told)
+        with torch.autocast(device.type, enabled=False):
             return self.pixel_decoder.masks(finest, at_least_float32(weights), at_least_float32(biases))
+
+    def _precise(self, device: torch.device) -> AbstractContextManager[object]:
+        """Float32 outside training for what is little work: fusions, words, the query; all pixels hang on it."""
+        return nullcontext() if self.training else torch.autocast(device.type, enabled=False)
+
+    def _rough(self, device: torch.device) -> AbstractContextManager[object]:
+        """The precision asked for, for the bulk of the work; training keeps the published precisions."""
+        kind = device.type
+        if self.training or not torch.is_autocast_enabled(kind):
+            return nullcontext()
+        return torch.autocast(kind, dtype=torch.get_autocast_dtype(kind))
 
     def _to_source(self, logits: Tensor, placement: Placement) -> Tensor:
         (top, left), (height, width) = placement.offset, placement.content

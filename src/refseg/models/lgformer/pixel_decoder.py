@@ -8,7 +8,9 @@ A departure: the last convolution is not applied to the map but folded into the 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -71,10 +73,9 @@ class TextLayer(nn.Module):
         self.norm = nn.LayerNorm(config.dim)
         self.feed_forward = FeedForward(config.dim, config.text_hidden_dim)
 
-    def forward(self, tokens: Tensor, position: Tensor, keys: Tensor, words: Tensor, valid: Tensor) -> Tensor:
-        """Tokens [N, S, C] to the same shape; keys and words [N, L, D]."""
-        read = self.attention(tokens + position, keys, words, valid)
-        return self.feed_forward(self.norm(tokens + read))
+    def look(self, tokens: Tensor, position: Tensor, keys: Tensor, words: Tensor, valid: Tensor) -> Tensor:
+        """Tokens [N, S, C] after they have looked at the words, before the feed-forward network; keys, words [N, L, D]."""
+        return self.norm(tokens + self.attention(tokens + position, keys, words, valid))
 
 
 class PixelDecoder(nn.Module):
@@ -96,9 +97,18 @@ class PixelDecoder(nn.Module):
         self._reset_parameters()
 
     def forward(
-        self, maps: Sequence[Tensor], words: Tensor, valid: Tensor, places: Places
+        self,
+        maps: Sequence[Tensor],
+        words: Tensor,
+        valid: Tensor,
+        places: Places,
+        *,
+        rough: AbstractContextManager[object],
     ) -> tuple[Tensor, list[Tensor]]:
         """The finest map [N, C, h, w] before `mask_features`, and the memory of each level [N, h*w, C], coarsest first.
+
+        Feed-forward networks, which are most of the work and the least delicate, are computed within `rough`; it is
+        entered several times.
 
         Shapes:
             maps: what the stages told [N, h, w, C_k], finest first; words: [N, L, D]; valid: [N, L] bool.
@@ -111,7 +121,7 @@ class PixelDecoder(nn.Module):
             ],
             dim=1,
         )
-        memory = self._encode(tokens, words, valid, places).split(places.areas, dim=1)
+        memory = self._encode(tokens, words, valid, places, rough).split(places.areas, dim=1)
         h, w = places.sizes[-1]
         stride_8 = memory[-1].unflatten(1, (h, w)).permute(0, 3, 1, 2)
         adapted = self.adapter(as_channels(finest))
@@ -131,13 +141,25 @@ class PixelDecoder(nn.Module):
         logits = torch.baddbmm(shift[..., None], folded, finest.flatten(2))
         return logits.unflatten(-1, finest.shape[-2:])
 
-    def _encode(self, tokens: Tensor, words: Tensor, valid: Tensor, places: Places) -> Tensor:
+    def _encode(
+        self,
+        tokens: Tensor,
+        words: Tensor,
+        valid: Tensor,
+        places: Places,
+        rough: AbstractContextManager[object],
+    ) -> Tensor:
         codes = zip(places.position, self.level_embed, strict=True)
         position = torch.cat([code + embedding for code, embedding in codes], dim=1)
         keys = words + self.key_embed.weight
-        for layer, text_layer in zip(self.layers, self.text_layers, strict=True):
-            tokens = layer(tokens, position, places.reference, places.sizes)
-            tokens = text_layer(tokens, position, keys, words, valid)
+        for first, second in zip(self.layers, self.text_layers, strict=True):
+            layer, text_layer = cast("DeformableEncoderLayer", first), cast("TextLayer", second)
+            tokens = layer.look(tokens, position, places.reference, places.sizes)
+            with rough:
+                tokens = layer.feed_forward(tokens)
+            tokens = text_layer.look(tokens, position, keys, words, valid)
+            with rough:
+                tokens = text_layer.feed_forward(tokens)
         return tokens
 
     def _reset_parameters(self) -> None:

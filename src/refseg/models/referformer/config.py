@@ -38,6 +38,7 @@ class ResNetSpec:
     stem_width: int = 64
     bottleneck_width: int = 64
     stage_width: int = 256
+    is_dilated: bool = False  # the last stage keeps stride 16; no published weights do
 
 
 RESNET50 = ResNetSpec()

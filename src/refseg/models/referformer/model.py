@@ -7,7 +7,7 @@ that needs no words (backbone, projections, the finest level up to its words) is
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import astuple, replace
 
 import torch
@@ -21,7 +21,7 @@ from refseg.encoders.tokens import PhraseTokenizer
 from refseg.encoders.video_swin import Block as ClipBlock
 from refseg.encoders.video_swin import VideoSwin, VideoSwinSpec
 from refseg.layers.position import sine_1d
-from refseg.layers.steps import frames_at_once, row_steps
+from refseg.layers.steps import frames_at_once, gather, row_steps
 from refseg.models.base import Candidates as Offered
 from refseg.models.base import ReferringModel, Ruler
 from refseg.models.referformer.config import BackboneSpec, ReferFormerConfig
@@ -79,8 +79,8 @@ class ReferFormer(ReferringModel):
 
     def encode_visual(self, clips: Clips) -> VisualFeatures:
         """Maps of strides 4 (adapted, and looked around), 8, 16, 32 and 64 (projected)."""
-        parts = self._looked_at(clips)
-        finest, *coarser = (torch.cat(level) for level in zip(*parts, strict=True))
+        times = clips.pixels.shape[1] if clips.target_frames is None else clips.target_frames.shape[1]
+        finest, *coarser = gather(self._looked_at(clips), len(clips.pixels) * times)
         prepared = self.pixel_decoder.prepare_finest(finest, clips.valid)
         maps = tuple(level.unflatten(0, (len(clips.pixels), -1)) for level in (prepared, *coarser))
         return VisualFeatures(maps, clips.valid, clips.content)
@@ -171,24 +171,24 @@ class ReferFormer(ReferringModel):
         if "tokenizer.json" in extra:
             self._tokenizer.take(extra["tokenizer.json"])
 
-    def _looked_at(self, clips: Clips) -> list[tuple[Tensor, ...]]:
-        """Backbone and projections for all frames to segment, in pieces of consecutive frames."""
+    def _looked_at(self, clips: Clips) -> Iterator[tuple[Tensor, ...]]:
+        """Backbone, finest adapter and projections for all frames to segment, in pieces of consecutive frames."""
         if isinstance(self.backbone, VideoSwin):
             seen = self.backbone(clips.pixels)  # frames that are not segmented are looked at too
             maps = [_frames_to_segment(level, clips.target_frames).flatten(0, 1) for level in seen]
             steps = row_steps(len(maps[0]), frames_at_once(maps[0].device))
-            return [self._project([level[rows] for level in maps]) for rows in steps]
+            return (self._project([level[rows] for level in maps]) for rows in steps)
         pixels = _frames_to_segment(clips.pixels, clips.target_frames).flatten(0, 1)
         pixels = pixels.contiguous(memory_format=torch.channels_last)
         steps = row_steps(len(pixels), frames_at_once(pixels.device))
-        return [self._project(self.backbone(pixels[rows])) for rows in steps]
+        return (self._project(self.backbone(pixels[rows])) for rows in steps)
 
     def _project(self, stages: Sequence[Tensor]) -> tuple[Tensor, ...]:
         finest, *maps = stages
         projected = (
             project(level) for project, level in zip(self.projections, [*maps, maps[-1]], strict=True)
         )
-        return finest, *projected
+        return self.pixel_decoder.adapt_finest(finest), *projected
 
     def _look_for(
         self, projected: list[Tensor], levels: Levels, words: Words
@@ -196,14 +196,20 @@ class ReferFormer(ReferringModel):
         """Fusion, encoder and decoder for N = P * T' frames: the memory [N, S, C], and each layer's candidates."""
         owners = _owners(projected[0])
         flat = [level.flatten(0, 1) for level in projected]
-        memories, told = [], []
-        for rows in row_steps(len(owners), frames_at_once(owners.device)):
-            placed, spoken = levels.rows(owners[rows]), words.rows(owners[rows])
-            tokens = torch.cat([cells(level[rows]) for level in flat], dim=1)
-            memory = self.encoder(self.fusion(tokens, spoken), placed)
-            memories.append(memory)
-            told.append(self.decoder(memory, placed, spoken.sentence))
-        return torch.cat(memories), [Candidates.join(layer) for layer in zip(*told, strict=True)]
+        told = []
+
+        def memories() -> Iterator[tuple[Tensor]]:
+            for rows in row_steps(len(owners), frames_at_once(owners.device)):
+                placed, spoken = levels.rows(owners[rows]), words.rows(owners[rows])
+                tokens = torch.cat([cells(level[rows]) for level in flat], dim=1)
+                memory = self.encoder(self.fusion(tokens, spoken), placed)
+                # Few numbers, on which all masks hang: half precision saves nothing here and moves edges.
+                with torch.autocast(memory.device.type, enabled=False):
+                    told.append(self.decoder(memory.float(), placed, spoken.sentence.float()))
+                yield (memory,)
+
+        (memory,) = gather(memories(), len(owners))
+        return memory, [Candidates.join(layer) for layer in zip(*told, strict=True)]
 
     def _every_layer(self, layers: list[Candidates], frames: _Frames) -> Output:
         """All candidates of all decoder layers, from explicit mask features."""
@@ -275,6 +281,7 @@ def _backbone(spec: BackboneSpec) -> ResNet | Swin | VideoSwin:
         stem_width=spec.stem_width,
         bottleneck_width=spec.bottleneck_width,
         stage_width=spec.stage_width,
+        is_dilated=spec.is_dilated,
     )
     # Published behaviour: the stem and the first stage of a ResNet keep their ImageNet weights; a Swin trains whole.
     network.stem.requires_grad_(False)

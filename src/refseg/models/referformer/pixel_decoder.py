@@ -6,6 +6,7 @@ Departure: the finest map carries no words until its cross-attention, so what co
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import cast
 
 import torch
@@ -15,6 +16,7 @@ from torch.nn import functional
 from refseg.layers.attention import Attention
 from refseg.layers.feed_forward import FeedForward
 from refseg.layers.position import sine_2d
+from refseg.layers.steps import frames_at_once, gather, row_steps
 from refseg.models.referformer.config import ReferFormerConfig
 from refseg.models.referformer.levels import CELL_OFFSET, level_valid
 from refseg.models.referformer.transformer import Words, initialise_matrices
@@ -54,7 +56,7 @@ class VisionLanguageBlock(nn.Module):
         initialise_matrices(self)
 
     def look_around(self, maps: Tensor, position: Tensor, valid: Tensor) -> Tensor:
-        """The self-attention of whole clips, which needs no words.
+        """The self-attention of whole clips, which needs no words. Without gradients `maps` may be overwritten.
 
         Shapes:
             maps: [P*T, C, h, w]; position: [P, h*w, C]; valid: [P, h, w].
@@ -71,9 +73,22 @@ class VisionLanguageBlock(nn.Module):
         allowed = level_valid(valid, grid).flatten(1).repeat(1, frames)
         seen = self.self_attention(queries, queries, values, allowed)
         seen = as_map(seen.unflatten(1, (frames, -1)).flatten(0, 1), grid)
-        if grid != (h, w):
-            seen = functional.interpolate(seen, (h, w), mode="bilinear", align_corners=False)
-        return as_map(self.self_norm(cells(maps + self.dropout(seen))), (h, w))
+        steps = row_steps(len(maps), frames_at_once(maps.device))
+        if len(steps) == 1:
+            return as_map(self._settle(maps, seen), (h, w))
+        tokens = cells(maps)
+        for rows in steps:
+            settled = self._settle(maps[rows], seen[rows])
+            if settled.dtype != tokens.dtype:  # under autocast, once
+                tokens = tokens.to(settled.dtype)
+            tokens[rows] = settled
+        return as_map(tokens, (h, w))
+
+    def _settle(self, maps: Tensor, seen: Tensor) -> Tensor:
+        """Maps [N, C, h, w] and what was seen [N, C, h', w'] of them to tokens [N, h*w, C]."""
+        if seen.shape[-2:] != maps.shape[-2:]:
+            seen = functional.interpolate(seen, maps.shape[-2:], mode="bilinear", align_corners=False)
+        return self.self_norm(cells(maps + self.dropout(seen)))
 
     def look_at_words(self, maps: Tensor, position: Tensor, words: Words) -> Tensor:
         """What comes after the self-attention; maps [N, C, h, w], positions [N, h*w, C] and words of N frames."""
@@ -100,23 +115,40 @@ class PixelDecoder(nn.Module):
         assert self.mask_features.bias is not None
         nn.init.zeros_(self.mask_features.bias)
 
-    def prepare_finest(self, maps: Tensor, valid: Tensor) -> Tensor:
-        """All that the finest level does without words: backbone maps [B*T, C0, h, w] to [B*T, C, h, w]."""
-        adapted = self.adapters[0](maps)
+    def adapt_finest(self, maps: Tensor) -> Tensor:
+        """Backbone maps [N, C0, h, w] of any frames to [N, C, h, w]."""
+        return self.adapters[0](maps)
+
+    def prepare_finest(self, adapted: Tensor, valid: Tensor) -> Tensor:
+        """All else that the finest level does without words: adapted maps [B*T, C, h, w] to the same shape."""
         return self._block(0).look_around(adapted, *place_map(adapted, valid))
 
     def coarse(self, memory: list[Tensor], valid: Tensor, words: Words) -> Tensor:
         """Strides 32, 16 and 8: memory maps [P*T, C, h, w] finest first, words of P rows; to the map of stride 8."""
         summed: Tensor | None = None
         for level in (3, 2, 1):
-            adapted = self.adapters[level](memory[level - 1])
+            adapted = self._adapted(level, memory[level - 1])
             position, level_mask = place_map(adapted, valid)
             seen = self._block(level).look_around(adapted, position, level_mask)
-            frames = torch.arange(len(seen), device=seen.device) // (len(seen) // len(position))
-            told = self._block(level).look_at_words(seen, position[frames], words.rows(frames))
-            summed = self._descend(level, told, summed)
+            del adapted
+            (summed,) = gather(self._told(level, seen, position, words, summed), len(seen))
         assert summed is not None
         return summed
+
+    def _adapted(self, level: int, maps: Tensor) -> Tensor:
+        steps = row_steps(len(maps), frames_at_once(maps.device))
+        (adapted,) = gather(((self.adapters[level](maps[rows]),) for rows in steps), len(maps))
+        return adapted
+
+    def _told(
+        self, level: int, seen: Tensor, position: Tensor, words: Words, coarser: Tensor | None
+    ) -> Iterator[tuple[Tensor]]:
+        """What the frames of a level [N, C, h, w] become with words and the coarser sum, a few frames at a time."""
+        owners = torch.arange(len(seen), device=seen.device) // (len(seen) // len(position))
+        for rows in row_steps(len(seen), frames_at_once(seen.device)):
+            spoken = words.rows(owners[rows])
+            told = self._block(level).look_at_words(seen[rows], position[owners[rows]], spoken)
+            yield (self._descend(level, told, None if coarser is None else coarser[rows]),)
 
     def finest(self, prepared: Tensor, position: Tensor, words: Words, coarser: Tensor) -> Tensor:
         """Stride 4 for any N frames: prepared maps, positions [N, h*w, C], words, the coarser sum; to [N, C, h, w]."""

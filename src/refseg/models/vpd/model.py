@@ -21,6 +21,7 @@ from refseg.framing import masks_to_source
 from refseg.models.base import ModelConfig, ReferringModel, Ruler, StateDict
 from refseg.models.vpd.config import STRIDE, VPDConfig
 from refseg.models.vpd.head import BACKGROUND, OBJECT, Head, resized
+from refseg.models.vpd.offload import take_turns
 from refseg.models.vpd.unet import MAP_LAYERS, ImageEncoder, Unet
 from refseg.structures import Clips, Output, Placement, TextFeatures, TextTokens, VisualFeatures
 
@@ -84,6 +85,13 @@ class VPD(ReferringModel):
         self.vae.eval()
         self.text_tower.eval()
         return self
+
+    def offload(self, device: torch.device) -> None:
+        """The image encoder, the text tower and the UNet take turns on `device`; what is small stays there."""
+        for part in (self.adapter, self.head):
+            part.to(device)
+        self.gamma.data = self.gamma.data.to(device)
+        take_turns((self.vae, self.text_tower, self.unet), device)
 
     def recomputed_blocks(self) -> Sequence[nn.Module]:
         """All blocks of the UNet; the published training always computes them again."""

@@ -7,9 +7,9 @@ the paper reads them and nothing beyond the last of them runs: the layers that w
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 from collections.abc import Sequence
+from importlib import import_module
+from importlib.util import find_spec
 from types import MethodType
 from typing import Any, cast
 
@@ -216,13 +216,13 @@ def _diffusers(module: str) -> Any:
         InvalidInput: if it is not installed or cannot be imported; the message says what to type.
     """
     try:
-        return importlib.import_module(module)
+        return import_module(module)
     except Exception as error:  # a broken neighbour of diffusers fails in ways of its own
         raise InvalidInput(_why_not(error)) from error
 
 
 def _why_not(error: Exception) -> str:
-    if importlib.util.find_spec("diffusers") is None:
+    if find_spec("diffusers") is None:
         return f"VPD is built on diffusers, which is not installed; type: {INSTALL}"
     broken = _broken_torchvision()
     if broken is not None:
@@ -236,10 +236,10 @@ def _why_not(error: Exception) -> str:
 
 def _broken_torchvision() -> str | None:
     """Why torchvision cannot be imported; None where it can, or is absent."""
-    if importlib.util.find_spec("torchvision") is None:
+    if find_spec("torchvision") is None:
         return None
     try:
-        importlib.import_module("torchvision")
+        import_module("torchvision")
     except Exception as error:
         return " ".join(str(error).split())[:200]
     return None
