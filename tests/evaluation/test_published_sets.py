@@ -219,6 +219,13 @@ def test_an_unknown_protocol_is_told_with_the_nearest(tmp_path):
         choose_protocols(Request(protocols=("grec",)), dataset, "referformer")
 
 
+def test_a_folder_of_videos_is_measured_as_videos(tmp_path):
+    opened("ref-youtube-vos", tmp_path)
+    folder = next(tmp_path.glob("*/ref-youtube-vos")).rename(tmp_path / "mine")
+    dataset = open_dataset(folder, split="train")
+    assert choose_protocols(Request(), dataset, "scout")[0] == protocols.HONEST_VIDEO
+
+
 def test_merging_needs_a_data_set_that_knows_its_objects(tmp_path):
     with pytest.raises(InvalidInput, match="Ref-DAVIS17"):
         evaluate(predictor(), opened("mevis", tmp_path), protocols=(protocols.REF_DAVIS,))

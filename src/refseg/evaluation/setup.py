@@ -13,7 +13,14 @@ from refseg.data.catalog import describe
 from refseg.errors import InvalidInput, UnknownName
 from refseg.evaluation.rows import Journal
 from refseg.evaluation.submission import Writer
-from refseg.metrics.protocols import PROTOCOLS, Protocol, honest_protocols, published_protocols
+from refseg.metrics.protocols import (
+    HONEST,
+    HONEST_VIDEO,
+    PROTOCOLS,
+    Protocol,
+    honest_protocols,
+    published_protocols,
+)
 from refseg.models import catalog
 
 if TYPE_CHECKING:
@@ -85,6 +92,8 @@ def prepare(request: Request, dataset: PhraseDataset, weights: dict[str, Any]) -
 def choose_protocols(request: Request, dataset: PhraseDataset, family: str) -> tuple[Protocol, ...]:
     """Those asked for; else ours and, where it differs, the published one of the family or the data set."""
     ours = honest_protocols(dataset.name)
+    if ours == (HONEST,) and hasattr(dataset, "read_masks"):  # videos in the layout of a published set
+        ours = (HONEST_VIDEO,)
     if request.shuffles and request.protocols:
         raise InvalidInput("the control is measured by our own protocol; leave out --protocol")
     if request.shuffles:

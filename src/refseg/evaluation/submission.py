@@ -80,7 +80,7 @@ class Writer:
         self._work = out.with_name(f"{out.name}.part")
         if self._work.exists() and not resumes:
             raise InvalidInput(
-                f"{self._work} was left by a stopped run; --resume goes on with it, or delete it"
+                f"{self._work} was left by a stopped run; --rows with --resume goes on with it, or delete it"
             )
         self._work.mkdir(parents=True, exist_ok=True)
         self._pieces: dict[
