@@ -94,6 +94,7 @@ def test_a_submission_is_written_and_passes_the_check(name, out, checkpoint, tmp
     path, root = tmp_path / out, place(name, tmp_path)
     done = evaluated(checkpoint, name, tmp_path, "--submission", path)
     assert f"{path} is ready" in done.stdout
+    assert ("not public" in done.stdout) is (name != "ref-davis17")
     checked = call("data", "check-submission", path, "--dataset", name, "--root", root)
     assert checked.exit_code == 0
     assert "is complete" in checked.stdout
