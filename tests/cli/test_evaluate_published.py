@@ -100,6 +100,29 @@ def test_a_submission_is_written_and_passes_the_check(name, out, checkpoint, tmp
     assert "is complete" in checked.stdout
 
 
+def test_a_stopped_submission_goes_on_without_a_file_of_rows(checkpoint, tmp_path, monkeypatch):
+    path, root = tmp_path / "tree", place("ref-davis17", tmp_path)
+    asked = []
+
+    class Mortal(TwoModel):
+        def encode_visual(self, clips):
+            asked.append(1)
+            if len(asked) == 2:
+                raise RuntimeError("the power went")
+            return super().encode_visual(clips)
+
+    monkeypatch.setattr(
+        refseg.predictor, "load", lambda *_, **__: refseg.predictor.Predictor(Mortal(), device="cpu")
+    )
+    with pytest.raises(RuntimeError, match="power"):
+        evaluated(checkpoint, "ref-davis17", tmp_path, "--submission", path)
+    done = evaluated(checkpoint, "ref-davis17", tmp_path, "--submission", path, "--resume")
+    assert "1 examples from an earlier run" in done.stdout
+    assert "ref-davis" in done.stdout
+    assert call("data", "check-submission", path, "--dataset", "ref-davis17", "--root", root).exit_code == 0
+    assert not list(tmp_path.glob("*.part"))
+
+
 def test_a_submission_with_a_fault_ends_with_code_1(checkpoint, tmp_path):
     path, root = tmp_path / "tree", place("ref-davis17", tmp_path)
     evaluated(checkpoint, "ref-davis17", tmp_path, "--submission", path)

@@ -138,7 +138,7 @@ def evaluate(
             journal=ready.journal,
             writer=ready.writer,
         )
-        written = ready.writer.finish() if ready.writer is not None else None
+    written = ready.writer.finish() if ready.writer is not None else None
     record = result_record(result, this_machine(predictor.device), **ready.facts)
     if report is not None:
         title = f"{weights['name']} on {dataset.name}"

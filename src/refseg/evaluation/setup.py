@@ -66,7 +66,7 @@ def prepare(request: Request, dataset: PhraseDataset, weights: dict[str, Any]) -
         UnknownName: if a protocol, or a submission of the data set, is unknown.
         InvalidInput: if the options contradict each other, or a file cannot be used.
     """
-    if request.resumes and request.rows is None:
+    if request.resumes and request.rows is None and request.submission is None:
         raise InvalidInput("--resume goes on from the file that --rows names; give both")
     protocols = choose_protocols(request, dataset, weights["family"])
     _choose_text(dataset, protocols)
@@ -82,9 +82,10 @@ def prepare(request: Request, dataset: PhraseDataset, weights: dict[str, Any]) -
         writer = None
         if request.submission is not None:
             writer = Writer(request.submission, dataset.name, resumes=request.resumes)
+        rows = request.rows or (None if writer is None else writer.rows)
         journal = None
-        if request.rows is not None:
-            journal = files.enter_context(Journal(request.rows, header, resumes=request.resumes))
+        if rows is not None:
+            journal = files.enter_context(Journal(rows, header, resumes=request.resumes))
         published = authors_numbers(weights["name"], dataset)
         yield Ready(protocols, request.window, journal, writer, published, facts)
 

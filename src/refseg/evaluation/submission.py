@@ -80,12 +80,17 @@ class Writer:
         self._work = out.with_name(f"{out.name}.part")
         if self._work.exists() and not resumes:
             raise InvalidInput(
-                f"{self._work} was left by a stopped run; --rows with --resume goes on with it, or delete it"
+                f"{self._work} was left by a stopped run; --resume goes on with it, or delete it"
             )
         self._work.mkdir(parents=True, exist_ok=True)
         self._pieces: dict[
             int, tuple[str, ...]
         ] = {}  # of the video at hand: place of a piece, names of its frames
+
+    @property
+    def rows(self) -> Path:
+        """Where rows are kept until the result is there, if the person names no file for them."""
+        return self._work / "rows.jsonl"
 
     def has(self, video: str) -> bool:
         """Whether a video is whole."""
