@@ -143,6 +143,17 @@ def leave_out(
     return examples, Fallen(examples.name, split, len(examples), 0, 0, parts)
 
 
+def shared_pictures(training: Sequence[PhraseDataset], measured: PhraseDataset) -> tuple[int, int]:
+    """How many pictures of a published set that is measured on are learnt from, and how many it has; (0, 0) for others."""
+    if not isinstance(measured, ReferenceImages):
+        return 0, 0
+    collection, numbers = _collection(measured.name), measured.picture_ids
+    known = [
+        one for one in training if isinstance(one, ReferenceImages) and _collection(one.name) == collection
+    ]
+    return len(numbers & frozenset().union(*(one.picture_ids for one in known))), len(numbers)
+
+
 def read_genome(path: Path) -> dict[int, int]:
     """Numbers in COCO of Visual Genome's pictures, from its `image_data.json`.
 

@@ -15,6 +15,7 @@ from torch import Tensor
 from refseg import distributed
 from refseg.checkpoints import native
 from refseg.data.catalog import PhraseDataset
+from refseg.data.leakage import shared_pictures
 from refseg.errors import InvalidInput
 from refseg.files import write_whole_text
 from refseg.models import catalog
@@ -43,7 +44,6 @@ from refseg.training.resume import (
 )
 from refseg.training.sources import (
     SCENES,
-    Leakage,
     Sources,
     as_sources,
     open_evaluation_data,
@@ -158,8 +158,7 @@ def train(run: RunConfig, folder: Path, *, device: torch.device, is_quiet: bool 
         is_kept=distributed.is_first(),
         may_overflow=run.run.precision == "float16",
     )
-    if examples.leakage is not None:
-        _tell_leakage(log, examples.leakage, folder)
+    _tell_leakage(log, examples, held_out, folder)
     _announce(log, plan, training, origin=origin, num_examples=len(examples), device=device)
     feed = batches(examples, plan, model.config.frame, start=training.step * run.optimizer.accumulate)
     place = Workplace(plan, folder, device, objective, held_out, log)
@@ -336,11 +335,21 @@ def _save_checkpoint(training: Training, place: Workplace, name: str) -> None:
     )
 
 
-def _tell_leakage(log: Log, leakage: Leakage, folder: Path) -> None:
-    for fallen in leakage.fallen:
-        log.say(str(fallen))
-    if distributed.is_first():
-        write_whole_text(folder / LEAKAGE_NAME, json.dumps(leakage.record(), indent=1) + "\n")
+def _tell_leakage(log: Log, examples: Sources, held_out: PhraseDataset | None, folder: Path) -> None:
+    """What was left out because it is measured on, and what is learnt from all the same."""
+    if examples.leakage is not None:
+        for fallen in examples.leakage.fallen:
+            log.say(str(fallen))
+        if distributed.is_first():
+            write_whole_text(folder / LEAKAGE_NAME, json.dumps(examples.leakage.record(), indent=1) + "\n")
+    if held_out is None:
+        return
+    shared, total = shared_pictures([source.examples for source in examples.sources], held_out)
+    if shared:
+        log.say(
+            f"{shared} of the {total} pictures that the run is measured on are learnt from too; data.exclude_images_of leaves "
+            "their records out"
+        )
 
 
 def _named(run: RunConfig) -> str:
