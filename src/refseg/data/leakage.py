@@ -18,8 +18,9 @@ from refseg.data.fields import read_json
 from refseg.data.phrases import PhraseFile
 from refseg.data.published import ALIASES, PUBLISHED
 from refseg.data.reference_images import ReferenceImages
+from refseg.data.windows import Timeline
 from refseg.errors import InvalidInput
-from refseg.structures import Example
+from refseg.structures import Example, Size
 
 COCO, IAPR = "COCO", "IAPR TC-12"  # collections of pictures that number them
 
@@ -83,9 +84,9 @@ class Fallen:
 
 
 class Subset:
-    """Some examples of a data set, in its order."""
+    """Some examples of a phrase file, in its order."""
 
-    def __init__(self, examples: PhraseDataset, numbers: Sequence[int]) -> None:
+    def __init__(self, examples: PhraseFile, numbers: Sequence[int]) -> None:
         self.examples, self.numbers = examples, numbers
         self.name, self.vocabulary = examples.name, examples.vocabulary
 
@@ -94,6 +95,18 @@ class Subset:
 
     def __getitem__(self, index: int) -> Example:
         return self.examples[self.numbers[index]]
+
+    def timeline(self, index: int) -> Timeline:
+        """How many frames example `index` has."""
+        return self.examples.timeline(self.numbers[index])
+
+    def example(self, index: int, frames: Sequence[int] | None = None) -> Example:
+        """Example `index` with some of its frames."""
+        return self.examples.example(self.numbers[index], frames)
+
+    def size(self, index: int) -> Size:
+        """(height, width) of the frames of example `index`."""
+        return self.examples.size(self.numbers[index])
 
 
 def held_out(parts: Sequence[str], root: Path | None) -> list[HeldOut]:
