@@ -162,6 +162,11 @@ def test_shapes_that_cannot_be_kept_apart_are_told():
         run_of(same_shape=True, ends="drop")
 
 
+def test_sets_without_a_root_have_that_of_the_section():
+    each = run_of([{"name": "few"}, {"name": "many", "root": "own"}], root="all").data.each
+    assert [one.root for one in each] == ["all", "own"]
+
+
 def test_a_bad_example_ends_the_run_with_its_sentence():
     feed = batches(Made("made", 4, broken=[2]), run_of(), FRAME, start=0)
     with pytest.raises(InvalidInput, match="made 2 cannot be read"):
