@@ -11,6 +11,7 @@ from refseg.models import catalog
 from refseg.models.lgformer.config import VARIANTS
 from refseg.models.lgformer.fusion import EPS, Fusion, _scales
 from refseg.structures import Clips, Output, TextFeatures
+from refseg.training.recompute import recompute_activations
 
 DEBUG = VARIANTS["debug"]
 
@@ -194,3 +195,22 @@ def test_words_that_are_padding_do_not_speak(model):
     noisy.tokens = torch.where(text.valid[..., None], text.tokens, torch.zeros(()))
     assert torch.equal(noisy.tokens, text.tokens)
     assert torch.equal(model.segment(visual, noisy).mask_logits, model.segment(visual, text).mask_logits)
+
+
+def test_recomputed_blocks_give_the_same_gradients():
+    torch.manual_seed(0)
+    config = dataclasses.replace(
+        DEBUG,
+        backbone=dataclasses.replace(DEBUG.backbone, drop_path=0.0),
+        text=dataclasses.replace(DEBUG.text, dropout=0.0),
+    )
+    kept = catalog.build("lgformer", config).train()
+    recomputing = catalog.build("lgformer", config).train()
+    recomputing.load_state_dict(kept.state_dict())
+    recompute_activations(recomputing)
+    for model in (kept, recomputing):
+        answer(model, ["a dog"], model.encode_visual(clips())).mask_logits.square().mean().backward()
+    for (name, one), other in zip(kept.named_parameters(), recomputing.parameters(), strict=True):
+        assert (one.grad is None) == (other.grad is None), name
+        if one.grad is not None:
+            torch.testing.assert_close(one.grad, other.grad, msg=name)
