@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
+import pytest
 import torch
 
 from parity.case import Case, Comparison, NotBuilt
@@ -12,7 +15,7 @@ from refseg.data.collate import collate
 from refseg.encoders.english import tokens_of, words_of
 from refseg.encoders.word_vectors import PhraseVectors, write_table
 from refseg.metrics import protocols
-from refseg.metrics.scores import overlap_scores
+from refseg.metrics.scores import Pixels, overlap_scores
 from refseg.models.vlt import config as settings
 from refseg.models.vlt.loss import masks_at_cells
 from refseg.models.vlt.model import Vlt, finished_scores
@@ -30,14 +33,13 @@ def run(case: Case) -> None:
 
 def run_text(case: Case) -> None:
     """Phrases to matrices of word vectors, through a table read from a file."""
-    import pytest
-
     told = case.manifest["inputs"]
     if "tokens" in case.manifest:
         for phrase, expected in zip(told["expressions"], case.manifest["tokens"], strict=True):
             assert [list(tokens_of(word)) for word in words_of(phrase)] == expected, phrase
-    with pytest.MonkeyPatch.context() as patch, _folder() as folder:
-        patch.setenv("REFSEG_HOME", str(folder))
+    with pytest.MonkeyPatch.context() as patch, TemporaryDirectory() as name:
+        folder = Path(name)
+        patch.setenv("REFSEG_HOME", name)
         np.savez(folder / "case.npz", words=np.array(told["words"]), vectors=case.arrays["in/vectors"])
         write_table(folder / "case.npz")
         reader = PhraseVectors("case", dim=case.config["embed_dim"], max_words=case.config["word_len"])
@@ -45,19 +47,6 @@ def run_text(case: Case) -> None:
     Comparison(case, {"out/words": words.values}).check()
     lengths = [min(len(words_of(phrase)), case.config["word_len"]) for phrase in told["expressions"]]
     assert words.valid.sum(1).tolist() == lengths
-
-
-def _folder():
-    import tempfile
-    from contextlib import contextmanager
-    from pathlib import Path
-
-    @contextmanager
-    def opened():
-        with tempfile.TemporaryDirectory() as name:
-            yield Path(name)
-
-    return opened()
 
 
 def run_post(case: Case) -> None:
@@ -119,8 +108,6 @@ def _references(case: Case):
 
 
 def _pixels(answer, target):
-    from refseg.metrics.scores import Pixels
-
     counts = (answer & target).sum(), answer.sum(), target.sum()
     return Pixels(*(int(count) for count in counts))
 

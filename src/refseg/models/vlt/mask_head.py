@@ -43,7 +43,7 @@ class MaskHead(nn.Module):
 
     def forward(self, responses: Tensor) -> Tensor:
         """[N, Q, G, G] to [N, 1, h, w]."""
-        return self.last(self.convs(responses))
+        return self.last(self.convs(responses.contiguous(memory_format=torch.channels_last)))
 
 
 def _by_phase(weight: Tensor) -> Tensor:
@@ -65,7 +65,12 @@ def _interleaved(four: Tensor) -> Tensor:
     """[N, 4C, h + 1, w + 1] to [N, C, 2h, 2w]: phase (row, column) lies on rows and columns of its parity."""
     count, channels = four.shape[0], four.shape[1] // 4
     h, w = four.shape[2] - 1, four.shape[3] - 1
-    doubled = four.new_empty((count, channels, 2 * h, 2 * w)).contiguous(memory_format=torch.channels_last)
+    doubled = torch.empty(
+        (count, channels, 2 * h, 2 * w),
+        dtype=four.dtype,
+        device=four.device,
+        memory_format=torch.channels_last,
+    )
     for phase, part in enumerate(four.chunk(4, dim=1)):
         row, column = divmod(phase, 2)
         doubled[:, :, row::2, column::2] = part[:, :, row : row + h, column : column + w]
