@@ -155,12 +155,13 @@ class VPD(ReferringModel):
 
         At the source, which the published code does not know, logits go there before they are decided about.
         """
-        masks = []
-        for row, placement in zip(output.mask_logits[:, 0], placements, strict=True):
-            logits = resized(row[None].float(), placement.canvas)[0]
-            logits = masks_to_source(logits, placement) if at == "source" else logits
-            masks.append(logits.sigmoid() > self.config.threshold)
-        return masks
+        # Compared as logits: scores of the smallest ones round to a half, and an argmax tells them apart.
+        limit = torch.logit(torch.tensor(self.config.threshold, dtype=torch.float64)).item()
+        return [logits > limit for logits in _placed(output, placements, at)]
+
+    def soft_masks(self, output: Output, placements: Sequence[Placement]) -> list[Tensor]:
+        """What `finish` decides about."""
+        return [logits.sigmoid() for logits in _placed(output, placements, "source")]
 
     def extra_state(self) -> dict[str, str]:
         """The tokenizer's file, where it is known."""
@@ -171,6 +172,15 @@ class VPD(ReferringModel):
         """Takes back the tokenizer."""
         if TOKENIZER in extra:
             self.tokenizer.take(extra[TOKENIZER])
+
+
+def _placed(output: Output, placements: Sequence[Placement], at: Ruler) -> list[Tensor]:
+    """Logits [T', H, W] of each phrase, at the source or on the canvas."""
+    placed = []
+    for row, placement in zip(output.mask_logits[:, 0], placements, strict=True):
+        logits = resized(row[None].float(), placement.canvas)[0]
+        placed.append(masks_to_source(logits, placement) if at == "source" else logits)
+    return placed
 
 
 def _rows_at_once(latents: Tensor) -> int:
