@@ -28,8 +28,8 @@ from refseg.structures import Clips, Output, Placement, TextFeatures, TextTokens
 TOKENIZER = "tokenizer.json"
 FIRST_GAMMA = 1e-4  # how much of the adapter's answer a new model adds
 
-# What the UNet needs for one row, in bytes a canvas pixel and byte of a number (measured), and what rows may take at once.
-_ROW_BYTES = 256
+# What the UNet takes for one row, counted with room to spare: numbers a canvas pixel; and the bytes that rows may take at once.
+_ROW_NUMBERS = 256
 _WORKING_BYTES = 1 << 30
 
 
@@ -185,7 +185,7 @@ def _placed(output: Output, placements: Sequence[Placement], at: Ruler) -> list[
 
 def _rows_at_once(latents: Tensor) -> int:
     pixels = 64 * latents.shape[-2] * latents.shape[-1]
-    return max(1, _WORKING_BYTES // (pixels * _ROW_BYTES * latents.element_size()))
+    return max(1, _WORKING_BYTES // (pixels * _ROW_NUMBERS * latents.element_size()))
 
 
 def _frames_to_segment(clips: Clips) -> Tensor:
