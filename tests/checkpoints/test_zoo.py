@@ -142,7 +142,7 @@ def test_getting_a_checkpoint_downloads_converts_and_keeps_our_file_alone(carded
 def test_a_wrong_checksum_leaves_no_checkpoint(carded, home):
     with serving(Behaviour(bytes_of(seed=1))) as url:
         carded(card_of(url=url, sha256=SHA256))
-        with pytest.raises(InvalidInput, match="is not the file (on the card|that was expected)"):
+        with pytest.raises(InvalidInput, match=r"is not the file (on the card|that was expected)"):
             zoo.get("t")
     assert not (home / "checkpoints").exists()
 
@@ -217,7 +217,7 @@ def test_google_drive_is_reached_through_gdown(carded, monkeypatch):
 def test_a_wrong_file_from_google_drive_is_not_kept(carded, monkeypatch, home):
     fake_gdown(monkeypatch, lambda *, output, **_: zoo.Path(output).write_bytes(b"quota"))
     carded(card_of(drive="abc", sha256=SHA256))
-    with pytest.raises(InvalidInput, match="is not the file (on the card|that was expected)"):
+    with pytest.raises(InvalidInput, match=r"is not the file (on the card|that was expected)"):
         zoo.get("t")
     assert not (home / "downloads" / "t.pth").exists()
 

@@ -8,7 +8,7 @@ import torch
 from torch.nn import functional
 
 from refseg.encoders.swin import Swin, SwinSpec, place_windows, relative_index
-from refseg.encoders.swin_weights import classification_state, load_classification, start_of
+from refseg.encoders.swin_weights import classification_start, classification_state, start_of
 from refseg.errors import CheckpointMismatch
 
 SMALL = SwinSpec(embed_dim=8, depths=(2, 2, 2, 2), num_heads=(1, 2, 2, 4), window=7)
@@ -109,12 +109,12 @@ def test_a_file_of_another_window_fills_the_network(network):
         "head.weight": torch.ones(10, 64),
         "layers.0.blocks.1.attn_mask": torch.ones(4, 144, 144),
     }
-    start = load_classification(network, {"model": {**state, **extra}})
+    start = classification_start({"model": {**state, **extra}}, network.state_dict())
     assert len(start.resized) == 8
     assert set(start.unused) == {"norm.weight", "head.weight"}
     assert {name.split(".")[0] for name in start.kept} == {"norms"}
     name = "layers.0.blocks.0.attn.qkv.weight"
-    assert torch.equal(network.state_dict()[name], state[name])
+    assert torch.equal(start.tensors[name], state[name])
 
 
 def test_a_constant_table_stays_constant_when_resized(network):
@@ -127,9 +127,9 @@ def test_a_constant_table_stays_constant_when_resized(network):
 def test_a_file_of_another_size_is_refused_by_name(network):
     other = Swin(dataclasses.replace(SMALL, embed_dim=16)).state_dict()
     with pytest.raises(CheckpointMismatch, match="patch_embed"):
-        load_classification(network, {"model": other})
+        classification_start({"model": other}, network.state_dict())
     with pytest.raises(CheckpointMismatch, match="patch_embed"):
-        load_classification(network, {})
+        classification_start({}, network.state_dict())
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,16 @@ def clip(frames=5, height=45, width=70, batch=2):
     return torch.randn(batch, frames, 3, height, width, generator=torch.Generator().manual_seed(0))
 
 
+@pytest.mark.parametrize(("frames", "height", "width"), [(5, 45, 70), (2, 24, 24), (1, 33, 90)])
+def test_without_gradients_cells_are_computed_in_place_with_the_same_result(frames, height, width):
+    model = network()
+    kept = model(clip(frames, height, width))
+    with torch.no_grad():
+        placed = model(clip(frames, height, width))
+    for one, other in zip(placed, kept, strict=True):
+        torch.testing.assert_close(one, other.detach(), rtol=1e-5, atol=1e-5)
+
+
 @torch.no_grad()
 @pytest.mark.parametrize(("height", "width"), [(64, 96), (45, 70), (33, 1)])
 def test_maps_have_the_size_of_the_frame_over_their_stride_rounded_up(height, width):
@@ -62,5 +72,5 @@ def test_branches_of_whole_clips_are_dropped_in_training_alone():
 def test_a_cut_window_takes_its_biases_from_the_top_left_of_the_full_one():
     # Published behaviour: rows of 3 are read as if cells lay in rows of 3 although the map is only 2 wide.
     attention = network().layers[0].blocks[0].attn
-    full, cut = attention._bias(18), attention._bias(8)
+    full, cut = attention.bias(18), attention.bias(8)
     assert torch.equal(cut, full[:, :8, :8])

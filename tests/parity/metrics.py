@@ -282,7 +282,7 @@ def union_of(codes: list[list[Any]], shape: tuple[int, ...]) -> np.ndarray:
     for series in codes:
         for frame, code in zip(joint, series, strict=True):
             if code is not None:
-                frame |= mask_from_rle(code, shape[1:]).numpy()
+                np.logical_or(frame, mask_from_rle(code, shape[1:]).numpy(), out=frame)
     return joint
 
 

@@ -70,7 +70,6 @@ def config_of(case: Case) -> settings.VLFormerConfig:
         hidden_dim=decoder["dim_feedforward"],
         num_queries=decoder["num_queries"],
         mask_dim=pixels["mask_dim"],
-        num_frames=told["sampling_frame_num"],
         detail="layers",
     )
 

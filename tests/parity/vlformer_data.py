@@ -162,7 +162,7 @@ def run_augmentation(case: Case) -> None:
 
 def _example(case: Case, i: int, image: torch.Tensor) -> Example:
     polygons = case.manifest["inputs"].get(f"polygons{i}")
-    outlines = None
+    outlines = ((None,),)  # a run-length code: the mask itself is moved
     if polygons is None:
         mask = case.tensor(f"in/mask{i}").bool()
     else:

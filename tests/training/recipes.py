@@ -47,7 +47,7 @@ MINIATURES = {
     "a2d": "a2d_sentences",
     "mevis": "mevis",
 }
-"""Published data sets in miniature, in their real forms."""
+"""Published data sets in miniature, in their real forms; some of their phrases are too long for toy models."""
 
 PIXELS = ("short", "longest", "least", "most")  # keys of steps that are sizes in pixels
 STEPS = 3
@@ -103,12 +103,9 @@ def _small(name, folder, overrides, model, *, shrink, frames):
     data = values["data"]
     for number, one in enumerate(data["sets"] or [data]):
         clips = "sample" in one or data["frames"] > 1
-        one |= {
-            "name": str(made_data(folder / f"made{number}", frames=frames if clips else 1)),
-            "split": "train",
-        }
-        one |= {"options": {}, "augment": _shrunk(one["augment"], shrink)}
-        one.pop("root", None)
+        made = made_data(folder / f"made{number}", frames=frames if clips else 1)
+        one |= {"name": str(made), "split": "train", "options": {}, "root": None}
+        one["augment"] = _shrunk(one["augment"], shrink)
     if data["sets"]:
         data["augment"] = _shrunk(data["augment"], shrink)
     data |= {"exclude_images_of": [], "workers": 0}
@@ -124,13 +121,17 @@ def _small(name, folder, overrides, model, *, shrink, frames):
     return values
 
 
-def _made(one, folder, frames):
-    """Where the examples of a set come from in a trial."""
-    name = ALIASES.get(one["name"], one["name"])
-    if name in MINIATURES:
-        shutil.copytree(CASES / MINIATURES[name], folder)  # readers write their index beside the files
-        return {"root": str(folder)}
-    return {"name": str(made_data(folder, frames=frames)), "split": "train", "options": {}, "root": None}
+def on_miniatures(name, folder, **changes):
+    """The packaged recipe `name` with its published sets read from their miniatures below `folder`."""
+    values = read_recipe(packaged_recipes()[name]).model_dump(mode="json", exclude_none=True)
+    values["data"] |= {"exclude_images_of": [], **changes}
+    for one in values["data"]["sets"] or [values["data"]]:
+        known = ALIASES.get(one["name"], one["name"])
+        place = folder / known
+        if not place.exists():
+            shutil.copytree(CASES / MINIATURES[known], place)  # readers write their index beside the files
+        one["root"] = str(place)
+    return run_from_values(values, source=name)
 
 
 def _shrunk(steps, shrink):

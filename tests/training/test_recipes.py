@@ -2,7 +2,13 @@
 
 import pytest
 
+from refseg.data.collate import collate
+from refseg.data.sampling import generator_at
+from refseg.data.steps import PseudoClip
+from refseg.models import catalog
 from refseg.training import config, loop
+from refseg.training.feed import training_frame
+from refseg.training.sources import open_training_data
 from training import recipes
 
 RECIPE = """
@@ -21,11 +27,11 @@ augment = [
   {step = "check_boxes"},
 ]
 [[data.sets]]
-name = "refcoco"
+name = "one.jsonl"
 share = 2
 augment = [{step = "pseudo_clip", frames = 3}, {step = "measure_boxes"}]
 [[data.sets]]
-name = "ref-youtube-vos"
+name = "two.jsonl"
 share = 1
 sample = {rule = "around", frames = 3}
 augment = [{step = "measure_boxes"}]
@@ -77,3 +83,26 @@ def test_a_family_without_recipes_is_found():
 def _set(optimizer, rate):
     for group in optimizer.param_groups:
         group["lr"] = rate
+
+
+PUBLISHED = [name for name in config.packaged_recipes() if not name.startswith("scout/")]
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_a_published_recipe_reads_its_data_as_published(name, tmp_path):
+    run = recipes.on_miniatures(name, tmp_path)
+    sources = open_training_data(run, 64)
+    for source, own in zip(sources.sources, run.data.each, strict=True):
+        # An item is an object of which one phrase is drawn, or a phrase; never a whole picture.
+        assert own.options["item"] == ("object" if own.phrases == 1 else "phrase")
+        drawn = [source.draw(number, generator_at(0, number)) for number in range(len(source))]
+        assert all(len(example.phrases) == 1 for example in drawn)
+        frames = own.sample.frames if own.sample else 1
+        assert {len(example.frames) for example in drawn} <= {frames, run.data.frames, *_pseudo(own)}
+        batch = collate(drawn[:1], training_frame(run, catalog.variant(run.family, run.variant).frame))
+        assert batch.targets.masks.shape[-2:] == batch.clips.pixels.shape[-2:]
+    assert run.data.evaluate_split != run.data.each[0].split
+
+
+def _pseudo(own):
+    return [step.frames for step in own.augment if isinstance(step, PseudoClip)]

@@ -45,7 +45,6 @@ def convert(
     part: str | None = None,
     onto: Path | None = None,
     dtype: torch.dtype | None = None,
-    starts: bool = False,
     origin: Mapping[str, str] | None = None,
 ) -> Conversion:
     """Writes the weights of `source` to `out` as our own file, with all that prediction needs.
@@ -81,7 +80,7 @@ def convert(
     told = {"file": source.name, **_sha256_of(source), **(origin or {})}
     told |= {} if part is None else {"part": _parts_told(part, onto)}
     header = native.save_tensors(
-        out, tensors, model, family=family, variant=variant, origin=told, dtype=dtype
+        out, tensors, model, family=family, variant=variant, origin=told, dtype=dtype, are_files=True
     )
     return Conversion(out, header, report)
 

@@ -19,6 +19,7 @@ from torch.overrides import TorchFunctionMode
 
 import refseg
 from refseg.checkpoints.configs import from_plain, to_plain
+from refseg.checkpoints.pages import release
 from refseg.checkpoints.tensor_file import (
     as_bytes,
     entries_of,
@@ -86,13 +87,16 @@ def save_tensors(
     variant: str,
     origin: Mapping[str, str],
     dtype: torch.dtype | None = None,
+    are_files: bool = False,
 ) -> Header:
     """As `save`, with values from `tensors`; of `model`, which may be on the device meta, come types, configuration and texts.
 
-    Tensors are cast and written one by one, so memory holds no second copy of them.
+    Tensors are cast and written one by one, so memory holds no second copy of them. With `are_files` they may be mapped
+    files that nobody has written to: then memory does not even hold all of the first.
     """
     like = _as_stored(model.state_dict(), dtype)
-    sources = {name: partial(_cast, tensors[name], like[name].dtype) for name in like}
+    given = _OneAtATime(tensors, like, are_files=are_files)
+    sources = {name: partial(given, name) for name in like}
     config, extra = to_plain(model.config), model.extra_state()
     digest = _sha256({name: (like[name], sources[name]) for name in like})
     header = Header(family, variant, config, dict(origin), dict(extra), refseg.__version__, digest)
@@ -272,6 +276,20 @@ def _as_stored(state: Mapping[str, Tensor], dtype: torch.dtype | None) -> dict[s
     return {
         name: torch.empty(tensor.shape, dtype=kinds[name], device="meta") for name, tensor in state.items()
     }
+
+
+class _OneAtATime:
+    """Tensors in the types of a file; memory of a mapped one is given back when the next one is asked for."""
+
+    def __init__(self, tensors: Mapping[str, Tensor], like: Mapping[str, Tensor], *, are_files: bool) -> None:
+        self._tensors, self._like, self._are_files = tensors, like, are_files
+        self._last: Tensor | None = None
+
+    def __call__(self, name: str) -> Tensor:
+        if self._are_files and self._last is not None:
+            release(self._last)
+        self._last = self._tensors[name]
+        return _cast(self._last, self._like[name].dtype)
 
 
 def _cast(tensor: Tensor, dtype: torch.dtype) -> Tensor:

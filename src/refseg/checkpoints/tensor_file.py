@@ -138,7 +138,7 @@ def _checked(name: str, tensor: Tensor, like: Tensor) -> Tensor:
 
 def _entry(name: str, told: dict[str, Any], begin: int, path: Path) -> Entry:
     try:
-        shape = tuple(int(side) for side in told["shape"])
+        shape = tuple(int(side) for side in list.copy(told["shape"]))  # a text has letters, not sides
         first, last = told["data_offsets"]
         entry = Entry(shape, _TYPES[str(told["dtype"])], begin + int(first))
     except (KeyError, TypeError, ValueError) as error:

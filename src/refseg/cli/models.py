@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 
 models = typer.Typer(help="List families and checkpoints; fetch one; show one.")
 app.add_typer(models, name="models")
+
+_SHOWN = 4  # results of a card in the list
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
@@ -140,7 +143,7 @@ def _card_table(cards: list[Card]) -> Table:
     for column in ("variant", "trained on", "published results", "our results", "licence", "here"):
         table.add_column(column, overflow="fold")
     for card in cards:
-        results = ("\n".join(map(_result, kind)) for kind in (card.published, card.measured))
+        results = (_few(kind) for kind in (card.published, card.measured))
         here = "yes" if zoo.is_here(card) else "no"
         table.add_row(card.name, card.variant, card.trained_on, *results, card.licence, here)
     return table
@@ -177,6 +180,13 @@ def _markdown_row(result: Result) -> str:
         whose = f"refseg {result.version}, {result.date}, {result.machine}"
     cells = (f"{result.dataset} {result.split}", result.metric, f"{result.value:g}", whose, result.protocol)
     return "| " + " | ".join(cells) + " |"
+
+
+def _few(results: Sequence[Result]) -> str:
+    """The first of many results; `refseg models show` tells all."""
+    told = [_result(result) for result in results[:_SHOWN]]
+    rest = len(results) - len(told)
+    return "\n".join([*told, *([f"and {rest} more"] if rest else [])])
 
 
 def _result(result: Result) -> str:

@@ -13,10 +13,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from refseg.data.annotated import ReadOptions
-from refseg.data.annotations import mask_from_rle
+from refseg.data.annotated import ReadOptions, told_with
 from refseg.data.columns import Columns
 from refseg.data.fields import Record, kind_of, read_json
+from refseg.data.geometry import draw_count, draw_union
 from refseg.data.index import Table, open_index
 from refseg.data.video_phrases import Video, VideoPhrases, read_expressions
 from refseg.errors import InvalidInput, UnknownName
@@ -57,25 +57,18 @@ class MaskSeries:
         height, width = self._size[self._row(name)].tolist()
         return (height, width) if height else None
 
-    def mask(self, name: str, frame: int) -> Tensor | None:
-        """Bool [H, W] of an annotation in a frame; None where the object is not there.
+    def code(self, name: str, frame: int) -> bytes | None:
+        """The compressed counts of an annotation in a frame; None where the object is not there.
 
         Raises:
-            InvalidInput: if there is no such annotation or frame, or the code is damaged.
+            InvalidInput: if there is no such annotation or frame.
         """
         row = self._row(name)
         if not 0 <= frame < self.length(name):
             raise InvalidInput(
                 f"{self.path.name} {name}: it has {self.length(name)} frames, and frame {frame} was asked for"
             )
-        code = self._codes[int(self._first[row]) + frame]
-        if not code:
-            return None
-        size = (int(self._size[row, 0]), int(self._size[row, 1]))
-        try:
-            return mask_from_rle({"size": list(size), "counts": code}, size)
-        except InvalidInput as error:
-            raise InvalidInput(f"{self.path.name} {name} frame {frame}: {error}") from error
+        return self._codes[int(self._first[row]) + frame].encode() or None
 
     def _row(self, name: str) -> int:
         if name not in self._names:
@@ -149,23 +142,31 @@ class MeViS(VideoPhrases):
 
     def read_masks(self, video: Video, rows: Sequence[int], frames: Sequence[int]) -> Tensor | None:
         """[P, T, H, W] bool: the union over the annotations of each expression."""
-        counted = self.read_counts(video, rows, frames)
-        return None if counted is None else counted > 0
+        return self._drawn(video, rows, frames, torch.bool)
 
     def read_counts(self, video: Video, rows: Sequence[int], frames: Sequence[int]) -> Tensor | None:
         """[P, T, H, W] uint8, the sum over annotations that the published loader takes for a mask (2 where objects overlap)."""
+        return self._drawn(video, rows, frames, torch.uint8)
+
+    def _drawn(
+        self, video: Video, rows: Sequence[int], frames: Sequence[int], kind: torch.dtype
+    ) -> Tensor | None:
         if self.series is None:
             return None
         size = self._size_of(video, rows)
-        counted = torch.zeros(len(rows), len(frames), *size, dtype=torch.uint8)
+        masks = torch.empty(len(rows), len(frames), *size, dtype=kind)
         for place, row in enumerate(rows):
-            for name in video.expressions[row].masks:
+            names = video.expressions[row].masks
+            for name in names:
                 self._check_length(video, name)
-                for time, frame in enumerate(frames):
-                    mask = self.series.mask(name, frame)
-                    if mask is not None:
-                        counted[place, time] += mask
-        return counted
+            for time, frame in enumerate(frames):
+                codes = [code for name in names if (code := self.series.code(name, frame)) is not None]
+                with told_with(f"{self.series.path.name} {', '.join(names)} frame {frame}"):
+                    if kind == torch.bool:
+                        draw_union(codes, size, out=masks[place, time])
+                    else:
+                        masks[place, time] = draw_count(codes, size)
+        return masks
 
     def _check_length(self, video: Video, name: str) -> None:
         assert self.series is not None

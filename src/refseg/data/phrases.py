@@ -11,10 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from refseg.data.images import read_image
+from refseg.data.images import image_size, read_image
 from refseg.data.phrase_lines import PhraseLine, parse_line, told_with_line, words_of
 from refseg.errors import InvalidInput, UnknownName
-from refseg.structures import Example
+from refseg.structures import Example, Size
 
 MOST_PHRASES = 64
 """Phrases of one example; a picture with more becomes several examples, so that masks stay within memory."""
@@ -91,6 +91,14 @@ class PhraseFile(torch.utils.data.Dataset[Example]):
     def picture(self, index: int) -> str:
         """The path of the picture of example `index`, or of the first frame of its clip; no picture is opened."""
         return self._lines(self._places[index][:1].tolist())[0].frames[0]
+
+    def size(self, index: int) -> Size:
+        """(height, width) of the frames of example `index`, from the header of the first.
+
+        Raises:
+            InvalidInput: if it is missing or no picture.
+        """
+        return image_size(self.root / self.picture(index))
 
     def sha256(self) -> str:
         """Of the file; pictures are not part of it."""

@@ -14,7 +14,6 @@ from typing import Any
 from torch import Tensor
 from torch.nn import functional
 
-from refseg.encoders.swin import Swin
 from refseg.errors import CheckpointMismatch
 
 TABLE = "relative_position_bias_table"
@@ -58,19 +57,18 @@ def start_of(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> SwinS
     return SwinStart(tensors, tuple(resized), tuple(unused), tuple(kept))
 
 
-def load_classification(network: Swin, file: Mapping[str, Any]) -> SwinStart:
-    """Fills patch embedding, blocks and mergings of `network`; the norms of its outputs keep their first values.
+def classification_start(file: Mapping[str, Any], wanted: Mapping[str, Tensor]) -> SwinStart:
+    """What a classification file gives a Swin Transformer: all but the norms of its outputs, which begin anew.
 
     Raises:
         CheckpointMismatch: if the file leaves anything else unfilled, naming it.
     """
-    start = start_of(classification_state(file), network.state_dict())
+    start = start_of(classification_state(file), wanted)
     unfilled = [name for name in start.kept if not name.startswith("norms.")]
     if unfilled:
         raise CheckpointMismatch(
-            "the file is no classification file of a Swin Transformer of this size", missing=unfilled
+            "the file is no classification file of a Swin of this size", missing=unfilled
         )
-    network.load_state_dict(start.tensors, strict=False)
     return start
 
 

@@ -4,7 +4,7 @@ Source: "Video Swin Transformer" (Liu et al., 2022), in the form that ReferForme
 Names of parameters are those of published files. Published behaviour kept, because weights depend on it: a window that
 is cut to a small map takes its position biases from the top left of the full window's table, which are those of other
 offsets wherever the map is lower or narrower than a window; and no stage's map is normalised.
-Departure: windows are attended in steps, so that memory does not grow with their number.
+Departure: without gradients windows are attended in steps and in place, so that a long clip is held once.
 """
 
 from __future__ import annotations
@@ -82,6 +82,11 @@ class _Windows:
         frames, height, width = self.size
         return maps[:, :frames, :height, :width]
 
+    def places(self, device: torch.device, *, shifts: bool) -> Tensor:
+        """[count, cells]: the number of the map's cell at each place of the windows; -1 for new cells."""
+        numbers = torch.arange(1, math.prod(self.size) + 1, device=device).view(1, *self.size, 1)
+        return self.cut(numbers, shifts=shifts)[..., 0] - 1
+
     def regions(self, device: torch.device) -> Tensor:
         """[count, cells]: cells of one window with different numbers came together by rolling alone."""
         numbers = torch.zeros((), dtype=torch.int64, device=device)
@@ -109,19 +114,12 @@ class WindowAttention(nn.Module):
         nn.init.trunc_normal_(self.relative_position_bias_table, std=INITIAL_SPREAD)
 
     def forward(self, windows: Tensor, regions: Tensor | None) -> Tensor:
-        """Windows [M, N, C] to the same shape; `regions` [count, N] where M is a multiple of count.
+        """Windows [M, N, C] to the same shape; `regions` [count, N] where M is a multiple of count."""
+        if regions is not None:
+            regions = regions.repeat(len(windows) // len(regions), 1)
+        return self.attend(windows, self.bias(windows.shape[1]), regions)
 
-        Without gradients `windows` may be overwritten.
-        """
-        bias = self._bias(windows.shape[1])
-        steps = row_steps(len(windows), WINDOWS_AT_ONCE)
-        if len(steps) == 1:
-            return self._attend(windows, bias, _rows(regions, steps[0], len(windows)))
-        for rows in steps:
-            windows[rows] = self._attend(windows[rows], bias, _rows(regions, rows, len(windows)))
-        return windows
-
-    def _bias(self, cells: int) -> Tensor:
+    def bias(self, cells: int) -> Tensor:
         """[heads, N, N]."""
         # Published behaviour: a cut window reads the top left of the full window's index.
         index = _offset_index(self.window, self.relative_position_bias_table.device)[:cells, :cells]
@@ -129,7 +127,8 @@ class WindowAttention(nn.Module):
             self.relative_position_bias_table[index.flatten()].unflatten(0, (cells, cells)).permute(2, 0, 1)
         )
 
-    def _attend(self, windows: Tensor, bias: Tensor, regions: Tensor | None) -> Tensor:
+    def attend(self, windows: Tensor, bias: Tensor, regions: Tensor | None) -> Tensor:
+        """Windows [M, N, C] with biases [heads, N, N] and regions [M, N] to the same shape."""
         queries, keys, values = (
             self.qkv(windows).unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
         )
@@ -166,19 +165,29 @@ class Block(nn.Module):
         self.mlp = MLP(dim)
 
     def forward(self, maps: Tensor, windows: _Windows, regions: Tensor | None) -> Tensor:
-        """Maps [B, T, h, w, C] to the same shape."""
-        cut = windows.cut(self.norm1(maps), shifts=self.shifts)
-        seen = windows.join(self.attn(cut, regions if self.shifts else None), shifts=self.shifts)
-        del cut
-        maps = maps + self._dropped(seen)
-        del seen
-        tokens = maps.flatten(0, 3)
-        steps = row_steps(len(tokens), TOKENS_AT_ONCE)
-        if len(steps) == 1 or self.training:
+        """Maps [B, T, h, w, C] to the same shape; without gradients in their own place."""
+        regions = regions if self.shifts else None
+        if torch.is_grad_enabled() or self.training or torch.compiler.is_compiling():
+            cut = windows.cut(self.norm1(maps), shifts=self.shifts)
+            maps = maps + self._dropped(windows.join(self.attn(cut, regions), shifts=self.shifts))
             return maps + self._dropped(self.mlp(self.norm2(maps)))
-        for rows in steps:
-            tokens[rows] += self.mlp(self.norm2(tokens[rows]))
-        return tokens.view(maps.shape)
+        places = windows.places(maps.device, shifts=self.shifts)
+        for clip in maps.flatten(1, 3):
+            self._look_around(clip, places, regions)
+            for rows in row_steps(len(clip), TOKENS_AT_ONCE):
+                clip[rows] += self.mlp(self.norm2(clip[rows]))
+        return maps
+
+    def _look_around(self, cells: Tensor, places: Tensor, regions: Tensor | None) -> None:
+        """Adds to cells [S, C] what they see in their windows; each cell is in one window, so steps do not disturb others."""
+        bias = self.attn.bias(places.shape[1])
+        for rows in row_steps(len(places), WINDOWS_AT_ONCE):
+            numbers = places[rows]
+            is_new = (numbers < 0)[..., None]
+            windows = self.norm1(cells[numbers.clamp(min=0)]).masked_fill(is_new, 0)
+            seen = self.attn.attend(windows, bias, None if regions is None else regions[rows])
+            kept = numbers.flatten() >= 0
+            cells.index_add_(0, numbers.flatten()[kept], seen.flatten(0, 1)[kept].to(cells.dtype))
 
     def _dropped(self, branch: Tensor) -> Tensor:
         """Drops the whole branch of some clips, and enlarges that of the others."""
@@ -265,7 +274,7 @@ class VideoSwin(nn.Module):
         maps = self.patch_embed(frames)
         told = []
         for index, stage in enumerate(self.layers):
-            maps = stage(maps)
+            maps = stage(maps if maps.is_contiguous() else maps.contiguous())
             told.append(maps.permute(0, 1, 4, 2, 3))
             maps = self.downsamples[index](maps) if index < len(self.downsamples) else maps
         return tuple(told)
@@ -289,16 +298,6 @@ def _offset_index(window: Grid, device: torch.device) -> Tensor:
     for place, side in zip(places, window, strict=True):
         index = index * (2 * side - 1) + place[:, None] - place[None] + side - 1
     return index
-
-
-def _rows(regions: Tensor | None, rows: slice, total: int) -> Tensor | None:
-    """The regions of some of `total` windows, where clips follow each other."""
-    if regions is None:
-        return None
-    if rows == slice(0, total):
-        return regions.repeat(total // len(regions), 1)
-    index = torch.arange(rows.start, rows.stop, device=regions.device) % len(regions)
-    return regions[index]
 
 
 def _triple(sides: object) -> Grid:

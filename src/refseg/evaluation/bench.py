@@ -217,8 +217,9 @@ def _beside_separate_runs(measured: Measurement) -> str:
     count, first, whole = measured.setting.phrases, measured.first_phrase, measured.stages["whole"]
     if count == 1:
         return ""
+    ratio = f"{whole.cpu_seconds / first.cpu_seconds:.2f}" if first.cpu_seconds else "-"
     return (
-        f"{count} phrases together: {whole.cpu_seconds:.3f} CPU s, {whole.cpu_seconds / first.cpu_seconds:.2f} times one phrase; "
+        f"{count} phrases together: {whole.cpu_seconds:.3f} CPU s, {ratio} times one phrase; "
         f"in separate runs: {count * first.cpu_seconds:.3f} CPU s ({_share(whole, Cost(count * first.milliseconds, 0))} of the time)\n"
     )
 

@@ -12,6 +12,12 @@ def test_a_published_recipe_trains(name, tmp_path):
     assert trial.rates == (1e-4,) * 3
 
 
+def test_activations_may_be_computed_again(tmp_path):
+    kept = take_three_steps("vlformer/refcoco-r50", tmp_path / "kept").losses
+    again = {"run.checkpoint_activations": True}
+    assert take_three_steps("vlformer/refcoco-r50", tmp_path / "again", overrides=again).losses == kept
+
+
 def test_every_published_configuration_has_a_recipe():
     runs = [read_recipe(packaged_recipes()[name]) for name in packaged("vlformer")]
     runs = [run for run in runs if run.data.name != "ref-youtube-vos"]

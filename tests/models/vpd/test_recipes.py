@@ -100,7 +100,7 @@ def test_a_run_begins_with_stable_diffusion(tmp_path):
     model = published.model()
     folder = published.diffusers_folder(model.state_dict(), tmp_path / "sd")
     start = tmp_path / "start.safetensors"
-    conversion.convert(folder, start, family="vpd", variant="debug", starts=True)
+    conversion.convert(folder, start, family="vpd", variant="debug", part="stable-diffusion")
     values = recipe("vpd/refcoco").model_dump(mode="json", exclude_none=True)
     run = run_from_values(values | {"variant": "debug", "init": str(start)}, source="test")
     first, told = first_model(run, ())

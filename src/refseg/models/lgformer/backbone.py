@@ -7,6 +7,7 @@ residual alone. So the published gates of the last stage decide nothing, and are
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from typing import cast
 
 from torch import Tensor, nn
@@ -33,13 +34,19 @@ class FusedSwin(nn.Module):
             for layer in gate.children():
                 nn.init.trunc_normal_(cast("nn.Linear", layer).weight, std=INITIAL_SPREAD)
 
-    def before_words(self, pixels: Tensor) -> Tensor:
+    def before_words(self, pixels: Tensor, *, rough: AbstractContextManager[object]) -> Tensor:
         """Normalised pixels [N, 3, H, W] to what the first stage tells without words [N, h, w, C]."""
-        cells: Tensor = self.swin.stages()[0](self.swin.patch_embed(pixels))
-        return cells
+        cells = self.swin.patch_embed(pixels)
+        with rough:
+            told: Tensor = self.swin.stages()[0](cells)
+        return told
 
-    def forward(self, cells: Tensor, words: Tensor, valid: Tensor) -> tuple[list[Tensor], Tensor]:
+    def forward(
+        self, cells: Tensor, words: Tensor, valid: Tensor, *, rough: AbstractContextManager[object]
+    ) -> tuple[list[Tensor], Tensor]:
         """The maps of the four stages [N, h, w, C], and the words after them [N, L, D].
+
+        The blocks, which are most of the work, are computed within `rough`; it is entered several times.
 
         Shapes:
             cells: what `before_words` gave; words: [N, L, D]; valid: [N, L] bool.
@@ -48,7 +55,8 @@ class FusedSwin(nn.Module):
         last = len(self.fusions) - 1
         for number, stage in enumerate(self.swin.stages()):
             if number > 0:
-                cells = stage(cells)
+                with rough:
+                    cells = stage(cells)
             residual, text_residual = self.fusions[number](cells.flatten(1, 2), words, valid)
             residual = residual.view_as(cells)
             maps.append(self.swin.norms[number](residual))

@@ -10,6 +10,7 @@ from refseg.models.lgformer.config import VARIANTS, LGFormerLossConfig
 from refseg.models.lgformer.convert import convert
 from refseg.models.lgformer.loss import LGFormerCriterion
 from refseg.models.lgformer.model import LGFormer
+from refseg.models.lgformer.starts import start_backbone, start_text
 
 FAMILY = Family(
     name="lgformer",
@@ -19,6 +20,7 @@ FAMILY = Family(
     variants=VARIANTS,
     loss=LGFormerLossConfig(),
     convert=convert,
+    starts={"backbone": start_backbone, "text": start_text},
     cards=Path(__file__).parent / "checkpoints.toml",
     param_rules=(
         # Published behaviour: BERT's embeddings are in no group of the optimiser.

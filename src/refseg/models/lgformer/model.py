@@ -51,7 +51,10 @@ class LGFormer(ReferringModel):
         frames = _frames_to_segment(clips)  # [B, T', 3, H, W]
         pixels = frames.flatten(0, 1)
         steps = row_steps(len(pixels), frames_at_once(pixels.device))
-        cells = torch.cat([self.backbone.before_words(pixels[rows]) for rows in steps])  # [B * T', h, w, C]
+        rough = self._rough(pixels.device)
+        with self._precise(pixels.device):
+            parts = [self.backbone.before_words(pixels[rows], rough=rough) for rows in steps]
+        cells = torch.cat(parts)  # [B * T', h, w, C]
         finest = cells.unflatten(0, frames.shape[:2]).permute(0, 1, 4, 2, 3)
         return VisualFeatures((finest,), clips.valid, clips.content)
 
@@ -100,7 +103,8 @@ class LGFormer(ReferringModel):
         """Mask logits [N, predictions, h, w] of frames, each with its phrase."""
         device = cells.device
         rough = self._rough(device)
-        maps, words = self.backbone(cells, words, valid)
+        with self._precise(device):
+            maps, words = self.backbone(cells, words, valid, rough=rough)
         sizes = [(level.shape[1], level.shape[2]) for level in maps[:0:-1]]
         places = place_levels(sizes, self.config.dim, device)
         # Published behaviour: the pixel decoder computes in float32 whatever the precision of the rest.
@@ -115,11 +119,11 @@ class LGFormer(ReferringModel):
             return self.pixel_decoder.masks(finest, at_least_float32(weights), at_least_float32(biases))
 
     def _precise(self, device: torch.device) -> AbstractContextManager[object]:
-        """Float32 outside training for what is done once a phrase: it costs next to nothing, and all pixels hang on it."""
+        """Float32 outside training for what is little work: fusions, words, the query; all pixels hang on it."""
         return nullcontext() if self.training else torch.autocast(device.type, enabled=False)
 
     def _rough(self, device: torch.device) -> AbstractContextManager[object]:
-        """The precision asked for, for the bulk of the pixel decoder; float32 in training, as published."""
+        """The precision asked for, for the bulk of the work; training keeps the published precisions."""
         kind = device.type
         if self.training or not torch.is_autocast_enabled(kind):
             return nullcontext()

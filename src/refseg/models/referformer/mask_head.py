@@ -8,6 +8,7 @@ are linear, so one convolution with `dynamic_channels` outputs a query gives the
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 import torch
@@ -56,7 +57,9 @@ class MaskHead(nn.Module):
     def weights(self, states: Tensor) -> DynamicWeights:
         """The networks that query states [N, M, C] ask for, in float32."""
         widths = self._widths()
-        parts = self.controller(states).float().split([*self._weight_counts(), *widths], dim=-1)
+        with _exactly(states):
+            numbers = self.controller(states.float())
+        parts = numbers.split([*self._weight_counts(), *widths], dim=-1)
         first, *later = (
             part.unflatten(-1, (width, -1))
             for part, width in zip(parts[: self.num_layers], widths, strict=True)
@@ -74,22 +77,28 @@ class MaskHead(nn.Module):
             centres: [N, M, 2] reference centres (x, y) in canvas pixels.
             returns: [N, M, h, w] float32.
         """
-        hidden = torch.einsum("nmdc,nchw->nmdhw", weights.features, maps.float())
-        return self._finish(hidden, weights, centres)
+        with _exactly(maps):
+            hidden = torch.einsum("nmdc,nchw->nmdhw", weights.features, maps.float())
+            return self._finish(hidden, weights, centres)
 
     def folded(self, maps: Tensor, weights: DynamicWeights, centres: Tensor, last: nn.Conv2d) -> Tensor:
         """The same from the input [N, C, h, w] of `last`, the convolution that makes the mask features."""
-        kernels = torch.einsum("nmdc,cikl->nmdikl", weights.features, last.weight.float())
         assert last.bias is not None
-        shifts = weights.features @ last.bias.float()  # [N, M, d]
+        with _exactly(maps):
+            kernels = torch.einsum("nmdc,cikl->nmdikl", weights.features, last.weight.float())
+            shifts = weights.features @ last.bias.float()  # [N, M, d]
+            hidden = self._convolved(maps.float(), kernels, shifts, last)
+            return self._finish(hidden.unflatten(1, shifts.shape[1:]), weights, centres)
+
+    @staticmethod
+    def _convolved(maps: Tensor, kernels: Tensor, shifts: Tensor, last: nn.Conv2d) -> Tensor:
         # One frame a convolution, as a slice: a frame without its axis would lose the layout that convolutions like.
-        hidden = torch.cat(
+        return torch.cat(
             [
                 functional.conv2d(frame, kernel.flatten(0, 1), shift.flatten(), padding=last.padding)
-                for frame, kernel, shift in zip(maps.float().split(1), kernels, shifts, strict=True)
+                for frame, kernel, shift in zip(maps.split(1), kernels, shifts, strict=True)
             ]
         )
-        return self._finish(hidden.unflatten(1, shifts.shape[1:]), weights, centres)
 
     def _finish(self, hidden: Tensor, weights: DynamicWeights, centres: Tensor) -> Tensor:
         """The first layer's reading of features [N, M, d, h, w] to mask logits [N, M, h, w]."""
@@ -110,3 +119,8 @@ class MaskHead(nn.Module):
         across = kernel[..., 0, None] * from_x[:, :, None]  # [N, M, d, w]
         down = kernel[..., 1, None] * from_y[:, :, None]  # [N, M, d, h]
         return across[..., None, :] + down[..., None]
+
+
+def _exactly(maps: Tensor) -> AbstractContextManager[object]:
+    """No half precision from here on: coordinates are raw pixels, and rounding hundreds of them moves the edges of masks."""
+    return torch.autocast(maps.device.type, enabled=False)

@@ -203,7 +203,9 @@ class ReferFormer(ReferringModel):
                 placed, spoken = levels.rows(owners[rows]), words.rows(owners[rows])
                 tokens = torch.cat([cells(level[rows]) for level in flat], dim=1)
                 memory = self.encoder(self.fusion(tokens, spoken), placed)
-                told.append(self.decoder(memory, placed, spoken.sentence))
+                # Few numbers, on which all masks hang: half precision saves nothing here and moves edges.
+                with torch.autocast(memory.device.type, enabled=False):
+                    told.append(self.decoder(memory.float(), placed, spoken.sentence.float()))
                 yield (memory,)
 
         (memory,) = gather(memories(), len(owners))

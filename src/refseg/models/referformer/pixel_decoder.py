@@ -6,6 +6,7 @@ Departure: the finest map carries no words until its cross-attention, so what co
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import cast
 
 import torch
@@ -15,7 +16,7 @@ from torch.nn import functional
 from refseg.layers.attention import Attention
 from refseg.layers.feed_forward import FeedForward
 from refseg.layers.position import sine_2d
-from refseg.layers.steps import frames_at_once, row_steps
+from refseg.layers.steps import frames_at_once, gather, row_steps
 from refseg.models.referformer.config import ReferFormerConfig
 from refseg.models.referformer.levels import CELL_OFFSET, level_valid
 from refseg.models.referformer.transformer import Words, initialise_matrices
@@ -126,14 +127,28 @@ class PixelDecoder(nn.Module):
         """Strides 32, 16 and 8: memory maps [P*T, C, h, w] finest first, words of P rows; to the map of stride 8."""
         summed: Tensor | None = None
         for level in (3, 2, 1):
-            adapted = self.adapters[level](memory[level - 1])
+            adapted = self._adapted(level, memory[level - 1])
             position, level_mask = place_map(adapted, valid)
             seen = self._block(level).look_around(adapted, position, level_mask)
-            frames = torch.arange(len(seen), device=seen.device) // (len(seen) // len(position))
-            told = self._block(level).look_at_words(seen, position[frames], words.rows(frames))
-            summed = self._descend(level, told, summed)
+            del adapted
+            (summed,) = gather(self._told(level, seen, position, words, summed), len(seen))
         assert summed is not None
         return summed
+
+    def _adapted(self, level: int, maps: Tensor) -> Tensor:
+        steps = row_steps(len(maps), frames_at_once(maps.device))
+        (adapted,) = gather(((self.adapters[level](maps[rows]),) for rows in steps), len(maps))
+        return adapted
+
+    def _told(
+        self, level: int, seen: Tensor, position: Tensor, words: Words, coarser: Tensor | None
+    ) -> Iterator[tuple[Tensor]]:
+        """What the frames of a level [N, C, h, w] become with words and the coarser sum, a few frames at a time."""
+        owners = torch.arange(len(seen), device=seen.device) // (len(seen) // len(position))
+        for rows in row_steps(len(seen), frames_at_once(seen.device)):
+            spoken = words.rows(owners[rows])
+            told = self._block(level).look_at_words(seen[rows], position[owners[rows]], spoken)
+            yield (self._descend(level, told, None if coarser is None else coarser[rows]),)
 
     def finest(self, prepared: Tensor, position: Tensor, words: Words, coarser: Tensor) -> Tensor:
         """Stride 4 for any N frames: prepared maps, positions [N, h*w, C], words, the coarser sum; to [N, C, h, w]."""

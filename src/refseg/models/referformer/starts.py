@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from refseg.encoders.swin import Swin, SwinSpec
-from refseg.encoders.swin_weights import classification_state, start_of
+from refseg.encoders.swin_weights import classification_start
 from refseg.encoders.video_swin import VideoSwin, VideoSwinSpec
 from refseg.encoders.video_swin_weights import pretrained
 from refseg.errors import CheckpointMismatch
@@ -40,12 +40,7 @@ def start_backbone(state: StateDict, config: ModelConfig) -> tuple[StateDict, Re
     if isinstance(config.backbone, SwinSpec):
         with torch.device("meta"):
             wanted = Swin(config.backbone).state_dict()
-        found = start_of(classification_state(state), wanted)
-        unfilled = [name for name in found.kept if not name.startswith("norms.")]
-        if unfilled:
-            raise CheckpointMismatch(
-                "the file is no classification file of a Swin of this size", missing=unfilled
-            )
+        found = classification_start(state, wanted)
         return _prefixed(found.tensors, found.unused)
     named = {f"backbone.0.body.{name}": value for name, value in state.items()}
     return _of_this_system(named, config)

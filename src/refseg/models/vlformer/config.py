@@ -55,7 +55,6 @@ class VLFormerConfig(ModelConfig):
     hidden_dim: int = 2048
     num_queries: int = 5
     mask_dim: int = 256
-    num_frames: int = 1  # of a training clip; any number works
     padded_words: PaddedWords = "raised"
     detail: Detail = "last"
 

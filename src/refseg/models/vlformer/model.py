@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from refseg.encoders.clip_text import ClipTextTower
 from refseg.encoders.clip_tokens import ClipTokenizer
-from refseg.encoders.resnet import ResNet
+from refseg.encoders.resnet import Bottleneck, ResNet
 from refseg.framing import masks_to_source, upsample_to_canvas
 from refseg.layers.position import sine_1d
 from refseg.layers.steps import frames_at_once, row_steps
@@ -105,6 +105,11 @@ class VLFormer(ReferringModel):
         if at == "canvas":
             return grown
         return [masks_to_source(*pair) for pair in zip(grown, placements, strict=True)]
+
+    def recomputed_blocks(self) -> list[nn.Module]:
+        """The blocks of the backbone and the layers of the encoder."""
+        blocks = [module for module in self.backbone.modules() if isinstance(module, Bottleneck)]
+        return [*blocks, *self.pixel_decoder.layers]
 
     def extra_state(self) -> dict[str, str]:
         """The tokenizer's file, where it is known."""
