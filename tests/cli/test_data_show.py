@@ -17,11 +17,16 @@ from refseg.errors import InvalidInput
 CASES = Path(__file__).parents[1] / "parity" / "cases" / "datasets"
 
 
-def show(*words):
+def run(*words):
     load_verbs()
-    done = CliRunner().invoke(app, ["data", "show", *map(str, words)])
+    done = CliRunner().invoke(app, ["data", *map(str, words)])
     if done.exception is not None and not isinstance(done.exception, SystemExit):
         raise done.exception
+    return done
+
+
+def show(*words):
+    run("show", *words)
 
 
 def captions(path):

@@ -116,7 +116,7 @@ def _drawn(example: Example, named: Sequence[str] | None) -> list[_Cell]:
 
     from refseg.drawing import draw_overlays
 
-    count, times = len(example.phrases), range(len(example.frames))
+    count, times = len(example.phrases), list(range(len(example.frames)))
     masks = example.masks
     if masks is None:  # a part that is measured on a server
         masks = torch.zeros(count, len(times), *example.frames.shape[-2:], dtype=torch.bool)

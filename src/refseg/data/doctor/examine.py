@@ -19,7 +19,11 @@ def places_in(name_or_folder: str, root: Path | None = None) -> list[Place]:
         InvalidInput: if the name is known and the data set is not there, or the folder is not.
     """
     if name_or_folder.lower() in PUBLISHED or name_or_folder.lower() in ALIASES:
-        return [find(published(name_or_folder), root)]
+        try:
+            return [find(published(name_or_folder), root)]
+        except InvalidInput:
+            if root is not None or not Path(name_or_folder).is_dir():
+                raise  # else the folder here that is called as a data set is meant
     folder = Path(name_or_folder)
     if not folder.exists():
         raise InvalidInput(

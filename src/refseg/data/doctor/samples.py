@@ -16,6 +16,7 @@ from refseg.data.published import Counts
 from refseg.data.published_sets import open_place
 from refseg.data.video_window import count_frames
 from refseg.errors import InvalidInput
+from refseg.structures import Size
 
 
 def check_a2d(report: Report, place: Place, *, is_quick: bool, watch: Watch) -> None:
@@ -148,12 +149,19 @@ def check_jhmdb(report: Report, place: Place, *, is_quick: bool, watch: Watch) -
 def _check_pictures(report: Report, data: JHMDB, sample: Sample, seen: Seen, *, is_quick: bool) -> None:
     try:
         masks = read_mat(data.mask_path(sample))
-    except InvalidInput:
-        return  # told with its samples
+    except InvalidInput:  # told with its samples
+        _look_at(report, data, sample, seen, size=None, is_quick=is_quick)
+        return
     if masks.shape[2] < sample.masks:
         report.add(
             "mask-missing", f"{sample.video}: {masks.shape[2]} masks, and the list speaks of {sample.masks}"
         )
     size = (int(masks.shape[0]), int(masks.shape[1]))
+    _look_at(report, data, sample, seen, size=size, is_quick=is_quick)
+
+
+def _look_at(
+    report: Report, data: JHMDB, sample: Sample, seen: Seen, *, size: Size | None, is_quick: bool
+) -> None:
     for path in data.frame_paths(sample, range(sample.masks)):
         seen.look(report, ToSee(path, size, f"{sample.video}/{path.name}"), is_quick=is_quick)
