@@ -32,6 +32,7 @@ class Row:
     )  # view: intersection, answer, target; [T'] each
     contour: list[float] = field(default_factory=list)  # boundary F of each frame, where it was taken
     ranked: dict[str, Any] | None = None  # all candidates: see `ranking.ranked_record`
+    centre: list[float] | None = None  # of the target where it is first seen: x, y as shares of the frame
     id: str | None = None  # as the data set numbers the phrase
     says_nothing: bool | None = None  # the data set states that nothing answers to the phrase
 
