@@ -2,7 +2,7 @@
 
 python benchmarks/predict.py [CHECKPOINT]
 
-CHECKPOINT is the shipped one by default. ReferFormer is measured with random weights: they cost what trained ones cost.
+CHECKPOINT is the shipped one by default. The other families are measured with random weights: they cost what trained ones cost.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ def settings(checkpoint: str) -> list[Setting]:
         for setting in (
             Setting(checkpoint, 480, 640, frames=1, phrases=1, dtype=dtype, repeat=10),
             Setting(checkpoint, 480, 640, frames=1, phrases=8, dtype=dtype, repeat=10),
+            Setting("lgformer/base-window12", 480, 480, frames=1, phrases=1, dtype=dtype),
             Setting(referformer, 480, 640, frames=1, phrases=1, dtype=dtype),
             *(Setting(name, 360, 640, frames=5, phrases=1, dtype=dtype) for name in clips),
             *(Setting(name, 360, 640, frames=5, phrases=4, dtype=dtype) for name in clips),

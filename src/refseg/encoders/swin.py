@@ -16,7 +16,6 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.utils.checkpoint import checkpoint
 
 from refseg.layers.precision import at_least_float32
 from refseg.layers.steps import row_steps
@@ -39,7 +38,6 @@ class SwinSpec:
     num_heads: tuple[int, ...] = (3, 6, 12, 24)
     window: int = 7
     drop_path: float = 0.2  # of the last block; grows linearly from 0 at the first
-    recomputes_blocks: bool = False  # in the backward pass, instead of keeping what they computed
 
     @property
     def out_channels(self) -> tuple[int, ...]:
@@ -74,7 +72,6 @@ class Swin(nn.Module):
                 window=spec.window,
                 drop_paths=rates[starts[stage] : starts[stage] + spec.depths[stage]],
                 merges=stage + 1 < len(spec.depths),
-                recomputes_blocks=spec.recomputes_blocks,
             )
             for stage, channels in enumerate(self.out_channels)
         )
@@ -127,11 +124,9 @@ class Stage(nn.Module):
         window: int,
         drop_paths: Sequence[float],
         merges: bool,
-        recomputes_blocks: bool,
     ) -> None:
         super().__init__()
         self.window = window
-        self.recomputes_blocks = recomputes_blocks
         self.blocks = nn.ModuleList(
             Block(dim, num_heads=num_heads, window=window, drop_path=rate) for rate in drop_paths
         )
@@ -147,18 +142,12 @@ class Stage(nn.Module):
         ]
         index = relative_index(self.window, cells.device)
         for number, block in enumerate(self.blocks):
-            cells = self._run(block, cells, places[number % 2], index)
+            cells = block(cells, places[number % 2], index)
         return cells
 
     def merge(self, cells: Tensor) -> Tensor:
         """[N, h, w, C] to [N, ceil(h / 2), ceil(w / 2), 2C]; the last stage gives back what it gets."""
         return cells if self.downsample is None else self.downsample(cells)
-
-    def _run(self, block: nn.Module, cells: Tensor, windows: Windows, index: Tensor) -> Tensor:
-        if self.recomputes_blocks and self.training and torch.is_grad_enabled():
-            recomputed: Tensor = checkpoint(block, cells, windows, index, use_reentrant=False)
-            return recomputed
-        return block(cells, windows, index)
 
 
 class PatchMerging(nn.Module):

@@ -11,12 +11,14 @@ from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
+from refseg.encoders.swin import Block
 from refseg.encoders.text import TextTower
 from refseg.encoders.wordpiece import WordPieceTokenizer
 from refseg.framing import upsample_to_canvas
+from refseg.layers.feed_forward import FeedForward
 from refseg.layers.precision import at_least_float32
 from refseg.layers.steps import frames_at_once, row_steps
 from refseg.models.base import ReferringModel, Ruler
@@ -88,6 +90,16 @@ class LGFormer(ReferringModel):
         """Mask logits [T', h, w] of the network on the canvas or at the source [T', H, W]."""
         on_canvas = upsample_to_canvas(logits, placement.canvas)
         return on_canvas if at == "canvas" else self._to_source(on_canvas, placement)
+
+    def recomputed_blocks(self) -> list[nn.Module]:
+        """The blocks of the backbone, and the feed-forward networks of the pixel decoder."""
+        kinds = {"backbone.swin": Block, "pixel_decoder": FeedForward}
+        return [
+            module
+            for part, kind in kinds.items()
+            for module in self.get_submodule(part).modules()
+            if isinstance(module, kind)
+        ]
 
     def extra_state(self) -> dict[str, str]:
         """The tokenizer's file, where it is known."""
