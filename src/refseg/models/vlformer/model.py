@@ -24,7 +24,16 @@ from refseg.models.base import ReferringModel, Ruler
 from refseg.models.vlformer.config import VLFormerConfig
 from refseg.models.vlformer.decoder import Decoder, Heads, mask_logits
 from refseg.models.vlformer.pixel_decoder import Memory, PixelDecoder, Words
-from refseg.structures import Clips, Output, Placement, TextFeatures, TextTokens, VisualFeatures
+from refseg.structures import (
+    Clips,
+    EvidenceMap,
+    Explanation,
+    Output,
+    Placement,
+    TextFeatures,
+    TextTokens,
+    VisualFeatures,
+)
 
 REFERRED = 0  # class "referred"; class 1 is "no object"
 TOKENIZER = "tokenizer.json"
@@ -105,6 +114,24 @@ class VLFormer(ReferringModel):
         if at == "canvas":
             return grown
         return [masks_to_source(*pair) for pair in zip(grown, placements, strict=True)]
+
+    def explain(
+        self, phrases: Sequence[str], visual: VisualFeatures, text: TextFeatures, output: Output
+    ) -> list[Explanation]:
+        """What each candidate query marks, as scores, and how surely it is the one that is referred to."""
+        assert output.class_logits is not None
+        weights = output.class_logits[:, :, 0].softmax(-1)[..., REFERRED]  # [P, Q]
+        return [
+            Explanation(
+                tuple(
+                    EvidenceMap(f"query {number}", scores, float(weight), group="queries")
+                    for number, (scores, weight) in enumerate(
+                        zip(marks.sigmoid(), surely, strict=True), start=1
+                    )
+                )
+            )
+            for marks, surely in zip(output.mask_logits, weights, strict=True)
+        ]
 
     def recomputed_blocks(self) -> list[nn.Module]:
         """The blocks of the backbone and the layers of the encoder."""
