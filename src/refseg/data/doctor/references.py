@@ -9,7 +9,7 @@ import numpy as np
 
 from refseg.data.annotated import ReadOptions
 from refseg.data.columns import Columns, write_columns
-from refseg.data.doctor.findings import Report, Watch, watched
+from refseg.data.doctor.findings import Report, Watch, told_to, watched
 from refseg.data.doctor.pictures import ToSee, check_pictures
 from refseg.data.geometry import LEAST_NUMBERS
 from refseg.data.index import Table
@@ -45,7 +45,7 @@ def read_table(report: Report, place: Place) -> ReferenceTable | None:
             place.folder / "instances.json",
             refs,
             several=place.facts.form == "grefcoco",
-            on_problem=lambda error: report.add("record", str(error)),
+            on_problem=told_to(report),
         )
     except InvalidInput as error:
         report.add("file", str(error))
