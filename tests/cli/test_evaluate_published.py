@@ -56,6 +56,16 @@ def test_the_record_holds_every_protocol(checkpoint, tmp_path):
     assert record["source"]["options"]["text"] == "squeezed"
 
 
+def test_more_frames_around_a_labelled_one_may_be_seen(checkpoint, tmp_path):
+    own = json.loads(evaluated(checkpoint, "a2d", tmp_path, "--json").stdout)["data"]
+    seven = json.loads(evaluated(checkpoint, "a2d", tmp_path, "--window", "7", "--json").stdout)["data"]
+    trained_on = catalog.variant("referformer", "debug").num_frames
+    assert own["frames"] == trained_on * own["examples"]
+    assert seven["frames"] == 7 * own["examples"]
+    with pytest.raises(InvalidInput, match="single frames"):
+        evaluated(checkpoint, "a2d", tmp_path, "--window", "0")
+
+
 def test_a_protocol_may_be_chosen(checkpoint, tmp_path):
     words = ["--protocol", "vlt", "--protocol", "refer", "--json"]
     record = json.loads(evaluated(checkpoint, "refcoco", tmp_path, *words).stdout)
@@ -84,9 +94,33 @@ def test_a_submission_is_written_and_passes_the_check(name, out, checkpoint, tmp
     path, root = tmp_path / out, place(name, tmp_path)
     done = evaluated(checkpoint, name, tmp_path, "--submission", path)
     assert f"{path} is ready" in done.stdout
+    assert ("not public" in done.stdout) is (name != "ref-davis17")
     checked = call("data", "check-submission", path, "--dataset", name, "--root", root)
     assert checked.exit_code == 0
     assert "is complete" in checked.stdout
+
+
+def test_a_stopped_submission_goes_on_without_a_file_of_rows(checkpoint, tmp_path, monkeypatch):
+    path, root = tmp_path / "tree", place("ref-davis17", tmp_path)
+    asked = []
+
+    class Mortal(TwoModel):
+        def encode_visual(self, clips):
+            asked.append(1)
+            if len(asked) == 2:
+                raise RuntimeError("the power went")
+            return super().encode_visual(clips)
+
+    monkeypatch.setattr(
+        refseg.predictor, "load", lambda *_, **__: refseg.predictor.Predictor(Mortal(), device="cpu")
+    )
+    with pytest.raises(RuntimeError, match="power"):
+        evaluated(checkpoint, "ref-davis17", tmp_path, "--submission", path)
+    done = evaluated(checkpoint, "ref-davis17", tmp_path, "--submission", path, "--resume")
+    assert "1 examples from an earlier run" in done.stdout
+    assert "ref-davis" in done.stdout
+    assert call("data", "check-submission", path, "--dataset", "ref-davis17", "--root", root).exit_code == 0
+    assert not list(tmp_path.glob("*.part"))
 
 
 def test_a_submission_with_a_fault_ends_with_code_1(checkpoint, tmp_path):

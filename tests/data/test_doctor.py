@@ -327,3 +327,23 @@ def test_every_check_has_a_remedy_and_a_level():
 def test_a_missing_set_is_told_with_its_layout(tmp_path):
     with pytest.raises(InvalidInput, match="was not found: looked for mevis"):
         places_in("mevis", tmp_path)
+
+
+def test_pictures_of_grefcoco_are_compared_with_those_of_other_sets(copied):
+    root = copied("grefcoco")
+    things = json.loads((root / "grefcoco" / "instances.json").read_text())
+    train = {
+        r["image_id"]
+        for r in json.loads((root / "grefcoco" / "grefs(unc).json").read_text())
+        if r["split"] == "train"
+    }
+    refs, made = maker.records(2, splits=("val",)), maker.instances(2)
+    shared = next(image for image in things["images"] if image["id"] in train)
+    for record in refs:
+        record["image_id"] = shared["id"]
+    for annotation in made["annotations"]:
+        annotation["image_id"] = shared["id"]
+    made["images"] = [shared]
+    maker.write(root, refs, made, pictures=False)
+    report = examined("grefcoco", root)
+    assert report.found["shared-other"].examples == ["1 pictures are in val or test of refcoco"]

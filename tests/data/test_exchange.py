@@ -242,3 +242,18 @@ def test_the_command_lists_data_sets_and_finds_them(tmp_path):
     page = run("list", "mevis", "--root", tmp_path).stdout
     assert "train: 1,662 videos, 23,051 phrases" in page and "not found here" in page
     assert "no data set named 'refcco'" in str(run("list", "refcco").exception)
+
+
+def test_vlt_passes_over_three_pictures_of_refclef(tmp_path):
+    things = maker.instances()
+    things["images"][1]["file_name"] = "17975.jpg"
+    maker.write(tmp_path, maker.records(splits=("train",)), things)
+    done = run("convert", "refcoco", tmp_path / "v", "--to", "vlt", "--split", "train", "--root", tmp_path)
+    assert (
+        "2 records" in done.stdout
+        and "2 objects of pictures that VLT passes over were left out" in done.stdout
+    )
+    assert sorted(path.name for path in (tmp_path / "v" / "masks" / "refcoco").iterdir()) == [
+        "0.png",
+        "1.png",
+    ]

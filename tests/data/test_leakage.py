@@ -127,6 +127,15 @@ def test_a_run_prints_and_stores_what_fell(root, tmp_path, capsys):
     assert told["training"][0]["fallen"] == 3
 
 
+def test_a_run_that_learns_from_what_it_is_measured_on_says_so(root, tmp_path, capsys):
+    data = {"name": "refcocog", "root": str(root), "evaluate_name": "refcoco", "evaluate_split": "testA"}
+    run = run_of(data)
+    run = run.model_copy(update={"run": run.run.model_copy(update={"evaluate_examples": 1})})
+    (tmp_path / "run").mkdir()
+    train(run, tmp_path / "run", device=torch.device("cpu"))
+    assert "1 of the 1 pictures that the run is measured on are learnt from too" in capsys.readouterr().err
+
+
 def test_a_run_with_nothing_left_is_refused(root):
     data = {"name": "refcoco", "root": str(root), "split": "val", "exclude_images_of": ["refcoco:val"]}
     with pytest.raises(InvalidInput, match=r"nothing is left to learn from: refcoco val: 2 of 2 records"):

@@ -205,3 +205,23 @@ def test_an_index_outside_ends_iteration(folder):
     with pytest.raises(IndexError):
         data[1]
     assert len(list(data)) == 1
+
+
+def test_chosen_frames_of_a_clip_are_read_with_their_masks_and_no_others(tmp_path):
+    names = []
+    for number in range(4):
+        Image.new("RGB", (12, 8), (number, 0, 0)).save(tmp_path / f"{number}.png")
+        names.append(f"{number}.png")
+    box = [[1, 1, 6, 1, 6, 6]]
+    line = {"frames": names, "phrase": "a box", "mask": [box, None, box, None]}
+    (tmp_path / "clips.jsonl").write_text(json.dumps(line))
+    clips = PhraseFile(tmp_path / "clips.jsonl")
+    assert clips.timeline(0).length == 4
+    (tmp_path / "0.png").write_bytes(b"not read")
+    example = clips.example(0, [3, 2, 2])
+    assert example.frames[:, 0, 0, 0].tolist() == [3, 2, 2]
+    assert example.masks[0].flatten(1).any(1).tolist() == [False, True, True]
+    assert [outline is None for outline in example.outlines[0]] == [True, False, False]
+    assert not clips.example(0, [1, 3]).masks.any()  # the object is not in these
+    with pytest.raises(InvalidInput, match=r"0\.png"):
+        clips[0]

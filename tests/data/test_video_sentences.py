@@ -58,6 +58,7 @@ def test_training_keeps_frames_with_the_object_and_draws_its_masks(tmp_path):
     assert isinstance(data, VideoSentences)
     assert len(data) == 2
     assert data.timeline(0) == Timeline(2)
+    assert data.size(0) == (10, 16)
     assert data.vocabulary == ("dog", "left", "one", "the")
     example = data[1]
     assert example.phrases == ("left one",)

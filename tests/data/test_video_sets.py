@@ -238,3 +238,29 @@ def test_samples_of_one_frame_stand_together_or_alone(tmp_path):
     example = alone[0]
     assert example.frames.shape[0] == 3 and example.masks.shape[:2] == (1, 1)
     assert example.target_frames.tolist() == [1] and example.ids == ("v_K1zW9TI8m2s_f_9_i_0",)
+
+
+def test_davis_after_the_published_conversion_is_read_the_same(tmp_path):
+    shutil.copytree(CASES / "ref_davis17", tmp_path / "c")
+    out = tmp_path / "converted" / "ref-davis"
+    raw = open_dataset("ref-davis17", split="valid", root=tmp_path / "c")
+    form = raw.published_form()
+    (out / "meta_expressions" / "valid").mkdir(parents=True)
+    (out / "valid").mkdir()
+    (out / "meta_expressions" / "valid" / "meta_expressions.json").write_text(
+        json.dumps(form["meta_expressions"])
+    )
+    (out / "valid" / "meta.json").write_text(json.dumps(form["meta"]))
+    for video in raw.videos:
+        frame = video.frames[0]
+        shutil.copytree(raw.frame_path(video, frame).parent, out / "valid" / "JPEGImages" / video.name)
+        shutil.copytree(raw.mask_path(video.name, frame).parent, out / "valid" / "Annotations" / video.name)
+    converted = open_dataset("ref-davis17", split="valid", root=tmp_path / "converted")
+    for one, other in zip(raw, converted, strict=True):
+        assert (one.name, one.phrases, one.ids, one.registers) == (
+            other.name,
+            other.phrases,
+            other.ids,
+            other.registers,
+        )
+        assert torch.equal(one.masks, other.masks) and torch.equal(one.labels, other.labels)

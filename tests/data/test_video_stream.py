@@ -8,6 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
+from data.test_video import turn
 from refseg.data.video import read_clip
 from refseg.data.video_stream import open_clip
 from refseg.data.video_write import video_writer, write_video
@@ -184,6 +185,15 @@ def test_uneven_times_and_odd_sides_come_through(tmp_path):
     clip = read_clip(target)
     assert clip.frames.shape[-2:] == (32, 46)
     assert clip.times == tuple(UNEVEN)
+
+
+def test_rotation_is_applied_to_every_frame(tmp_path):
+    source = silent(tmp_path / "phone.mp4")
+    turn(source, 0, 1, -1, 0)  # a quarter to the right
+    with open_clip([source]) as clip:
+        frames = [frame.pixels for frame in clip.frames]
+    assert {tuple(frame.shape) for frame in frames} == {(3, 48, 32)}
+    assert torch.equal(torch.stack(frames), read_clip(source).frames)
 
 
 def test_a_writing_that_fails_leaves_no_file(tmp_path):

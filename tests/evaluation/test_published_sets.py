@@ -10,6 +10,7 @@ import pytest
 from evaluation.miniatures import FOLDERS, TwoModel, opened, predictor
 from refseg.data.catalog import open_dataset
 from refseg.errors import InvalidInput, UnknownName
+from refseg.evaluation import reading
 from refseg.evaluation.objects import Merged
 from refseg.evaluation.run import evaluate
 from refseg.evaluation.setup import Request, choose_protocols
@@ -97,6 +98,20 @@ def test_a_clip_in_pieces_scores_as_the_whole(window, tmp_path):
     dataset = opened("mevis", tmp_path)
     whole = values(dataset, protocols.MEVIS, window=0)
     assert values(dataset, protocols.MEVIS, window=window) == whole
+
+
+@pytest.mark.parametrize("name", ["mevis", "ref-youtube-vos"])
+def test_targets_too_many_for_memory_are_read_one_by_one(name, tmp_path, monkeypatch):
+    dataset = opened(name, tmp_path)
+    whole = values(dataset, protocols.MEVIS)
+    read = []
+    real = type(dataset).read_masks
+    monkeypatch.setattr(reading, "MOST_PIXELS", 1)
+    monkeypatch.setattr(
+        type(dataset), "read_masks", lambda self, v, rows, f: read.append(len(rows)) or real(self, v, rows, f)
+    )
+    assert values(dataset, protocols.MEVIS) == whole
+    assert set(read) == {1}
 
 
 def test_ref_davis_scores_each_annotator_apart_and_takes_their_mean(tmp_path):
@@ -202,6 +217,13 @@ def test_an_unknown_protocol_is_told_with_the_nearest(tmp_path):
         choose_protocols(Request(protocols=("vlfromer",)), dataset, "referformer")
     with pytest.raises(InvalidInput, match="several boxes"):
         choose_protocols(Request(protocols=("grec",)), dataset, "referformer")
+
+
+def test_a_folder_of_videos_is_measured_as_videos(tmp_path):
+    opened("ref-youtube-vos", tmp_path)
+    folder = next(tmp_path.glob("*/ref-youtube-vos")).rename(tmp_path / "mine")
+    dataset = open_dataset(folder, split="train")
+    assert choose_protocols(Request(), dataset, "scout")[0] == protocols.HONEST_VIDEO
 
 
 def test_merging_needs_a_data_set_that_knows_its_objects(tmp_path):

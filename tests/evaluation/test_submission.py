@@ -2,9 +2,11 @@
 
 import io
 import zipfile
+from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from evaluation.miniatures import LeftModel, opened, predictor
@@ -117,6 +119,20 @@ def test_an_earlier_file_and_a_wrong_ending_are_refused(tmp_path):
         Writer(tmp_path / "out2.zip", "ref-davis17")
     with pytest.raises(UnknownName, match="mevis"):
         Writer(tmp_path / "out2.zip", "mevos")
+
+
+@pytest.mark.parametrize("name", ["../../../outside", "a/b", "..", "", "a\\b"])
+def test_names_that_lead_out_of_the_folder_are_refused(name, tmp_path):
+    dataset = opened("mevis", tmp_path, "valid")
+    known = dataset[0]
+    writer = Writer(tmp_path / "deep" / "out.zip", "mevis")
+    masks = torch.zeros(len(known.frames), 4, 4, dtype=torch.bool)
+    for changed in ({"ids": (name,)}, {"name": name}, {"frame_names": (name,) * len(known.frames)}):
+        with pytest.raises(InvalidInput, match="cannot be the name"):
+            writer.add(
+                replace(known, **{"phrases": ("a",), "ids": ("0",), "masks": None} | changed), 0, masks, 0
+            )
+    assert not list(tmp_path.rglob("outside*"))
 
 
 def drop_first_frame(name, data):

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from data.test_video_stream import with_sound
 from helpers.run_cli import load as load_seeing
 from refseg.cli import main
 from refseg.data.video import read_clip
@@ -465,6 +466,17 @@ def test_a_whole_clip_has_a_limit_and_windows_have_one_when_asked(here, refseg):
     )
     assert code == 2 and "limit of 8" in err
     assert visible_files(here / "refseg-out") == []
+
+
+def test_the_overlay_of_a_clip_keeps_its_sound(here, refseg):
+    import av
+
+    with_sound(here / "talk.mp4", seconds=2)
+    refseg("predict", "any", "talk.mp4", "red", "--window", "8", "--overlap", "2")
+    (line,) = lines_of(here / "refseg-out")
+    with av.open(str(here / "refseg-out" / line["overlay"])) as container:
+        assert [stream.type for stream in container.streams] in (["video", "audio"], ["audio", "video"])
+        assert float(container.streams.audio[0].duration * container.streams.audio[0].time_base) > 1.8
 
 
 def test_windows_that_do_not_fit_are_refused_before_anything_is_loaded(here, refseg):

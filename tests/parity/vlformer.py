@@ -273,7 +273,8 @@ def _draws(case: Case) -> dict[int, Tensor]:
 
 def _given(draws):
     def draw(rows: int, points: int, device: torch.device) -> Tensor:
-        places = next(draws)
+        # Where nothing is matched the published code draws points for no row, and ours none at all.
+        places = next(places for places in draws if len(places))
         assert places.shape == (rows, points, 2), f"{rows} rows of {points} points, recorded {places.shape}"
         return places
 
@@ -289,8 +290,10 @@ def matches(case: Case, criterion, output: Output, targets: Targets) -> dict[str
     for number, (name, layer) in enumerate(layers.items()):
         criterion.draw = _given(itertools.islice((every[i] for i in sorted(every)), number * per_layer, None))
         query = criterion.match(layer, targets)
-        for row, chosen in enumerate(query.tolist()):
-            named[f"out/match/{name}/{row}"] = torch.tensor([[chosen], [0]])
+        present = targets.visible.any(-1)
+        for row, chosen in enumerate(query):
+            pair = torch.stack([chosen, torch.zeros_like(chosen)])[:, None]
+            named[f"out/match/{name}/{row}"] = pair if present[row] else pair[:, :0]
     return named
 
 
@@ -330,7 +333,7 @@ def targets_of(case: Case, placements) -> Targets:
         padded = torch.zeros(len(mask), *where.canvas, dtype=torch.bool)
         padded[:, : mask.shape[1], : mask.shape[2]] = mask.bool()
         masks.append(padded)
-        visible.append(ids[0] != -1)
+        visible.append(ids[0] != -1 if len(ids) else torch.zeros(len(mask), dtype=torch.bool))
     return Targets(
         masks=torch.stack(masks),
         visible=torch.stack(visible),

@@ -64,7 +64,9 @@ def run_records(case: Case) -> None:
 
 def _sentence_records(case: Case, folder: Path) -> list[dict[str, Any]]:
     """`instances_refcoco_train.json` of the case beside this one, written and read."""
-    beside = json.loads((case.path.parent / "post-convert" / "manifest.json").read_text())
+    folders = (case.path.parent, Path(__file__).parent / "cases" / "vlformer")
+    manifests = (folder / "post-convert" / "manifest.json" for folder in folders)
+    beside = json.loads(next(path for path in manifests if path.exists()).read_text())
     path = folder / "instances_refcoco_train.json"
     path.write_text(json.dumps(beside["outputs"]["files"]["refcoco"][path.name]))
     table = ReferenceTable(sentence_forms.open_coco_form(path, "train"))
@@ -149,7 +151,11 @@ def run_augmentation(case: Case) -> None:
     """The shipped recipe's steps, fed with the recorded draws: each must ask for the very range that was recorded."""
     from parity.vlformer import recipe
 
-    augment = recipe().data.augment
+    sizes = {"short": tuple(case.config["min_size_train"]), "longest": case.config["max_size_train"]}
+    augment = [
+        dataclasses.replace(step, **sizes) if step.step == "resize" else step
+        for step in recipe().data.augment
+    ]
     computed: dict[str, Any] = {}
     for i, image in case.numbered("in/image"):
         example = _example(case, i, image)

@@ -88,6 +88,11 @@ def test_a_wrong_key_or_value_is_named(recipe, override, said):
         read_recipe(recipe, [override])
 
 
+def test_an_empty_init_means_from_scratch(recipe):
+    assert read_recipe(recipe, ["init=some"]).init == "some"
+    assert read_recipe(recipe, ["init="]).init is None
+
+
 def test_a_missing_key_is_named(tmp_path):
     path = tmp_path / "short.toml"
     path.write_text('family = "scout"\nvariant = "debug"\n[data]\n[run]\nsteps = 3\n')

@@ -65,3 +65,13 @@ def test_lines_after_the_resumed_step_and_half_lines_go(tmp_path):
 def test_a_run_without_a_log_has_nothing_to_cut(tmp_path):
     cut_log(tmp_path, 2)
     assert not (tmp_path / LOG_NAME).exists()
+
+
+def test_skipped_examples_are_counted_by_step_and_by_interval(tmp_path, capsys):
+    log = Log(tmp_path, total=9)
+    for step, facts in ((1, {"skipped": 2}), (2, {"skipped": 1}), (3, {})):  # the last line knows of none
+        log.step(step, terms(1.0), FACTS | facts)
+    log.flush()
+    log.close()
+    assert [line.get("skipped") for line in lines_of(tmp_path)] == [2, 1, None]
+    assert capsys.readouterr().err.rstrip().endswith("skipped 3")

@@ -1,5 +1,6 @@
 """Several sets as one: in an order that only the seed and the position decide, with bad examples told and counted."""
 
+import json
 from collections import Counter
 
 import pytest
@@ -11,6 +12,7 @@ from refseg.data.sampling import JointOrder, Order
 from refseg.errors import InvalidInput
 from refseg.framing import FrameSpec
 from refseg.structures import Example
+from refseg.training import loop
 from refseg.training.config import run_from_values
 from refseg.training.feed import batches
 from refseg.training.sources import MOST_TRIES, Positions, Sources, source_of
@@ -160,6 +162,11 @@ def test_shapes_that_cannot_be_kept_apart_are_told():
         run_of(same_shape=True, ends="drop")
 
 
+def test_sets_without_a_root_have_that_of_the_section():
+    each = run_of([{"name": "few"}, {"name": "many", "root": "own"}], root="all").data.each
+    assert [one.root for one in each] == ["all", "own"]
+
+
 def test_a_bad_example_ends_the_run_with_its_sentence():
     feed = batches(Made("made", 4, broken=[2]), run_of(), FRAME, start=0)
     with pytest.raises(InvalidInput, match="made 2 cannot be read"):
@@ -235,3 +242,22 @@ def test_a_mistake_in_the_data_section_is_named(data, said):
             },
             source="test",
         )
+
+
+def test_a_run_counts_what_it_skips_and_tells_the_first_ones(tmp_path, capsys, monkeypatch):
+    made = Made("made", 4, broken=[2])
+    made.vocabulary = ("left", "half")
+    run = run_of(skip_bad=True, steps=6)
+    run = run.model_copy(
+        update={"run": run.run.model_copy(update={"evaluate_examples": 0, "log_every": 3, "save_every": 2})}
+    )
+    monkeypatch.setattr(loop, "open_training_data", lambda run, side: made)
+    (tmp_path / "run").mkdir()
+    loop.train(run, tmp_path / "run", device=torch.device("cpu"))
+    told = capsys.readouterr().err
+    steps = [json.loads(line) for line in (tmp_path / "run/log.jsonl").read_text().splitlines()]
+    total = sum(line.get("skipped", 0) for line in steps)
+    assert total >= 3
+    assert f"{total} examples were skipped; log.jsonl counts them by step" in told
+    assert told.count("skipped an example: made 2 cannot be read") == min(total, loop.MOST_TOLD)
+    assert torch.load(tmp_path / "run/state.pt", weights_only=True)["skipped"] == total

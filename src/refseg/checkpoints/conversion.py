@@ -76,10 +76,9 @@ def convert(
     if not source.is_dir():
         _refuse_native(source)
     state = read_folder(source) if source.is_dir() else read(source)
-    model, tensors, report = _weights(
-        state, variant, Beside(found, source.name, config or own, companion, part), onto
-    )
-    _give_tokenizer(model, tokenizer)
+    beside = Beside(found, source.name, config or own, companion, part)
+    model, tensors, report = _weights(state, variant, beside, onto)
+    _give_tokenizer(model, tokenizer or _beside_parts(source))
     _give_words(model, words)
     told = {"file": source.name, **_sha256_of(source), **(origin or {})}
     told |= {} if part is None else {"part": _parts_told(part, onto)}
@@ -273,6 +272,12 @@ def _refuse_native(source: Path) -> None:
     raise InvalidInput(
         f"{source} is a refseg checkpoint already ({header.family} {header.variant}); use it as it is"
     )
+
+
+def _beside_parts(source: Path) -> Path | None:
+    """The tokenizer of a folder of diffusers, where it has one."""
+    names = ("tokenizer.json", "merges.txt") if source.is_dir() else ()
+    return next((path for name in names if (path := source / "tokenizer" / name).is_file()), None)
 
 
 def _give_tokenizer(model: ReferringModel, tokenizer: Path | None) -> None:

@@ -18,7 +18,6 @@ from refseg.files import write_whole_text
 
 if TYPE_CHECKING:
     from refseg.prediction import Prediction
-    from refseg.structures import Explanation
 
 RESULTS = "results.jsonl"
 _SECONDS_BETWEEN_SAVES = 2.0
@@ -77,22 +76,6 @@ def write_image_answer(
         save_picture(Image.fromarray(red_overlay(pixels, masks[0])), files.overlay)
     else:
         save_picture(next(draw_overlays([pixels], masks, answer.phrase)), files.overlay)
-
-
-def write_explanation(
-    files: AnswerFiles, pixels: np.ndarray, mask: np.ndarray, phrase: str, told: Explanation
-) -> dict[str, Any]:
-    """The sheet of an explanation about a frame [H, W, 3], and what a JSON line tells of it."""
-    from refseg.drawing_explain import draw_explanation
-
-    save_picture(draw_explanation(pixels, mask, phrase, told), files.explanation)
-    facts: dict[str, Any] = {"sheet": files.explanation.name}
-    weights = {one.title: round(one.weight, 6) for one in told.maps if one.weight is not None}
-    facts |= {"weights": weights} if weights else {}
-    facts |= {"words": [[word, round(share, 6)] for word, share in told.words]} if told.words else {}
-    for name, part in (("point", told.points), ("box", told.boxes)):
-        facts |= {} if part is None else {name: [round(value, 6) for value in part[0].tolist()]}
-    return {"explanation": facts}
 
 
 def image_record(

@@ -61,7 +61,10 @@ def evaluate(
     ] = False,
     window: Annotated[
         int | None,
-        typer.Option(help="Clips: frames answered at once, 0 for all; default: the protocol's.", min=0),
+        typer.Option(
+            help="Clips: frames answered at once, 0 for all; default: the protocol's. A2D, JHMDB: frames seen around one (those of its training).",
+            min=0,
+        ),
     ] = None,
     rows: Annotated[
         Path | None, typer.Option(help="A .jsonl file that keeps every example as it is done.")
@@ -135,7 +138,7 @@ def evaluate(
             journal=ready.journal,
             writer=ready.writer,
         )
-        written = ready.writer.finish() if ready.writer is not None else None
+    written = ready.writer.finish() if ready.writer is not None else None
     record = result_record(result, this_machine(predictor.device), **ready.facts)
     if report is not None:
         title = f"{weights['name']} on {dataset.name}"

@@ -21,16 +21,15 @@ from refseg.errors import InvalidInput, RefsegError, UnknownName
 if TYPE_CHECKING:
     from fractions import Fraction
 
-    import numpy as np
     from torch import Tensor
 
     from refseg.cli._answers import AnswerFiles, ResultsFile
+    from refseg.cli._explanations import Shown
     from refseg.cli._jobs import Job
     from refseg.cli._progress import Bars
     from refseg.data.video import StoredClip
     from refseg.data.video_stream import FrameStream
-    from refseg.prediction import Prediction
-    from refseg.predictor import EncodedClip, Predictor
+    from refseg.predictor import Predictor
     from refseg.streaming import Part
 
 _MAX_PIXELS = (
@@ -182,15 +181,6 @@ def _ready(
     return predictor
 
 
-@dataclass(frozen=True)
-class Shown:
-    """The frame that an explanation speaks of."""
-
-    frames: Tensor  # [T, 3, H, W] uint8, encoded together
-    frame: int
-    mask: np.ndarray  # [H, W] bool
-
-
 @dataclass
 class Run:
     """One command's work: its inputs one after the other, each whole before the next."""
@@ -233,6 +223,7 @@ class Run:
 
     def _answer_picture(self, job: Job) -> None:
         from refseg.cli._answers import image_record, write_image_answer
+        from refseg.cli._explanations import Shown
         from refseg.data.images import read_image, with_height
 
         frame = read_image(job.paths[0], max_pixels=self.limits.max_pixels)
@@ -255,6 +246,7 @@ class Run:
         """Part by part: read, answered, drawn and written before the next."""
         from refseg.cli._answers import record
         from refseg.cli._clips import clip_answer
+        from refseg.cli._explanations import clearer
         from refseg.data.video_stream import open_clip
         from refseg.evaluation.bench import peak_bytes
 
@@ -312,36 +304,16 @@ class Run:
     def _explanations(
         self, shown: Sequence[Shown | None], files: Sequence[AnswerFiles]
     ) -> list[dict[str, Any]]:
-        """A sheet for each phrase, and what its JSON line tells of it; nothing where none was asked for."""
-        from refseg.cli._answers import write_explanation
+        """What JSON lines tell of the sheets that explain each answer; nothing where none was asked for."""
+        from refseg.cli._explanations import write_explanations
 
-        facts: list[dict[str, Any]] = [{} for _ in files]
         if not self.explains:
-            return facts
-        clips: dict[int, EncodedClip] = {}
-        for number, (one, phrase, entry) in enumerate(zip(shown, self.phrases, files, strict=True)):
-            if one is None:
-                continue
-            if id(one.frames) not in clips:
-                clips[id(one.frames)] = self.predictor.encode(one.frames)
-            clip = clips[id(one.frames)]
-            (told,) = self.predictor.explain(clip, [phrase], [one.frame])
-            pixels = one.frames[one.frame].permute(1, 2, 0).numpy()
-            facts[number] = write_explanation(entry, pixels, one.mask, phrase, told)
-        return facts
+            return [{} for _ in files]
+        return write_explanations(self.predictor, self.phrases, shown, files)
 
     def _record(self, record: dict[str, Any]) -> None:
         self.results.add(record)
         self.tell(record)
-
-
-def clearer(earlier: Shown | None, frames: Tensor, answer: Prediction) -> Shown:
-    """Of an earlier frame and those of a part, the one that shows most of the object."""
-    areas = answer.masks.flatten(1).sum(1)
-    best = int(areas.argmax())
-    if earlier is not None and int(earlier.mask.sum()) >= int(areas[best]):
-        return earlier
-    return Shown(frames, best, answer.masks[best].numpy())
 
 
 def _check_windows(window: int, overlap: int) -> None:

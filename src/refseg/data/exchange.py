@@ -23,7 +23,7 @@ from refseg.data.labelled_frames import LabelledFrames
 from refseg.data.phrase_lines import PhraseLine, StoredMask, parse_line, told_with_line, write_phrases
 from refseg.data.phrases import numbered_lines
 from refseg.data.reference_images import ReferenceImages
-from refseg.data.sentence_forms import coco_form, stored_segmentation, vlt_form, vlt_mask
+from refseg.data.sentence_forms import VLT_LEAVES_OUT, coco_form, stored_segmentation, vlt_form, vlt_mask
 from refseg.data.video_phrases import VideoPhrases
 from refseg.errors import InvalidInput
 from refseg.files import whole_file, whole_folder, write_whole_text
@@ -345,7 +345,11 @@ def write_vlt(data: ReferenceImages, folder: Path) -> Written:
     entries = vlt_form(data.table, data.split or "")
     for row in data.rows.tolist():
         number = int(data.table.arrays["ref.id"][row])
+        if data.table.reference(row).picture.file in VLT_LEAVES_OUT:
+            continue
         with whole_file(folder / "masks" / data.name / f"{number}.png") as temporary:
             Image.fromarray(vlt_mask(data.table, row)).save(temporary)
     write_whole_text(path, json.dumps(entries))
-    return Written([path, folder / "masks" / data.name], len(entries), [])
+    fallen = len(data.rows) - len(entries)
+    lost = [f"{fallen} objects of pictures that VLT passes over were left out"] if fallen else []
+    return Written([path, folder / "masks" / data.name], len(entries), lost)

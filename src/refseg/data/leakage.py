@@ -18,8 +18,9 @@ from refseg.data.fields import read_json
 from refseg.data.phrases import PhraseFile
 from refseg.data.published import ALIASES, PUBLISHED
 from refseg.data.reference_images import ReferenceImages
+from refseg.data.windows import Timeline
 from refseg.errors import InvalidInput
-from refseg.structures import Example
+from refseg.structures import Example, Size
 
 COCO, IAPR = "COCO", "IAPR TC-12"  # collections of pictures that number them
 
@@ -83,9 +84,9 @@ class Fallen:
 
 
 class Subset:
-    """Some examples of a data set, in its order."""
+    """Some examples of a phrase file, in its order."""
 
-    def __init__(self, examples: PhraseDataset, numbers: Sequence[int]) -> None:
+    def __init__(self, examples: PhraseFile, numbers: Sequence[int]) -> None:
         self.examples, self.numbers = examples, numbers
         self.name, self.vocabulary = examples.name, examples.vocabulary
 
@@ -94,6 +95,18 @@ class Subset:
 
     def __getitem__(self, index: int) -> Example:
         return self.examples[self.numbers[index]]
+
+    def timeline(self, index: int) -> Timeline:
+        """How many frames example `index` has."""
+        return self.examples.timeline(self.numbers[index])
+
+    def example(self, index: int, frames: Sequence[int] | None = None) -> Example:
+        """Example `index` with some of its frames."""
+        return self.examples.example(self.numbers[index], frames)
+
+    def size(self, index: int) -> Size:
+        """(height, width) of the frames of example `index`."""
+        return self.examples.size(self.numbers[index])
 
 
 def held_out(parts: Sequence[str], root: Path | None) -> list[HeldOut]:
@@ -141,6 +154,17 @@ def leave_out(
         return _without_lines(examples, held, split, genome)
     parts = {one.part: 0 for one in held}
     return examples, Fallen(examples.name, split, len(examples), 0, 0, parts)
+
+
+def shared_pictures(training: Sequence[PhraseDataset], measured: PhraseDataset) -> tuple[int, int]:
+    """How many pictures of a published set that is measured on are learnt from, and how many it has; (0, 0) for others."""
+    if not isinstance(measured, ReferenceImages):
+        return 0, 0
+    collection, numbers = _collection(measured.name), measured.picture_ids
+    known = [
+        one for one in training if isinstance(one, ReferenceImages) and _collection(one.name) == collection
+    ]
+    return len(numbers & frozenset().union(*(one.picture_ids for one in known))), len(numbers)
 
 
 def read_genome(path: Path) -> dict[int, int]:

@@ -137,11 +137,10 @@ def _add_lmms(builder: TableBuilder, pictures: dict[Any, int], record: Record, s
     digits = re.findall(r"\d+", Path(name).stem)
     number = int(digits[-1]) if digits else len(pictures)
     size = _size_of(record)
-    reference = record.text("question_id")
-    if not reference.isdecimal():
-        raise record.wrong("question_id", "a number as text")
+    asked = record.text("question_id")
+    reference = int(asked) if asked.isdecimal() else len(builder.refs)
     annotation = {
-        "id": int(reference),
+        "id": reference,
         "image_id": number,
         "category_id": 0,
         "segmentation": [record.items("segmentation")],
@@ -157,7 +156,7 @@ def _add_lmms(builder: TableBuilder, pictures: dict[Any, int], record: Record, s
     if not all(isinstance(text, str) for text in said):
         raise record.wrong("answer", "a list of texts")
     builder.add_reference(
-        int(reference),
+        reference,
         picture=pictures[name],
         split=split,
         objects=[builder.add_object(stored)],

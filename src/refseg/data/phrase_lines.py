@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
@@ -58,16 +58,17 @@ class PhraseLine:
             return (None,) * len(self.frames)
         return tuple(_outline(mask) for mask in self.masks)
 
-    def read_masks(self, root: Path, size: Size) -> Tensor:
-        """Bool [T, H, W], every frame's mask at the size of the frames.
+    def read_masks(self, root: Path, size: Size, frames: Sequence[int] | None = None) -> Tensor:
+        """Bool [T, H, W], every frame's mask at the size of the frames, or those of some of them.
 
         Raises:
             InvalidInput: if a mask cannot be drawn at this size, or all of them are empty although something answers.
         """
         if self.masks is None:
-            return torch.zeros(len(self.frames), *size, dtype=torch.bool)
-        drawn = torch.stack([_draw(mask, root, size) for mask in self.masks])
-        if not drawn.any():
+            return torch.zeros(len(self.frames if frames is None else frames), *size, dtype=torch.bool)
+        chosen = self.masks if frames is None else [self.masks[frame] for frame in frames]
+        drawn = torch.stack([_draw(mask, root, size) for mask in chosen])
+        if frames is None and not drawn.any():
             raise InvalidInput(
                 'the mask has no pixel; write "no_target": true when nothing answers to the phrase'
             )

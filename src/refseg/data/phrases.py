@@ -13,6 +13,7 @@ from torch import Tensor
 
 from refseg.data.images import image_size, read_image
 from refseg.data.phrase_lines import PhraseLine, parse_line, told_with_line, words_of
+from refseg.data.windows import Timeline
 from refseg.errors import InvalidInput, UnknownName
 from refseg.structures import Example, Size
 
@@ -70,19 +71,36 @@ class PhraseFile(torch.utils.data.Dataset[Example]):
         Raises:
             InvalidInput: if a picture or a mask cannot be read, or the file has changed since it was opened.
         """
+        return self.example(index)
+
+    def timeline(self, index: int) -> Timeline:
+        """How many frames example `index` has, told without opening one."""
+        return Timeline(len(self._lines(self._places[index][:1].tolist())[0].frames))
+
+    def example(self, index: int, frames: Sequence[int] | None = None) -> Example:
+        """Example `index` with some of its frames; one may stand there several times.
+
+        Raises:
+            InvalidInput: as above.
+        """
         if not 0 <= index < len(self):
             raise IndexError(f"example {index} of {len(self)}")
         places = self._places[index].tolist()
         lines = self._lines(places)
+        chosen = list(range(len(lines[0].frames)) if frames is None else frames)
         with told_with_line(self.path, places[0][0]):
-            frames = read_frames(self.root, lines[0].frames)
+            pixels = read_frames(self.root, [lines[0].frames[number] for number in chosen])
+        masks = torch.empty(len(lines), *pixels[:, 0].shape, dtype=torch.bool)
+        for row, line, (number, _) in zip(masks, lines, places, strict=True):
+            with told_with_line(self.path, number):
+                row.copy_(line.read_masks(self.root, (pixels.shape[-2], pixels.shape[-1]), frames))
         return Example(
             name=lines[0].frames[0],
-            frames=frames,
+            frames=pixels,
             phrases=tuple(line.phrase for line in lines),
-            masks=self._masks(lines, places, frames),
+            masks=masks,
             labels=self._labels(lines),
-            outlines=tuple(line.outlines() for line in lines),
+            outlines=tuple(tuple(line.outlines()[number] for number in chosen) for line in lines),
             registers=tuple(line.register or "" for line in lines)
             if any(line.register for line in lines)
             else None,
@@ -115,13 +133,6 @@ class PhraseFile(torch.utils.data.Dataset[Example]):
                 with told_with_line(self.path, number):
                     lines.append(parse_line(file.readline()))
         return lines
-
-    def _masks(self, lines: Sequence[PhraseLine], places: Sequence[Sequence[int]], frames: Tensor) -> Tensor:
-        masks = torch.empty(len(lines), len(frames), *frames.shape[-2:], dtype=torch.bool)
-        for row, line, (number, _) in zip(masks, lines, places, strict=True):
-            with told_with_line(self.path, number):
-                row.copy_(line.read_masks(self.root, (frames.shape[-2], frames.shape[-1])))
-        return masks
 
     def _labels(self, lines: Sequence[PhraseLine]) -> Tensor | None:
         if not self.categories:

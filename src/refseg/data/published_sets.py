@@ -113,6 +113,7 @@ def _with_text(options: ReadOptions, facts: Published) -> ReadOptions:
 
 
 def _open_youtube(place: Place, split: str, count: int | None, options: ReadOptions) -> Any:
+    from refseg.data.ref_davis import ANNOTATORS
     from refseg.data.ref_youtube_vos import RefYouTubeVOS
 
     is_davis = place.facts.form == "davis"
@@ -123,6 +124,7 @@ def _open_youtube(place: Place, split: str, count: int | None, options: ReadOpti
         name=place.facts.name,
         categories=DAVIS_CATEGORIES if is_davis else YOUTUBE_CATEGORIES,
         is_sorted=not is_davis,
+        registers=ANNOTATORS if is_davis else (),
         count=count,
     )
 

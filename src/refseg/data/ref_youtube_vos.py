@@ -45,9 +45,10 @@ class RefYouTubeVOS(VideoPhrases):
         name: str = "ref-youtube-vos",
         categories: tuple[str, ...] = YOUTUBE_CATEGORIES,
         is_sorted: bool = True,
+        registers: tuple[str, ...] = (),
         count: int | None = None,
     ) -> None:
-        self.folder, self.categories = folder, categories
+        self.folder, self.categories, self.registers = folder, categories, registers
         videos = videos_of(folder, split)
         if is_sorted and split != "train":
             videos = sorted(videos, key=lambda video: video.name)
@@ -86,6 +87,12 @@ class RefYouTubeVOS(VideoPhrases):
         """The category of every object of every video; empty where the split has no `meta.json`."""
         path = self.folder / self.split / "meta.json"
         return read_meta(path) if path.is_file() else {}
+
+    def register(self, expression: Expression) -> str | None:
+        """Whose expression it is, where the numbers of expressions tell (Ref-DAVIS17)."""
+        if not self.registers or not expression.id.isdecimal():
+            return None
+        return self.registers[int(expression.id) % len(self.registers)]
 
     def label(self, video: Video, expression: Expression) -> int:
         """The place of the object's category in the published list."""

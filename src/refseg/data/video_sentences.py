@@ -105,6 +105,10 @@ class VideoSentences(torch.utils.data.Dataset[Example]):
         """How many frames example `index` has; all of them have masks, or none."""
         return Timeline(len(self.records[index].files))
 
+    def size(self, index: int) -> Size:
+        """(height, width) of the frames of example `index`."""
+        return self.records[index].size
+
     def masks(self, index: int, frames: Sequence[int]) -> Tensor | None:
         """[1, T, H, W] bool of some frames; None where the split keeps masks to itself."""
         record = self.records[index]

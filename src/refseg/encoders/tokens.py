@@ -76,6 +76,12 @@ class PhraseTokenizer:
         lengths = torch.tensor([[len(ids)] for ids in rows])
         return TextTokens(values, torch.arange(longest) < lengths)
 
+    def pieces(self, phrase: str) -> list[str | None]:
+        """What each token of a phrase stands for, as it is written there; None for tokens that the tokenizer adds."""
+        encoding = self._loaded().encode(phrase)
+        spans = zip(encoding.offsets, encoding.special_tokens_mask, strict=True)
+        return [None if is_added else phrase[start:end].strip() for (start, end), is_added in spans]
+
     def _loaded(self) -> Tokenizer:
         if self._tokenizer is None:
             text = self.text

@@ -11,15 +11,18 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor
 
+from refseg.data.images import read_stored_image
 from refseg.errors import InvalidInput
+from refseg.structures import Example
 
 if TYPE_CHECKING:
     from refseg.data.catalog import PhraseDataset
-    from refseg.structures import Example
 
 EXACTLY_ONE = "exactly-one"
+MOST_PIXELS = 1 << 29  # of all masks of an example; beyond, they are read phrase by phrase
 
 
 @dataclass(slots=True)
@@ -30,6 +33,15 @@ class Piece:
     first: int  # place of its first frame in the clip
     total: int  # frames of the whole clip
     other_targets: Callable[[], Tensor] | None = None  # [P, T', H, W], where overlapping parts are no target
+    one_target: Callable[[int], Tensor | None] | None = (
+        None  # [T, H, W] of a phrase, where all would fill memory
+    )
+
+    def target(self, row: int) -> Tensor | None:
+        """[T', H, W] bool of one phrase; None where the data set has no masks."""
+        if self.one_target is not None:
+            return self.one_target(row)
+        return None if self.example.masks is None else self.example.masks[row]
 
     @property
     def is_first(self) -> bool:
@@ -41,6 +53,9 @@ def pieces(dataset: PhraseDataset, index: int, window: int | None) -> Iterator[P
     """Example `index` in pieces of at most `window` frames; whole where `window` is None or one frame is labelled."""
     names = _frame_names(dataset, index)
     if window is None or names is None or len(names) <= window:
+        if names is not None and _fills_memory(dataset, index, len(names)):
+            yield _one_by_one(dataset, index)
+            return
         example = dataset[index]
         yield from _cut(example, window, _other_reading(dataset, index))
         return
@@ -54,17 +69,15 @@ def can_read_parts(dataset: PhraseDataset) -> bool:
     return hasattr(getattr(dataset, "options", None), "masks") and hasattr(dataset, "masks")
 
 
-def check_masks(piece: Piece, dataset: PhraseDataset) -> Tensor:
-    """The targets of a piece.
-
-    Raises:
-        InvalidInput: if it has none.
+def check_masks(target: Tensor | None, name: str, dataset: PhraseDataset) -> None:
     """
-    if piece.example.masks is None:
+    Raises:
+        InvalidInput: if there is no target.
+    """
+    if target is None:
         raise InvalidInput(
-            f"{piece.example.name} of {dataset.name} has no masks to compare with; --submission writes what its server expects"
+            f"{name} of {dataset.name} has no masks to compare with; --submission writes what its server expects"
         )
-    return piece.example.masks
 
 
 def annotated_boxes(dataset: PhraseDataset, index: int) -> list[list[float] | None]:
@@ -77,6 +90,37 @@ def annotated_boxes(dataset: PhraseDataset, index: int) -> list[list[float] | No
         x, y, width, height = objects[0].box if len(objects) == 1 else (math.nan,) * 4
         boxes.append(None if math.isnan(x) else [x, y, x + width, y + height])
     return boxes
+
+
+def _fills_memory(dataset: Any, index: int, frames: int) -> bool:
+    """Whether the masks of all phrases of a whole video are too many to hold at once."""
+    if not hasattr(dataset, "read_masks") or dataset.options.item != "clip":
+        return False
+    height, width = dataset.size(index)
+    pixels: int = len(dataset.annotation(index).phrases) * frames * height * width
+    return pixels > MOST_PIXELS
+
+
+def _one_by_one(dataset: Any, index: int) -> Piece:
+    """A whole video whose targets are read when their phrase is compared."""
+    known, video = dataset.annotation(index), dataset.video(index)
+    frames = torch.cat([read_stored_image(path) for path in known.paths])
+    example = Example(
+        name=known.name,
+        frames=frames,
+        phrases=known.phrases,
+        registers=known.registers,
+        ids=known.ids,
+        objects=known.objects,
+        no_target=torch.tensor(known.no_target),
+        frame_names=known.frames,
+    )
+
+    def target(row: int) -> Tensor | None:
+        masks = dataset.read_masks(video, [row], range(len(frames)))
+        return None if masks is None else masks[0]
+
+    return Piece(example, 0, len(frames), one_target=target)
 
 
 def _frame_names(dataset: PhraseDataset, index: int) -> Sequence[str] | None:

@@ -186,8 +186,9 @@ def _drawn(case: Case, predictor: Predictor, dataset: PhraseDataset, window: int
         clip = predictor.encode(example.frames, target_frames=None if targets is None else targets.tolist())
         (answer,) = predictor.segment(clip, [case.row.phrase])
         pixels = example.frames[at if targets is None else int(targets[at])]
-        target = None if example.masks is None else example.masks[case.row.number, at].numpy()
-        return _jpeg(pixels.permute(1, 2, 0).numpy(), answer.masks[at].numpy(), target)
+        target = piece.target(case.row.number)
+        drawn = None if target is None else target[at].numpy()
+        return _jpeg(pixels.permute(1, 2, 0).numpy(), answer.masks[at].numpy(), drawn)
     raise AssertionError("a frame that was counted is in one of the pieces")
 
 

@@ -178,7 +178,6 @@ class _Task:
 
     def _ask(self, piece: Piece, asked: questions.Questions, done: Done, merged: objects.Merged) -> None:
         example, plan = piece.example, self.plan
-        targets = example.masks if self.writer is not None else check_masks(piece, self.dataset)
         takes_others = piece.other_targets is not None and any(view.parts != "union" for view in plan.views)
         others = piece.other_targets() if takes_others and piece.other_targets else None
         boxes = annotated_boxes(self.dataset, done.index) if plan.takes_candidates else []
@@ -186,11 +185,14 @@ class _Task:
         for (row, answer), seconds in _timed(pairs):
             done.predicting_seconds += seconds
             row.score = answer.score
-            if targets is not None:
-                _count(row, answer, targets[row.number], None if others is None else others[row.number], plan)
-            if targets is not None and answer.candidates is not None:
+            target = piece.target(row.number)
+            if self.writer is None:
+                check_masks(target, example.name, self.dataset)
+            if target is not None:
+                _count(row, answer, target, None if others is None else others[row.number], plan)
+            if target is not None and answer.candidates is not None:
                 box = boxes[row.number] if boxes else None
-                row.ranked = ranked_record(answer.candidates, targets[row.number], box)
+                row.ranked = ranked_record(answer.candidates, target, box)
             if answer.soft is not None:
                 merged.add(*objects.run_and_label(row.id, example.name), answer.soft)
             if self.writer is not None:

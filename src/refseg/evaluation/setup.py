@@ -13,12 +13,22 @@ from refseg.data.catalog import describe
 from refseg.errors import InvalidInput, UnknownName
 from refseg.evaluation.rows import Journal
 from refseg.evaluation.submission import Writer
-from refseg.metrics.protocols import PROTOCOLS, Protocol, honest_protocols, published_protocols
+from refseg.metrics.protocols import (
+    HONEST,
+    HONEST_VIDEO,
+    PROTOCOLS,
+    Protocol,
+    honest_protocols,
+    published_protocols,
+)
 from refseg.models import catalog
 
 if TYPE_CHECKING:
     from refseg.checkpoints.cards import Published
     from refseg.data.catalog import PhraseDataset
+
+LABELLED_FRAMES = ("a2d", "jhmdb")
+"""Data sets of which single frames are annotated; their examples are a few frames around one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,10 +66,11 @@ def prepare(request: Request, dataset: PhraseDataset, weights: dict[str, Any]) -
         UnknownName: if a protocol, or a submission of the data set, is unknown.
         InvalidInput: if the options contradict each other, or a file cannot be used.
     """
-    if request.resumes and request.rows is None:
+    if request.resumes and request.rows is None and request.submission is None:
         raise InvalidInput("--resume goes on from the file that --rows names; give both")
     protocols = choose_protocols(request, dataset, weights["family"])
     _choose_text(dataset, protocols)
+    _choose_window(dataset, request.window)
     facts = {"checkpoint": weights, "source": describe(dataset), "dtype": request.dtype}
     header = {
         **facts,
@@ -71,9 +82,10 @@ def prepare(request: Request, dataset: PhraseDataset, weights: dict[str, Any]) -
         writer = None
         if request.submission is not None:
             writer = Writer(request.submission, dataset.name, resumes=request.resumes)
+        rows = request.rows or (None if writer is None else writer.rows)
         journal = None
-        if request.rows is not None:
-            journal = files.enter_context(Journal(request.rows, header, resumes=request.resumes))
+        if rows is not None:
+            journal = files.enter_context(Journal(rows, header, resumes=request.resumes))
         published = authors_numbers(weights["name"], dataset)
         yield Ready(protocols, request.window, journal, writer, published, facts)
 
@@ -81,6 +93,8 @@ def prepare(request: Request, dataset: PhraseDataset, weights: dict[str, Any]) -
 def choose_protocols(request: Request, dataset: PhraseDataset, family: str) -> tuple[Protocol, ...]:
     """Those asked for; else ours and, where it differs, the published one of the family or the data set."""
     ours = honest_protocols(dataset.name)
+    if ours == (HONEST,) and hasattr(dataset, "read_masks"):  # videos in the layout of a published set
+        ours = (HONEST_VIDEO,)
     if request.shuffles and request.protocols:
         raise InvalidInput("the control is measured by our own protocol; leave out --protocol")
     if request.shuffles:
@@ -107,6 +121,18 @@ def _choose_text(dataset: PhraseDataset, protocols: Sequence[Protocol]) -> None:
         )
     if texts and hasattr(options, "text"):
         dataset.options = replace(options, text=texts.pop())  # type: ignore[attr-defined]
+
+
+def _choose_window(dataset: PhraseDataset, window: int | None) -> None:
+    """Of sets with single labelled frames, the window is what surrounds such a frame."""
+    if window is None or dataset.name not in LABELLED_FRAMES:
+        return
+    if window == 0:
+        raise InvalidInput(
+            f"{dataset.name} asks about single frames; --window is how many frames around one are seen"
+        )
+    data: Any = dataset
+    data.options = replace(data.options, window=window)
 
 
 def authors_numbers(checkpoint: str, dataset: PhraseDataset) -> tuple[Published, ...]:

@@ -87,6 +87,11 @@ class Writer:
             int, tuple[str, ...]
         ] = {}  # of the video at hand: place of a piece, names of its frames
 
+    @property
+    def rows(self) -> Path:
+        """Where rows are kept until the result is there, if the person names no file for them."""
+        return self._work / "rows.jsonl"
+
     def has(self, video: str) -> bool:
         """Whether a video is whole."""
         return (self._work / "done" / video).is_dir()
@@ -105,10 +110,10 @@ class Writer:
             raise InvalidInput(
                 f"{example.name} has no numbers of phrases; a submission names its folders by them"
             )
-        folder = self._begun(example.name) / example.ids[row]
+        folder = self._begun(example.name) / _plain(example.ids[row])
         folder.mkdir(exist_ok=True)
         for name, mask in zip(names, masks.numpy(), strict=True):
-            write_grey(folder / f"{name}.png", mask)
+            write_grey(folder / f"{_plain(name)}.png", mask)
 
     def end_example(self, video: str, maps: Mapping[int, np.ndarray]) -> None:
         """The video is whole; `maps` are the index maps [T, H, W] of its runs, where objects were merged."""
@@ -118,7 +123,7 @@ class Writer:
                 folder = self._begun(video) / f"anno_{run}"
                 folder.mkdir(exist_ok=True)
                 for name, label in zip(names, labels, strict=True):
-                    write_palette(folder / f"{name}.png", label)
+                    write_palette(folder / f"{_plain(name)}.png", label)
         self._pieces = {}
         place = self._work / "done" / video
         shutil.rmtree(place, ignore_errors=True)
@@ -144,7 +149,7 @@ class Writer:
 
     def _begun(self, video: str) -> Path:
         """The working folder of a video; what a killed run left of it is overwritten file by file."""
-        folder = self._work / "begun" / video
+        folder = self._work / "begun" / _plain(video)
         folder.mkdir(parents=True, exist_ok=True)
         return folder
 
@@ -171,6 +176,19 @@ class Writer:
                 (result / run.name).mkdir(parents=True, exist_ok=True)
                 shutil.copytree(run, result / run.name / video.name)
         result.rename(self.out)
+
+
+def _plain(name: str) -> str:
+    """A name that stays in its folder; annotations come from elsewhere, and may say anything.
+
+    Raises:
+        InvalidInput: if it is none.
+    """
+    if not name or name in (".", "..") or any(mark in name for mark in "/\\\0"):
+        raise InvalidInput(
+            f"{name!r} cannot be the name of a file or folder in a submission; mend the annotations"
+        )
+    return name
 
 
 def write_grey(path: Path, mask: np.ndarray) -> None:

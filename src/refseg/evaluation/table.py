@@ -32,6 +32,10 @@ def result_table(result: Result, published: Sequence[Published] = ()) -> str:
     has_targets = any(row.views for example in result.done for row in example.rows)
     parts = [_registers_table(result)] if has_targets or not result.done else []
     parts += [protocols_table(measured, published)] if several else []
+    if result.done and not has_targets:
+        parts.append(
+            "the masks of this part are not public: answers were written, and nothing could be measured here"
+        )
     parts.append(_cost(result))
     return "\n\n".join(parts) if several else "\n".join(parts)
 

@@ -63,6 +63,20 @@ class Attention(nn.Module):
         dropout = self.dropout if self.training else 0.0
         return self.out_proj(attend(*projected, num_heads=self.num_heads, valid=valid, dropout=dropout))
 
+    def shares(self, query: Tensor, key: Tensor, valid: Tensor | None = None) -> Tensor:
+        """How much of each key [N, S, C] a query [N, Q, C] takes, [N, Q, S], a mean over the heads; for people to look at."""
+        heads = self.num_heads
+        queries, keys = (
+            functional.linear(tokens, self.in_proj_weight.chunk(3)[i], self.in_proj_bias.chunk(3)[i])
+            .unflatten(-1, (heads, -1))
+            .transpose(1, 2)
+            for i, tokens in ((0, query), (1, key))
+        )
+        scores = queries @ keys.transpose(-1, -2) / queries.shape[-1] ** 0.5
+        if valid is not None:
+            scores = scores.masked_fill(~valid[:, None, None, :], -torch.inf)
+        return scores.softmax(-1).mean(1)
+
     def _folds(self, query: Tensor, key: Tensor, valid: Tensor | None = None) -> bool:
         if valid is not None and (valid.ndim != 2 or valid.dtype != torch.bool):
             return False

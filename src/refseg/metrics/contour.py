@@ -231,9 +231,9 @@ def _all_pairs(
     counted = np.ones(target.shape, dtype=np.bool_) if void is None else ~void
     ours = [(answer == number) & counted for number in range(1, num_proposals + 1)]
     theirs = [(target == number) & counted for number in range(1, num_objects + 1)]
-    region = np.array([[region_similarity(p, o) for o in theirs] for p in ours])
     masks = [*ours, *theirs]
     window, radius = window_of(masks), radius_of(TOLERANCE, (target.shape[0], target.shape[1]))
+    region = np.array([[region_similarity(p[window], o[window]) for o in theirs] for p in ours])
     contours = [
         c for first in range(0, len(masks), BITS) for c in _found(masks[first : first + BITS], window, radius)
     ]
@@ -255,8 +255,9 @@ class _Contour:
 def _found(masks: Sequence[Mask], window: Window, radius: int) -> list[_Contour]:
     edges = edges_of(planes_of(masks, window))
     reach = grown(edges, radius).ravel()
-    bits = [np.uint8(1 << k) for k in range(len(masks))]
-    return [_Contour(np.flatnonzero(edges & bit), reach, bit) for bit in bits]
+    places = np.flatnonzero(edges)  # few pixels are on any contour; those of each are looked for among them
+    values, bits = edges.ravel()[places], [np.uint8(1 << k) for k in range(len(masks))]
+    return [_Contour(places[values & bit > 0], reach, bit) for bit in bits]
 
 
 def _accuracy(ours: _Contour, theirs: _Contour) -> float:

@@ -78,7 +78,7 @@ SECTIONS: dict[str, type] = {
 # Keys that may differ when a run is taken up again: they change what is seen of the run, not what it computes.
 FREE_KEYS = frozenset(
     {"name", "data.workers", "run.log_every", "run.save_every", "run.evaluate_every", "run.evaluate_examples"}
-    | {"data.evaluate_name", "data.evaluate_split"}
+    | {"data.root", "data.evaluate_name", "data.evaluate_split", "data.evaluate_root"}
 )
 
 
@@ -108,6 +108,10 @@ def run_from_values(values: Mapping[str, Any], *, source: str) -> RunConfig:
     Raises:
         InvalidInput: if a key is unknown, missing or of the wrong kind.
     """
+    if values.get("init") == "":
+        values = {
+            key: value for key, value in values.items() if key != "init"
+        }  # an override that means from scratch
     data = values.get("data")
     if isinstance(data, dict) and data.get("sets"):
         values = {**values, "data": {"name": "", **data}}  # several sets stand in place of the name

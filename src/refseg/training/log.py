@@ -116,7 +116,7 @@ def _must_be_finite(line: Mapping[str, Any], unchecked: Collection[str]) -> None
 
 def _summary(lines: list[dict[str, Any]], total: int) -> str:
     last = lines[-1]
-    fixed = ("step", "lr", "seconds", "waiting", "norm")
+    fixed = ("step", "lr", "seconds", "waiting", "norm", "skipped")
     seconds = sum(line["seconds"] for line in lines) / len(lines)
     waiting = sum(line["waiting"] * line["seconds"] for line in lines) / len(lines) / max(seconds, 1e-9)
     shown = [
@@ -124,9 +124,11 @@ def _summary(lines: list[dict[str, Any]], total: int) -> str:
     ]  # layers are in the file
     losses = "  ".join(f"{name} {sum(line[name] for line in lines) / len(lines):.4f}" for name in shown)
     left = seconds * (total - last["step"])
+    skipped = sum(line.get("skipped", 0) for line in lines)
     return (
         f"step {last['step']}/{total}  {losses}  norm {last['norm']:.2f}  lr {last['lr']:.2e}  "
         f"{seconds:.3f} s/step  data {waiting:.0%}  left {_duration(left)}"
+        + (f"  skipped {skipped}" if skipped else "")
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import signal
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from torch import Tensor
 from refseg import distributed
 from refseg.checkpoints import native
 from refseg.data.catalog import PhraseDataset
+from refseg.data.leakage import shared_pictures
 from refseg.errors import InvalidInput
 from refseg.files import write_whole_text
 from refseg.models import catalog
@@ -43,7 +45,6 @@ from refseg.training.resume import (
 )
 from refseg.training.sources import (
     SCENES,
-    Leakage,
     Sources,
     as_sources,
     open_evaluation_data,
@@ -134,12 +135,48 @@ def train(run: RunConfig, folder: Path, *, device: torch.device, is_quiet: bool 
     examples, plan = _open(run, side)
     held_out = open_evaluation_data(run, side)
     objective = build_objective(family, run)
+    training, origin = _begin_or_go_on(
+        run, plan, family, folder, vocabulary=examples.vocabulary, device=device
+    )
+    log = Log(
+        folder,
+        total=_steps(plan),
+        is_quiet=is_quiet or not distributed.is_first(),
+        is_kept=distributed.is_first(),
+        may_overflow=run.run.precision == "float16",
+    )
+    _tell_leakage(log, examples, held_out, folder)
+    _announce(log, plan, training, origin=origin, num_examples=len(examples), device=device)
+    feed = batches(
+        examples, plan, training.model.config.frame, start=training.step * run.optimizer.accumulate
+    )
+    place = Workplace(plan, folder, device, objective, held_out, log)
+    with Interruption() as interruption:
+        while training.step < _steps(plan):
+            _one_step(training, feed, place)
+            _tell_and_keep(training, place, interruption)
+    if training.skipped:
+        log.say(f"{training.skipped} examples were skipped; log.jsonl counts them by step")
+    log.close()
+    return folder / LAST_NAME
+
+
+def _begin_or_go_on(
+    run: RunConfig,
+    plan: RunConfig,
+    family: Family,
+    folder: Path,
+    *,
+    vocabulary: Sequence[str],
+    device: torch.device,
+) -> tuple[Training, str]:
+    """The training at its first step, or where the state in `folder` left it; and where its weights come from."""
     state = _load_together(folder)
     seed_all(run.seed)
     if state is None:
         if distributed.is_first():
             write_whole_text(folder / RUN_NAME, to_toml(run))
-        model, origin = first_model(run, examples.vocabulary)
+        model, origin = first_model(run, vocabulary)
     else:
         must_be_same_run(folder, run)
         # The last checkpoint was saved with the state; it alone is sure to know its own configuration.
@@ -151,26 +188,7 @@ def train(run: RunConfig, folder: Path, *, device: torch.device, is_quiet: bool 
         seed_all(run.seed + distributed.rank())  # weights are equal everywhere, what is dropped out is not
     if distributed.is_first():
         cut_log(folder, training.step)
-    log = Log(
-        folder,
-        total=_steps(plan),
-        is_quiet=is_quiet or not distributed.is_first(),
-        is_kept=distributed.is_first(),
-        may_overflow=run.run.precision == "float16",
-    )
-    if examples.leakage is not None:
-        _tell_leakage(log, examples.leakage, folder)
-    _announce(log, plan, training, origin=origin, num_examples=len(examples), device=device)
-    feed = batches(examples, plan, model.config.frame, start=training.step * run.optimizer.accumulate)
-    place = Workplace(plan, folder, device, objective, held_out, log)
-    with Interruption() as interruption:
-        while training.step < _steps(plan):
-            _one_step(training, feed, place)
-            _tell_and_keep(training, place, interruption)
-    if training.skipped:
-        log.say(f"{training.skipped} examples were skipped; log.jsonl counts them by step")
-    log.close()
-    return folder / LAST_NAME
+    return training, origin
 
 
 def _load_together(folder: Path) -> dict[str, Any] | None:
@@ -336,11 +354,21 @@ def _save_checkpoint(training: Training, place: Workplace, name: str) -> None:
     )
 
 
-def _tell_leakage(log: Log, leakage: Leakage, folder: Path) -> None:
-    for fallen in leakage.fallen:
-        log.say(str(fallen))
-    if distributed.is_first():
-        write_whole_text(folder / LEAKAGE_NAME, json.dumps(leakage.record(), indent=1) + "\n")
+def _tell_leakage(log: Log, examples: Sources, held_out: PhraseDataset | None, folder: Path) -> None:
+    """What was left out because it is measured on, and what is learnt from all the same."""
+    if examples.leakage is not None:
+        for fallen in examples.leakage.fallen:
+            log.say(str(fallen))
+        if distributed.is_first():
+            write_whole_text(folder / LEAKAGE_NAME, json.dumps(examples.leakage.record(), indent=1) + "\n")
+    if held_out is None:
+        return
+    shared, total = shared_pictures([source.examples for source in examples.sources], held_out)
+    if shared:
+        log.say(
+            f"{shared} of the {total} pictures that the run is measured on are learnt from too; data.exclude_images_of leaves "
+            "their records out"
+        )
 
 
 def _named(run: RunConfig) -> str:

@@ -73,11 +73,7 @@ class DataConfig(SetConfig):
         if bool(self.name) == bool(self.sets):
             raise ValueError("give either name, for one data set, or sets, for several")
         if self.sets:
-            own = [
-                key
-                for key in ("root", "options", "coco_ids", "share", "phrases", "sample")
-                if getattr(self, key)
-            ]
+            own = [key for key in ("options", "coco_ids", "share", "phrases", "sample") if getattr(self, key)]
             if own:
                 raise ValueError(f"{', '.join(own)} belong to each of the sets; write them there")
             if len({one.share is None for one in self.sets}) > 1:
@@ -90,8 +86,10 @@ class DataConfig(SetConfig):
 
     @property
     def each(self) -> tuple[SetConfig, ...]:
-        """The sets that are learnt from, one or several."""
-        return self.sets or (self,)
+        """The sets that are learnt from, one or several; those without a root have that of [data]."""
+        if not self.sets:
+            return (self,)
+        return tuple(one if one.root else one.model_copy(update={"root": self.root}) for one in self.sets)
 
 
 class RuleConfig(Section):

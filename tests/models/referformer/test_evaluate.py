@@ -21,7 +21,7 @@ from refseg.models.referformer.model import best_candidate
 from refseg.predictor import Predictor
 
 IMAGE = {"frame": dataclasses.replace(DATASET_FRAMES, size=64, longest=112), "protocol": "image"}
-SHARED = Path(__file__).parents[4].parent / "shared" / "data"
+SHARED = Path(__file__).parents[3].parent / "shared" / "data"
 
 
 def checkpoint(folder, name, variant="debug", **changes):

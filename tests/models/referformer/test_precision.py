@@ -9,7 +9,7 @@ import torch
 from parity import referformer as road
 from parity.case import Case
 
-FULL = Path(__file__).parents[4].parent / "shared" / "parity" / "referformer"
+FULL = Path(__file__).parents[3].parent / "shared" / "parity" / "referformer"
 
 
 @pytest.mark.slow

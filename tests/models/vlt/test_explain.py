@@ -126,3 +126,41 @@ def test_a_family_that_has_nothing_to_show_is_refused_before_any_work(tmp_path, 
     assert code == 2
     assert "leave out --explain" in err
     assert not (tmp_path / "out").exists()
+
+
+def test_of_a_clip_the_frame_that_shows_most_is_told(tmp_path, command):
+    torch.manual_seed(0)
+    native.save(tmp_path / "m.safetensors", fresh(), family="vlt", variant="debug", origin={})
+    (tmp_path / "clip").mkdir()
+    for number in range(3):
+        frame = torch.randint(0, 256, (40, 60, 3), dtype=torch.uint8).numpy()
+        Image.fromarray(frame).save(tmp_path / "clip" / f"{number}.png")
+    arguments = [
+        "predict",
+        tmp_path / "m.safetensors",
+        tmp_path / "clip",
+        "--clip",
+        "-p",
+        PHRASE,
+        "-p",
+        "a dog",
+    ]
+    code, out, err = command(*arguments, "--explain", "-o", tmp_path / "out", "--json")
+    assert code == 0, err
+    sheets = [json.loads(line)["explanation"]["sheet"] for line in out.splitlines()]
+    assert len(set(sheets)) == 2
+    assert all((tmp_path / "out" / sheet).is_file() for sheet in sheets)
+
+
+def test_the_clearest_frame_is_the_one_with_the_largest_mask():
+    from refseg.cli._explanations import clearer
+    from refseg.prediction import Prediction
+
+    frames, masks = torch.zeros(3, 3, 4, 4, dtype=torch.uint8), torch.zeros(3, 4, 4, dtype=torch.bool)
+    masks[1, :2] = True
+    first = clearer(None, frames, Prediction("it", masks))
+    assert (first.frame, int(first.mask.sum())) == (1, 8)
+    smaller = torch.zeros(3, 4, 4, dtype=torch.bool)
+    assert clearer(first, frames, Prediction("it", smaller)) is first
+    larger = torch.ones(3, 4, 4, dtype=torch.bool)
+    assert clearer(first, frames, Prediction("it", larger)).frame == 0

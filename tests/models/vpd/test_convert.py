@@ -1,6 +1,7 @@
 """Published files become ours: with the companion they leave out, or as the start of a training."""
 
 import argparse
+import dataclasses
 
 import pytest
 import torch
@@ -142,3 +143,20 @@ def test_half_precision_is_stored_and_loaded_as_such(model, checkpoint, companio
     half, _ = native.load(done.path, dtype=torch.bfloat16)
     assert half.gamma.dtype == torch.bfloat16
     assert torch.equal(half.head.conv1_1.weight, model.head.conv1_1.weight.bfloat16())
+
+
+def test_the_tokenizer_of_a_diffusers_folder_is_taken(tmp_path, no_cache):
+    from refseg.models import catalog
+
+    family = catalog.family("vpd")
+    text = dataclasses.replace(family.variants["debug"].text, tokenizer="openai/clip-vit-large-patch14")
+    named = dataclasses.replace(family.variants["debug"], text=text)
+    changed = dataclasses.replace(family, variants={**family.variants, "named": named})
+    folder = published.diffusers_folder(published.model().state_dict(), tmp_path / "sd15")
+    (folder / "tokenizer").mkdir()
+    (folder / "tokenizer" / "merges.txt").write_text("#version: 0.2\nr e\nre d</w>\n")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("refseg.models.vpd.family.FAMILY", changed)
+        done = convert(folder, tmp_path, variant="named", part="stable-diffusion")
+        loaded, _ = native.load(done.path)
+    assert loaded.tokenize(["red"]).values[0, 1] == 513  # the second pair after 512 bytes: one token

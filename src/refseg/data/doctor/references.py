@@ -31,8 +31,7 @@ def check_references(report: Report, place: Place, *, is_quick: bool, watch: Wat
     check_counts(report, place.facts, count_splits(table))
     store = PictureFolders(picture_folders(place, ReadOptions()))
     check_table(report, table, store, is_quick=is_quick, watch=watch)
-    if place.facts.form == "refer":
-        check_shared(report, place, table)
+    check_shared(report, place, table)
 
 
 def read_table(report: Report, place: Place) -> ReferenceTable | None:
@@ -183,7 +182,7 @@ def check_shared(report: Report, place: Place, table: ReferenceTable) -> None:
 
 
 def _neighbours(place: Place) -> Sequence[Place]:
-    found = [other for other in recognise(place.root) if other.facts.form == "refer"]
+    found = [other for other in recognise(place.root) if other.facts.form in ("refer", "grefcoco")]
     return found or [place]
 
 

@@ -8,7 +8,7 @@ that needs no words (backbone, projections, the finest level up to its words) is
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import astuple, replace
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -30,7 +30,16 @@ from refseg.models.referformer.levels import Levels, place_levels
 from refseg.models.referformer.mask_head import MaskHead
 from refseg.models.referformer.pixel_decoder import PixelDecoder, as_map, cells, place_map
 from refseg.models.referformer.transformer import Candidates, Decoder, Encoder, Fusion, Words
-from refseg.structures import Clips, Explanation, Output, Placement, TextFeatures, TextTokens, VisualFeatures
+from refseg.structures import (
+    Clips,
+    EvidenceMap,
+    Explanation,
+    Output,
+    Placement,
+    TextFeatures,
+    TextTokens,
+    VisualFeatures,
+)
 
 NORM_GROUPS = 32  # of the normalisation after each projection
 RESIZER_EPS = 1e-12
@@ -122,19 +131,38 @@ class ReferFormer(ReferringModel):
     def explain(
         self, phrases: Sequence[str], visual: VisualFeatures, text: TextFeatures, output: Output
     ) -> list[Explanation]:
-        """Where the chosen query looks in each frame, in the last decoder layer, and its box."""
+        """Where the chosen query looks in each frame, in the last decoder layer; its box; and for each word, from where in the
+        picture it is read in the fusion (the finest level that words enter at, a mean over heads)."""
         _, *projected = visual.maps
+        words = _words(text)
         levels = place_levels(visual.valid, [_size(level) for level in projected], self.config.dim)
-        _, layers = self._look_for(projected, levels, _words(text))
+        _, layers = self._look_for(projected, levels, words)
         per_clip = (len(phrases), visual.maps[0].shape[1])
-        by_clip = [
-            part.unflatten(0, per_clip).transpose(1, 2) for part in astuple(layers[-1])
-        ]  # [P, Q, T', *]
-        _, class_logits, boxes, reference = by_clip
+        class_logits, boxes, reference = (
+            part.unflatten(0, per_clip).transpose(1, 2)
+            for part in (layers[-1].class_logits, layers[-1].boxes, layers[-1].reference)
+        )  # [P, Q, T', *]
         query, _ = best_candidate(class_logits)
         rows = torch.arange(len(query), device=query.device)
-        chosen = zip(reference[rows, query, :, :2], boxes[rows, query], strict=True)
-        return [Explanation(points=points, boxes=told) for points, told in chosen]
+        points, chosen = reference[rows, query, :, :2], boxes[rows, query]
+        read = self._read_from(projected[0], words)  # [P, T', L, h, w]
+        return [
+            Explanation(self._word_maps(phrase, read[row]), points=points[row], boxes=chosen[row])
+            for row, phrase in enumerate(phrases)
+        ]
+
+    def _read_from(self, level: Tensor, words: Words) -> Tensor:
+        """How much each cell of a level [P, T', C, h, w] takes from each word: [P, T', L, h, w]."""
+        spoken = words.rows(_owners(level))
+        shares = self.fusion.attention.shares(cells(level.flatten(0, 1)), spoken.keys, spoken.valid)
+        return shares.transpose(1, 2).unflatten(-1, _size(level)).unflatten(0, level.shape[:2])
+
+    def _word_maps(self, phrase: str, read: Tensor) -> tuple[EvidenceMap, ...]:
+        """The maps [T', L, h, w] of the tokens that stand for a part of the phrase."""
+        pieces = self._tokenizer.pieces(phrase)
+        return tuple(
+            EvidenceMap(piece, read[:, number], group="words") for number, piece in enumerate(pieces) if piece
+        )
 
     def recomputed_blocks(self) -> list[nn.Module]:
         """The trained blocks of the backbone, and the layers of the encoder."""

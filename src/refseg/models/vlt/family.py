@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from refseg.metrics.protocols import VLT
 from refseg.models.base import Family
 from refseg.models.vlt.config import VARIANTS, VltLossConfig
 from refseg.models.vlt.convert import convert, first_values
@@ -18,6 +19,7 @@ FAMILY = Family(
     variants=VARIANTS,
     loss=VltLossConfig(),
     convert=convert,
+    protocols={"refcoco": VLT, "refcoco+": VLT, "refcocog": VLT},
     cards=Path(__file__).parent / "checkpoints.toml",
     starts={"backbone": convert},
     first_values=first_values,

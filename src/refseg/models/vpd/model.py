@@ -28,8 +28,8 @@ from refseg.structures import Clips, Output, Placement, TextFeatures, TextTokens
 TOKENIZER = "tokenizer.json"
 FIRST_GAMMA = 1e-4  # how much of the adapter's answer a new model adds
 
-# What the UNet needs for one row, in bytes a canvas pixel and byte of a number (measured), and what rows may take at once.
-_ROW_BYTES = 256
+# What the UNet takes for one row, counted with room to spare: numbers a canvas pixel; and the bytes that rows may take at once.
+_ROW_NUMBERS = 256
 _WORKING_BYTES = 1 << 30
 
 
@@ -155,12 +155,13 @@ class VPD(ReferringModel):
 
         At the source, which the published code does not know, logits go there before they are decided about.
         """
-        masks = []
-        for row, placement in zip(output.mask_logits[:, 0], placements, strict=True):
-            logits = resized(row[None].float(), placement.canvas)[0]
-            logits = masks_to_source(logits, placement) if at == "source" else logits
-            masks.append(logits.sigmoid() > self.config.threshold)
-        return masks
+        # Compared as logits: scores of the smallest ones round to a half, and an argmax tells them apart.
+        limit = torch.logit(torch.tensor(self.config.threshold, dtype=torch.float64)).item()
+        return [logits > limit for logits in _placed(output, placements, at)]
+
+    def soft_masks(self, output: Output, placements: Sequence[Placement]) -> list[Tensor]:
+        """What `finish` decides about."""
+        return [logits.sigmoid() for logits in _placed(output, placements, "source")]
 
     def extra_state(self) -> dict[str, str]:
         """The tokenizer's file, where it is known."""
@@ -173,9 +174,18 @@ class VPD(ReferringModel):
             self.tokenizer.take(extra[TOKENIZER])
 
 
+def _placed(output: Output, placements: Sequence[Placement], at: Ruler) -> list[Tensor]:
+    """Logits [T', H, W] of each phrase, at the source or on the canvas."""
+    placed = []
+    for row, placement in zip(output.mask_logits[:, 0], placements, strict=True):
+        logits = resized(row[None].float(), placement.canvas)[0]
+        placed.append(masks_to_source(logits, placement) if at == "source" else logits)
+    return placed
+
+
 def _rows_at_once(latents: Tensor) -> int:
     pixels = 64 * latents.shape[-2] * latents.shape[-1]
-    return max(1, _WORKING_BYTES // (pixels * _ROW_BYTES * latents.element_size()))
+    return max(1, _WORKING_BYTES // (pixels * _ROW_NUMBERS * latents.element_size()))
 
 
 def _frames_to_segment(clips: Clips) -> Tensor:
