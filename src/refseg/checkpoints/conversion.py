@@ -76,8 +76,9 @@ def convert(
     if not source.is_dir():
         _refuse_native(source)
     state = read_folder(source) if source.is_dir() else read(source)
-    beside = Beside(found, source.name, config or own, companion, part)
-    model, tensors, report = _weights(state, variant, beside, onto)
+    model, tensors, report = _weights(
+        state, variant, Beside(found, source.name, config or own, companion, part), onto
+    )
     _give_tokenizer(model, tokenizer or _beside_parts(source))
     _give_words(model, words)
     told = {"file": source.name, **_sha256_of(source), **(origin or {})}
