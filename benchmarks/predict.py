@@ -13,7 +13,7 @@ from refseg.evaluation.bench import Setting, measure, report
 
 
 def settings(checkpoint: str) -> list[Setting]:
-    """One picture, one clip; each in float32 and bfloat16."""
+    """Pictures and clips; each in float32 and bfloat16."""
     referformer = "referformer/resnet50"
     clips = ("referformer/resnet50", "referformer/video-swin-t")
     return [
@@ -26,6 +26,9 @@ def settings(checkpoint: str) -> list[Setting]:
             Setting(referformer, 480, 640, frames=1, phrases=1, dtype=dtype),
             *(Setting(name, 360, 640, frames=5, phrases=1, dtype=dtype) for name in clips),
             *(Setting(name, 360, 640, frames=5, phrases=4, dtype=dtype) for name in clips),
+            Setting("lgformer/base-window12", 480, 480, frames=1, phrases=1, dtype=dtype),
+            *(Setting("vlformer/resnet50", 480, 640, 1, count, dtype) for count in (1, 4, 16)),
+            Setting("vlformer/resnet50", 360, 640, frames=5, phrases=1, dtype=dtype),
         )
     ]
 

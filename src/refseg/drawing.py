@@ -290,13 +290,15 @@ _RED_WEIGHT = 0.6
 _BLACK: Colour = (0, 0, 0)
 
 
-def red_overlay(pixels: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """A copy of a picture [H, W, 3] as the published demo of VLFormer draws it: red inside, one black line around.
+def red_overlay(pixels: np.ndarray, mask: np.ndarray, *, draws_whole: bool = False) -> np.ndarray:
+    """A copy of a picture [H, W, 3] as the published demos of VLFormer and LGFormer draw it: red inside a mask [H, W], one
+    black line around.
 
-    Published behaviour: a mask [H, W] that covers the whole picture has no line around it, and draws nothing.
+    Published behaviour: in VLFormer's, a mask that covers the whole picture has no line around it, and draws nothing; in
+    LGFormer's it is drawn (`draws_whole`).
     """
     drawn = np.ascontiguousarray(pixels).copy()
-    if mask.all():
+    if mask.all() and not draws_whole:
         return drawn
     drawn[mask] = (1 - _RED_WEIGHT) * drawn[mask] + _RED_WEIGHT * np.array(RED)  # truncated to whole numbers
     cross = np.array([[0, 1, 0], [1, 1, 1], [0, 1, 0]], np.uint8)

@@ -74,6 +74,21 @@ def test_a_protocol_may_be_chosen(checkpoint, tmp_path):
         evaluated(checkpoint, "refcoco", tmp_path, "--protocol", "vlr")
 
 
+@pytest.mark.parametrize(
+    ("words", "text"), [((), "raw"), (("--protocol", "source"), "raw"), (("--protocol", "vlt"), "sent")]
+)
+def test_phrases_are_asked_in_the_text_that_the_family_was_trained_with(words, text, checkpoint, tmp_path):
+    path = tmp_path / "some.safetensors"
+    native.save(path, catalog.build("lgformer", "debug"), family="lgformer", variant="debug", origin={})
+    record = json.loads(evaluated(path, "refcoco", tmp_path, *words, "--json").stdout)
+    assert record["source"]["options"]["text"] == text
+
+
+def test_protocols_that_ask_different_texts_are_not_mixed(checkpoint, tmp_path):
+    with pytest.raises(InvalidInput, match="one by one"):
+        evaluated(checkpoint, "refcoco", tmp_path, "--protocol", "vlt", "--protocol", "lgformer")
+
+
 def test_rows_are_kept_and_gone_on_with(checkpoint, tmp_path):
     rows = tmp_path / "rows.jsonl"
     first = json.loads(evaluated(checkpoint, "mevis", tmp_path, "--rows", rows, "--json").stdout)

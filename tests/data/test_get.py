@@ -181,6 +181,32 @@ def test_a_folder_with_other_files_is_not_replaced_without_force(served, tmp_pat
     assert not (tmp_path / "refcoco/notes.txt").exists()
 
 
+def test_an_archive_that_found_no_room_is_not_fetched_again(served, tmp_path, monkeypatch):
+    behaviour = Behaviour(CONTENT)
+    served(behaviour)
+    unpack = module.unpack
+
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(module, "unpack", full)
+    with pytest.raises(OSError, match="No space left"):
+        refseg("refcoco", "--root", tmp_path)
+    monkeypatch.setattr(module, "unpack", unpack)
+    assert refseg("refcoco", "--root", tmp_path).exit_code == 0
+    assert len(behaviour.asked) == 1
+    assert not list((tmp_path / ".downloads").glob("*.zip"))
+
+
+def test_a_damaged_archive_is_fetched_again(served, tmp_path):
+    behaviour = Behaviour(CONTENT[:-40])
+    served(behaviour)
+    with pytest.raises(InvalidInput):
+        refseg("refcoco", "--root", tmp_path)
+    behaviour.content, behaviour.etag = CONTENT, '"two"'
+    assert refseg("refcoco", "--root", tmp_path).exit_code == 0
+
+
 def test_an_archive_fetched_by_hand_is_unpacked_without_a_server(tmp_path, monkeypatch):
     monkeypatch.setattr(module, "download", lambda *_, **__: pytest.fail("the network was asked"))
     (tmp_path / "refcoco.zip").write_bytes(CONTENT)

@@ -13,7 +13,7 @@ from refseg.errors import InvalidInput, UnknownName
 from refseg.evaluation import reading
 from refseg.evaluation.objects import Merged
 from refseg.evaluation.run import evaluate
-from refseg.evaluation.setup import Request, choose_protocols
+from refseg.evaluation.setup import Request, authors_numbers, choose_protocols
 from refseg.evaluation.table import result_table
 from refseg.metrics import contour, protocols
 
@@ -217,6 +217,21 @@ def test_an_unknown_protocol_is_told_with_the_nearest(tmp_path):
         choose_protocols(Request(protocols=("vlfromer",)), dataset, "referformer")
     with pytest.raises(InvalidInput, match="several boxes"):
         choose_protocols(Request(protocols=("grec",)), dataset, "referformer")
+
+
+@pytest.mark.parametrize(
+    ("name", "split", "values"),
+    [
+        ("refcocog-umd", "val", {79.0, 64.1}),
+        ("refcocog-google", "val", set()),
+        ("refcocog-umd", "test", set()),
+    ],
+)
+def test_the_authors_numbers_are_those_of_the_very_split(name, split, values):
+    from types import SimpleNamespace
+
+    numbers = authors_numbers("referformer-r50-refcoco", SimpleNamespace(name=name, split=split))
+    assert {number.value for number in numbers} == values
 
 
 def test_a_folder_of_videos_is_measured_as_videos(tmp_path):

@@ -50,6 +50,15 @@ def test_numbers_by_register_are_those_of_its_phrases(tmp_path):
     assert "<td>even</td><td>2</td><td>75.0</td><td>100.0</td>" in page
 
 
+def test_places_are_those_of_the_targets(tmp_path):
+    page = written(halves(), tmp_path / "page.html")
+    assert "<td>middle left</td><td>4</td>" not in page  # all in one place: no table
+    data = halves()
+    data.examples[0].masks[:] = False
+    data.examples[0].masks[..., 0, 7] = True
+    assert "<td>top right</td><td>1</td><td>0.0</td>" in written(data, tmp_path / "other.html")
+
+
 def test_answer_and_target_are_drawn_where_they_are(tmp_path):
     data = halves()
     data.examples = [replace(data.examples[0], frames=data.examples[0].frames)]

@@ -95,6 +95,27 @@ def test_a_foreign_file_is_no_file_of_rows(text, tmp_path):
         assert path.read_text() == text
 
 
+@pytest.mark.parametrize(
+    ("text", "is_ours"), [("", True), ('{"check', True), ("precious", False), ("\x00" * 99, False)]
+)
+def test_a_file_without_a_line_is_taken_only_where_it_is_a_torn_header(text, is_ours, tmp_path):
+    path = tmp_path / "rows.jsonl"
+    path.write_text(text)
+    if is_ours:
+        run(path, ColumnPredictor(), resumes=True)
+        assert len(read_rows(path)[1]) == 4
+        return
+    with pytest.raises(InvalidInput, match="no header"):
+        Journal(path, HEADER, resumes=True)
+    assert path.read_text() == text
+
+
+def test_an_evaluation_that_never_began_leaves_no_file(tmp_path):
+    with Journal(tmp_path / "rows.jsonl", HEADER):
+        pass
+    assert not list(tmp_path.iterdir())
+
+
 def test_rows_are_read_back_as_they_were(tmp_path):
     path = tmp_path / "rows.jsonl"
     result = run(path, ColumnPredictor())

@@ -87,7 +87,7 @@ def run_demo(case: Case) -> None:
     computed = {
         "out/network_input": pixels[0],
         "out/mask": mask[0],
-        "out/overlay": red_overlay(image.numpy(), mask[0].numpy()),
+        "out/overlay": red_overlay(image.numpy(), mask[0].numpy(), draws_whole=True),
     }
     Comparison(case, computed).check()
 

@@ -45,6 +45,7 @@ def convert(
     part: str | None = None,
     onto: Path | None = None,
     dtype: torch.dtype | None = None,
+    config: ModelConfig | None = None,
     origin: Mapping[str, str] | None = None,
 ) -> Conversion:
     """Writes the weights of `source` to `out` as our own file, with all that prediction needs.
@@ -58,6 +59,7 @@ def convert(
         part: the part of the model that `source` alone gives, such as a backbone; the rest begins with fresh weights, so
             that the file is a start for training.
         onto: a file of ours of the same variant that gives the rest instead, such as an earlier part.
+        config: the variant's configuration where the file's differs from it in what its weights cannot tell.
         origin: is put into the header beside the source's name and sha256.
 
     Raises:
@@ -65,7 +67,7 @@ def convert(
         UnknownName: if the family or the variant does not exist.
         CheckpointMismatch: if a name or shape is left on either side; the message names the variants that would fit.
     """
-    catalog.variant(family, variant)  # a mistake in a name is told before a big file is read
+    own = catalog.variant(family, variant)  # a mistake in a name is told before a big file is read
     if onto is not None and part is None:
         raise InvalidInput("--onto gives the rest of a model whose --part comes from a file; name the part")
     found = catalog.family(family)
@@ -74,7 +76,9 @@ def convert(
     if not source.is_dir():
         _refuse_native(source)
     state = read_folder(source) if source.is_dir() else read(source)
-    model, tensors, report = _weights(state, variant, Beside(found, source.name, companion, part), onto)
+    model, tensors, report = _weights(
+        state, variant, Beside(found, source.name, config or own, companion, part), onto
+    )
     _give_tokenizer(model, tokenizer or _beside_parts(source))
     _give_words(model, words)
     told = {"file": source.name, **_sha256_of(source), **(origin or {})}
@@ -91,6 +95,7 @@ class Beside:
 
     family: Family
     name: str  # of the source
+    config: ModelConfig
     companion: Path | None
     part: str | None = None  # what it gives of the model, where that is not all
 
@@ -102,9 +107,9 @@ def _weights(
     family = beside.family
     if beside.part is None or (onto is None and family.first_values is not None):
         with torch.device("meta"):
-            model = catalog.build(family.name, variant)
+            model = catalog.build(family.name, beside.config)
         return model, *_fitted(state, model, variant, beside)
-    model = _start(family.name, variant, onto)
+    model = _start(family.name, variant, beside.config, onto)
     converted, report = family.starts[beside.part](state, model.config)
     tensors = {**model.state_dict(), **converted}
     wrong = native.difference(model.state_dict(), tensors, source=f"the {beside.part}", left=report.left)
@@ -224,9 +229,8 @@ def _cached(weights: CompanionWeights) -> Path | None:
     return None
 
 
-def _start(family: str, variant: str, onto: Path | None) -> ReferringModel:
+def _start(family: str, variant: str, config: ModelConfig, onto: Path | None) -> ReferringModel:
     """The model that a part is put into: a fresh one, or that of a file of ours."""
-    config = catalog.variant(family, variant)
     if onto is None:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(_START_SEED)

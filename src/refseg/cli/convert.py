@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tomllib
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -13,6 +14,7 @@ from refseg.cli import app
 
 if TYPE_CHECKING:
     from refseg.checkpoints.conversion import Conversion
+    from refseg.models.base import ModelConfig
 
 _TYPES = ("float32", "float16", "bfloat16")
 
@@ -56,6 +58,13 @@ def convert(
         Path | None,
         typer.Option(help="With --part: a file of ours that gives the rest, such as an earlier part."),
     ] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            help="KEY=VALUE of the variant's configuration that the weights cannot tell, such as fusion_heads=[1,2,4,8].",
+        ),
+    ] = None,
     dtype: Annotated[str, typer.Option(help="Stored as float32, float16 or bfloat16.")] = "float32",
     force: Annotated[bool, typer.Option("--force", help="Replace the file if it is there.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON, name by name.")] = False,
@@ -90,9 +99,25 @@ def convert(
         words=words,
         part=part,
         onto=onto,
+        config=_config(family, variant, settings or []),
         dtype=getattr(torch, dtype),
     )
     print(json.dumps(_plain(done), ensure_ascii=False) if as_json else _told(done))
+
+
+def _config(family: str, variant: str, settings: list[str]) -> ModelConfig:
+    """The configuration of a variant with some of its fields replaced."""
+    from refseg.errors import InvalidInput
+    from refseg.models import catalog
+    from refseg.training.start import changed
+
+    values: dict[str, Any] = {}
+    for setting in settings:
+        try:
+            values |= tomllib.loads(setting)
+        except tomllib.TOMLDecodeError as error:
+            raise InvalidInput(f"{setting!r} is no setting ({error}); write KEY=VALUE as in TOML") from error
+    return changed(catalog.variant(family, variant), values, "model")
 
 
 def _plain(done: Conversion) -> dict[str, Any]:

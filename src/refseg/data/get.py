@@ -101,22 +101,32 @@ def _bring(
             f"{place} holds other files and lacks {_lacking(part, place)[0]}; move it away, or give --force to replace it"
         )
     archive = given.get(part.file) or root / DOWNLOADS / part.file
-    if part.file in given:
-        digest = _sha256(archive)
-        if part.sha256 not in (None, digest):
-            raise InvalidInput(
-                f"{archive} is not the file that was meant: its sha256 is {digest}, not {part.sha256}"
-            )
-    else:
-        with shown(part.file) as progress:
-            digest = download(part.url, archive, sha256=part.sha256, progress=progress)
-    files = _unpacked(part, archive, place)
+    digest = _fetched(part, archive, shown)
+    try:
+        files = _unpacked(part, archive, place)
+    except InvalidInput:
+        if part.file not in given:
+            archive.unlink()  # it is no good; a whole one that the disk had no room for stays
+        raise
     write_whole_text(
         place / RECEIPT, json.dumps({"url": part.url, "file": part.file, "sha256": digest}) + "\n"
     )
     if part.file not in given and not keeps_archive:
         archive.unlink()
     return Got(part, place, "fetched", files, digest)
+
+
+def _fetched(part: Direct, archive: Path, shown: Shown) -> str:
+    """The SHA-256 of the archive, which is fetched unless it is there: given, or left by a run that did not come to its end."""
+    if not archive.is_file():
+        with shown(part.file) as progress:
+            return download(part.url, archive, sha256=part.sha256, progress=progress)
+    digest = _sha256(archive)
+    if part.sha256 not in (None, digest):
+        raise InvalidInput(
+            f"{archive} is not the file that was meant: its sha256 is {digest}, not {part.sha256}; remove it"
+        )
+    return digest
 
 
 def _unpacked(part: Direct, archive: Path, place: Path) -> int:

@@ -100,6 +100,13 @@ class ClipTokenizer:
         values = torch.tensor([ids + [end] * (longest - len(ids)) for ids in rows])
         return TextTokens(values, torch.arange(longest) < torch.tensor([[len(ids)] for ids in rows]))
 
+    def pieces(self, phrase: str) -> list[str | None]:
+        """What each token of a phrase stands for, as byte pairs read it; None for the start and the end."""
+        text = plain(phrase)
+        encoding = self._loaded().encode(text)
+        spans = zip(encoding.offsets, encoding.special_tokens_mask, strict=True)
+        return [None if is_added else text[start:end].strip() for (start, end), is_added in spans]
+
     def _fitted(self, text: str, ids: list[int], end: int) -> list[int]:
         if len(ids) <= self.max_tokens:
             return ids

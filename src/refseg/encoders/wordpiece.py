@@ -87,6 +87,12 @@ class WordPieceTokenizer:
         values = torch.tensor([row + [padding] * (self.length - len(row)) for row in rows])
         return TextTokens(values, torch.arange(self.length) < lengths)
 
+    def pieces(self, phrase: str) -> list[str | None]:
+        """What each token that is read of a phrase stands for; None for the start and the end."""
+        known = self._loaded()
+        told = [piece.removeprefix("##") for word in _words(phrase) for piece in _pieces(word, known)]
+        return [None, *told, None][: self.length]
+
     def ids(self, text: str) -> list[int]:
         """All ids of a text between [CLS] and [SEP], however many."""
         known = self._loaded()

@@ -145,6 +145,13 @@ def _size(case: Case) -> str:
     return next((text for limit, text in limits.items() if case.share < limit), "4: over 20 %")
 
 
+def _place(case: Case) -> str:
+    if case.row.centre is None:
+        return "no target"
+    x, y = (min(2, int(3 * share)) for share in case.row.centre)
+    return f"{('top', 'middle', 'bottom')[y]} {('left', 'centre', 'right')[x]}"
+
+
 def _length(case: Case) -> str:
     words = len(case.row.phrase.split())
     return "1 or 2 words" if words < 3 else "3 to 5 words" if words < 6 else "6 words and more"
@@ -157,6 +164,7 @@ def _answered(case: Case) -> str:
 SLICES: dict[str, Callable[[Case], str]] = {
     "register": lambda case: case.row.register or "(none named)",
     "size of the target": _size,
+    "place of the target": _place,
     "length of the phrase": _length,
     "answer": _answered,
 }

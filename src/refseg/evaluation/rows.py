@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import IO, Any, Self
 
 from refseg.errors import InvalidInput
+from refseg.files import check_writable
 
 FORM = "refseg evaluation 1"
 
@@ -31,6 +32,7 @@ class Row:
     )  # view: intersection, answer, target; [T'] each
     contour: list[float] = field(default_factory=list)  # boundary F of each frame, where it was taken
     ranked: dict[str, Any] | None = None  # all candidates: see `ranking.ranked_record`
+    centre: list[float] | None = None  # of the target where it is first seen: x, y as shares of the frame
     id: str | None = None  # as the data set numbers the phrase
     says_nothing: bool | None = None  # the data set states that nothing answers to the phrase
 
@@ -64,15 +66,18 @@ class Journal:
         """
         self.path = path
         self.done: dict[int, Done] = {}
-        head = json.dumps({"form": FORM, **header}, sort_keys=True)
+        self._head = json.dumps({"form": FORM, **header}, sort_keys=True)
+        self._file: IO[str] | None = (
+            None  # opened with the first example, so that a refusal before it leaves nothing
+        )
         if path.exists() and not resumes:
             raise InvalidInput(f"{path} exists; --resume goes on with it, or give another name")
-        whole = _whole_lines(path) if path.exists() else []
-        if whole:
-            self._take(whole, head)
-        self._file = self._open(whole)
-        if not whole:
-            self._write(head)
+        check_writable(path.parent)
+        self._whole = _whole_lines(path) if path.exists() else []
+        if self._whole:
+            self._take(self._whole, self._head)
+        elif path.exists() and not _is_torn(path, self._head):
+            raise InvalidInput(f"{path} belongs to another evaluation (it has no header); give another name")
 
     def _take(self, lines: list[str], head: str) -> None:
         if lines[0] != head:
@@ -88,24 +93,25 @@ class Journal:
                 ) from error
             self.done[done.index] = done
 
-    def _open(self, whole: list[str]) -> IO[str]:
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            file = self.path.open("r+" if self.path.exists() else "w", encoding="utf-8", newline="\n")
-            file.seek(sum(len(line.encode()) + 1 for line in whole))
-            file.truncate()  # what a killed run left of its last line
-        except OSError as error:
-            raise InvalidInput(f"{self.path} cannot be written: {error.strerror}") from error
+    def _open(self) -> IO[str]:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        file = self.path.open("r+" if self.path.exists() else "w", encoding="utf-8", newline="\n")
+        file.seek(sum(len(line.encode()) + 1 for line in self._whole))
+        file.truncate()  # what a killed run left of its last line
+        if not self._whole:
+            file.write(self._head + "\n")
         return file
 
     def add(self, done: Done) -> None:
-        """Keeps an example; it is on disk when this returns."""
-        self.done[done.index] = done
-        self._write(json.dumps(asdict(done)))
+        """Keeps an example; it is on disk when this returns.
 
-    def _write(self, line: str) -> None:
+        Raises:
+            InvalidInput: if the file cannot be written.
+        """
+        self.done[done.index] = done
         try:
-            self._file.write(line + "\n")
+            self._file = self._file or self._open()
+            self._file.write(json.dumps(asdict(done)) + "\n")
             self._file.flush()
             os.fsync(self._file.fileno())
         except OSError as error:
@@ -115,7 +121,8 @@ class Journal:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._file.close()
+        if self._file is not None:
+            self._file.close()
 
 
 def read_rows(path: Path) -> tuple[dict[str, Any], list[Done]]:
@@ -134,6 +141,16 @@ def read_rows(path: Path) -> tuple[dict[str, Any], list[Done]]:
         raise InvalidInput(
             f"{path} is not a file of rows; `refseg evaluate ... --rows FILE` writes one"
         ) from error
+
+
+def _is_torn(path: Path, head: str) -> bool:
+    """Whether a file without a whole line is what a kill left of this very header."""
+    try:
+        with path.open("rb") as file:
+            start = file.read(len(head) + 1)
+    except OSError as error:
+        raise InvalidInput(f"{path} cannot be read: {error.strerror}") from error
+    return len(start) <= len(head) and head.encode().startswith(start)
 
 
 def _whole_lines(path: Path) -> list[str]:

@@ -22,7 +22,7 @@ from refseg.evaluation.ranking import ranked_record
 from refseg.evaluation.reading import Piece, annotated_boxes, can_read_parts, check_masks, pieces
 from refseg.evaluation.rows import Done, Journal, Row
 from refseg.evaluation.scoring import Scored, scored
-from refseg.evaluation.views import OWN, Plan, counts_of, joined, target_on_canvas
+from refseg.evaluation.views import OWN, Plan, centre_of, counts_of, joined, target_on_canvas
 from refseg.metrics.contour import contour_accuracies
 from refseg.metrics.overlap import Overlap, Overlaps, Score
 from refseg.metrics.protocols import HONEST, Protocol
@@ -242,6 +242,7 @@ def _count(row: Row, answer: Answer, target: Tensor, other: Tensor | None, plan:
             theirs = target_on_canvas(theirs, answer.placement)
         counts = counts_of(answer.masks[view], theirs)
         row.views[view.name] = joined([row.views[view.name], counts]) if view.name in row.views else counts
+    row.centre = row.centre or centre_of(target)
     if plan.takes_contours:
         row.contour += contour_accuracies(answer.masks[OWN].numpy(), target.numpy()).tolist()
 

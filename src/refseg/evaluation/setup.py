@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from refseg.checkpoints import zoo
 from refseg.data.catalog import describe
+from refseg.data.published import ALIASES
 from refseg.errors import InvalidInput, UnknownName
 from refseg.evaluation.rows import Journal
 from refseg.evaluation.submission import Writer
@@ -69,7 +70,7 @@ def prepare(request: Request, dataset: PhraseDataset, weights: dict[str, Any]) -
     if request.resumes and request.rows is None and request.submission is None:
         raise InvalidInput("--resume goes on from the file that --rows names; give both")
     protocols = choose_protocols(request, dataset, weights["family"])
-    _choose_text(dataset, protocols)
+    _choose_text(dataset, protocols, published_protocols(dataset.name, _protocols_of(weights["family"])))
     _choose_window(dataset, request.window)
     facts = {"checkpoint": weights, "source": describe(dataset), "dtype": request.dtype}
     header = {
@@ -100,7 +101,7 @@ def choose_protocols(request: Request, dataset: PhraseDataset, family: str) -> t
     if request.shuffles:
         return ours[:1]
     if not request.protocols:
-        return (*ours, *published_protocols(dataset.name, catalog.family(family).protocols))
+        return (*ours, *published_protocols(dataset.name, _protocols_of(family)))
     for name in request.protocols:
         if name not in PROTOCOLS:
             raise UnknownName("protocol", name, PROTOCOLS)
@@ -111,16 +112,26 @@ def choose_protocols(request: Request, dataset: PhraseDataset, family: str) -> t
     return tuple(dict.fromkeys(PROTOCOLS[name] for name in request.protocols))
 
 
-def _choose_text(dataset: PhraseDataset, protocols: Sequence[Protocol]) -> None:
-    """Phrases as the published evaluation asks them, in every column: another text would be another question."""
+def _choose_text(
+    dataset: PhraseDataset, protocols: Sequence[Protocol], published: Sequence[Protocol]
+) -> None:
+    """Phrases as the protocols ask them, in every column: another text would be another question.
+
+    Where they do not say, as the family's own protocol does: that is the text that it was trained with.
+    """
     texts = {protocol.text for protocol in protocols if protocol.text is not None}
-    options: Any = getattr(dataset, "options", None)
     if len(texts) > 1:
         raise InvalidInput(
             f"these protocols ask different texts of a phrase ({', '.join(sorted(texts))}); evaluate them one by one"
         )
-    if texts and hasattr(options, "text"):
-        dataset.options = replace(options, text=texts.pop())  # type: ignore[attr-defined]
+    texts = texts or {protocol.text for protocol in published if protocol.text is not None}
+    data: Any = dataset
+    if texts and hasattr(getattr(data, "options", None), "text"):
+        data.options = replace(data.options, text=texts.pop())
+
+
+def _protocols_of(family: str) -> Mapping[str, Protocol]:
+    return catalog.family(family).protocols
 
 
 def _choose_window(dataset: PhraseDataset, window: int | None) -> None:
@@ -150,7 +161,9 @@ def authors_numbers(checkpoint: str, dataset: PhraseDataset) -> tuple[Published,
 
 
 def _is_same(told: str, name: str) -> bool:
-    return told == name or name.startswith(f"{told}-")
+    return (
+        ALIASES.get(told, told) == name
+    )  # "refcocog" is its split by umd, as for everybody who says no more
 
 
 def _is_same_split(told: str, split: str) -> bool:

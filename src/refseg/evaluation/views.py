@@ -107,3 +107,13 @@ def counts_of(answer: Tensor, target: Tensor) -> list[list[int]]:
 def joined(parts: Iterable[list[list[int]]]) -> list[list[int]]:
     """Counts of consecutive pieces of a clip as one."""
     return [[count for piece in column for count in piece] for column in zip(*parts, strict=True)]
+
+
+def centre_of(target: Tensor) -> list[float] | None:
+    """Where a target [T', H, W] has its middle in the first frame that shows it: x, y as shares; None where none does."""
+    for mask in target:
+        rows, columns = mask.any(1).nonzero().flatten(), mask.any(0).nonzero().flatten()
+        if len(rows):
+            middle = [(float(part[0]) + float(part[-1]) + 1) / 2 for part in (columns, rows)]
+            return [middle[0] / mask.shape[1], middle[1] / mask.shape[0]]
+    return None

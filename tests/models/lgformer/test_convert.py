@@ -14,7 +14,7 @@ from helpers.cli import call
 from models.lgformer import published
 from refseg.checkpoints import native
 from refseg.encoders.wordpiece import LETTERS_VOCABULARY, SPECIALS, letters_vocabulary
-from refseg.errors import CheckpointMismatch, InvalidInput
+from refseg.errors import CheckpointMismatch, InvalidInput, UnknownName
 from refseg.models import catalog
 
 WORDS = ["--family", "lgformer", "--variant", "debug"]
@@ -124,3 +124,13 @@ def test_a_tokenizer_of_another_kind_is_refused(model, tmp_path):
         "convert", source, *WORDS, "--tokenizer", tmp_path / "vocab.txt", "--out", tmp_path / "o.safetensors"
     )
     assert done.exit_code == 0
+
+
+def test_fusion_heads_which_no_weight_tells_are_said_by_hand(model, tmp_path):
+    source, out = published.write(tmp_path / "model.pth", model), tmp_path / "out.safetensors"
+    assert call("convert", source, *WORDS, "--set", "fusion_heads=[2,1,2,1]", "--out", out).exit_code == 0
+    assert native.load(out)[0].config.fusion_heads == (2, 1, 2, 1)
+    with pytest.raises(UnknownName, match="fusion_heads"):
+        call("convert", source, *WORDS, "--set", "fusion_head=[2,1,2,1]", "--out", tmp_path / "o.safetensors")
+    with pytest.raises(InvalidInput, match="KEY=VALUE"):
+        call("convert", source, *WORDS, "--set", "fusion_heads", "--out", tmp_path / "o.safetensors")

@@ -61,6 +61,17 @@ class Fusion(nn.Module):
         both = torch.cat([own, self.mix_pixels(heard) * real], dim=-1)
         return residual, self._act(self.out_words(self._act(self.join_words(both)))) * real
 
+    def shares(self, pixels: Tensor, words: Tensor, valid: Tensor) -> Tensor:
+        """How much each pixel [N, S, C] takes from each word, [N, L, S], a mean over the heads; for people to look at."""
+        keys = self.key(words) * valid[..., None].to(words.dtype)
+        centred = at_least_float32(pixels)
+        centred = centred - centred.mean(1, keepdim=True)
+        with torch.autocast(pixels.device.type, enabled=False):
+            (scale,) = _scales(centred, self.query.weight)
+            scores = self._scores(centred, at_least_float32(keys), scale)
+        by_head = scores.unflatten(1, (self.num_heads, -1)).masked_fill(~valid[:, None, :, None], -math.inf)
+        return by_head.softmax(2).mean(1)
+
     def _act(self, x: Tensor) -> Tensor:
         return self.dropout(functional.gelu(x))
 

@@ -25,8 +25,20 @@ from refseg.models.base import ReferringModel, Ruler
 from refseg.models.lgformer.backbone import FusedSwin
 from refseg.models.lgformer.config import LGFormerConfig
 from refseg.models.lgformer.decoder import QueryDecoder
+from refseg.models.lgformer.fusion import Fusion
 from refseg.models.lgformer.pixel_decoder import PixelDecoder, place_levels
-from refseg.structures import Clips, Output, Placement, TextFeatures, TextTokens, VisualFeatures
+from refseg.structures import (
+    Clips,
+    EvidenceMap,
+    Explanation,
+    Output,
+    Placement,
+    TextFeatures,
+    TextTokens,
+    VisualFeatures,
+)
+
+_SHOWN_STAGE = 2  # of the backbone, whose fusion tells what words do; its stride is 16
 
 
 class LGFormer(ReferringModel):
@@ -90,6 +102,31 @@ class LGFormer(ReferringModel):
         """Mask logits [T', h, w] of the network on the canvas or at the source [T', H, W]."""
         on_canvas = upsample_to_canvas(logits, placement.canvas)
         return on_canvas if at == "canvas" else self._to_source(on_canvas, placement)
+
+    def explain(
+        self, phrases: Sequence[str], visual: VisualFeatures, text: TextFeatures, output: Output
+    ) -> list[Explanation]:
+        """For each word, the pixels that listen to it in the fusion of stride 16."""
+        heard: list[Tensor] = []
+
+        def listen(fusion: nn.Module, inputs: tuple[Tensor, Tensor, Tensor]) -> None:
+            assert isinstance(fusion, Fusion)
+            heard.append(fusion.shares(*inputs))
+
+        hook = self.backbone.fusions[_SHOWN_STAGE].register_forward_pre_hook(listen)
+        try:
+            self.segment(visual, text)
+        finally:
+            hook.remove()
+        (finest,) = visual.maps
+        size = [-(-side // 2**_SHOWN_STAGE) for side in finest.shape[-2:]]
+        shares = torch.cat(heard).unflatten(-1, size).unflatten(0, finest.shape[:2])  # [P, T', L, h, w]
+        told = []
+        for row, phrase in enumerate(phrases):
+            pieces = enumerate(self._tokenizer.pieces(phrase))
+            maps = (EvidenceMap(p, shares[row, :, number], group="words") for number, p in pieces if p)
+            told.append(Explanation(tuple(maps)))
+        return told
 
     def recomputed_blocks(self) -> list[nn.Module]:
         """The blocks of the backbone, and the feed-forward networks of the pixel decoder."""

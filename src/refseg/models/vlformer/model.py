@@ -24,7 +24,16 @@ from refseg.models.base import ReferringModel, Ruler
 from refseg.models.vlformer.config import VLFormerConfig
 from refseg.models.vlformer.decoder import Decoder, Heads, mask_logits
 from refseg.models.vlformer.pixel_decoder import Memory, PixelDecoder, Words
-from refseg.structures import Clips, Output, Placement, TextFeatures, TextTokens, VisualFeatures
+from refseg.structures import (
+    Clips,
+    EvidenceMap,
+    Explanation,
+    Output,
+    Placement,
+    TextFeatures,
+    TextTokens,
+    VisualFeatures,
+)
 
 REFERRED = 0  # class "referred"; class 1 is "no object"
 TOKENIZER = "tokenizer.json"
@@ -105,6 +114,21 @@ class VLFormer(ReferringModel):
         if at == "canvas":
             return grown
         return [masks_to_source(*pair) for pair in zip(grown, placements, strict=True)]
+
+    def explain(
+        self, phrases: Sequence[str], visual: VisualFeatures, text: TextFeatures, output: Output
+    ) -> list[Explanation]:
+        """The mask of every candidate, the chosen one first, each with how surely it is referred to."""
+        assert output.class_logits is not None
+        sure = output.class_logits[:, :, 0].float().softmax(-1)[..., REFERRED]  # [P, Q]
+        told = []
+        for logits, scores in zip(output.mask_logits.float().sigmoid(), sure, strict=True):
+            order = scores.argsort(descending=True).tolist()
+            titles = {query: f"candidate {query + 1}" for query in order}
+            titles[order[0]] += ", chosen"
+            maps = [EvidenceMap(titles[q], logits[q], float(scores[q]), group="candidates") for q in order]
+            told.append(Explanation(maps=tuple(maps)))
+        return told
 
     def recomputed_blocks(self) -> list[nn.Module]:
         """The blocks of the backbone and the layers of the encoder."""

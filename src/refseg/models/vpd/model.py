@@ -23,7 +23,16 @@ from refseg.models.vpd.config import STRIDE, VPDConfig
 from refseg.models.vpd.head import BACKGROUND, OBJECT, Head, resized
 from refseg.models.vpd.offload import take_turns
 from refseg.models.vpd.unet import MAP_LAYERS, ImageEncoder, Unet
-from refseg.structures import Clips, Output, Placement, TextFeatures, TextTokens, VisualFeatures
+from refseg.structures import (
+    Clips,
+    EvidenceMap,
+    Explanation,
+    Output,
+    Placement,
+    TextFeatures,
+    TextTokens,
+    VisualFeatures,
+)
 
 TOKENIZER = "tokenizer.json"
 FIRST_GAMMA = 1e-4  # how much of the adapter's answer a new model adds
@@ -162,6 +171,26 @@ class VPD(ReferringModel):
     def soft_masks(self, output: Output, placements: Sequence[Placement]) -> list[Tensor]:
         """What `finish` decides about."""
         return [logits.sigmoid() for logits in _placed(output, placements, "source")]
+
+    def explain(
+        self, phrases: Sequence[str], visual: VisualFeatures, text: TextFeatures, output: Output
+    ) -> list[Explanation]:
+        """For each word, the cells that listen to it: the UNet's attention at the finest stride that the head reads it at."""
+        (latents,) = visual.maps
+        stride = min(MAP_LAYERS)
+        told = []
+        for row, phrase in enumerate(phrases):
+            context = text.tokens[row : row + 1]
+            maps = torch.cat(
+                [self.unet(frame[None], context)[1][stride] for frame in latents[row]]
+            )  # [T', L, h, w]
+            heard = zip(self.tokenizer.pieces(phrase)[: maps.shape[1]], maps.unbind(1), strict=False)
+            told.append(
+                Explanation(
+                    tuple(EvidenceMap(piece, of_word, group="words") for piece, of_word in heard if piece)
+                )
+            )
+        return told
 
     def extra_state(self) -> dict[str, str]:
         """The tokenizer's file, where it is known."""
