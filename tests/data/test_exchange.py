@@ -229,6 +229,7 @@ def test_the_command_converts_and_tells_what_was_lost(tmp_path):
         (["refcoco", tmp_path / "r.txt", "--root", tmp_path], "no .jsonl file"),
         (["refcoco", tmp_path / "r", "--to", "cocoa"], "did you mean 'coco'"),
         ([tmp_path / "r.jsonl", tmp_path / "s.jsonl"], "in the open form already"),
+        (["scenes", tmp_path / "s.jsonl"], "refseg data scenes --out"),
     ):
         assert refusal in str(run("convert", *words).exception)
 

@@ -82,7 +82,6 @@ def _convert(
     from refseg.data import exchange
     from refseg.data.annotated import ReadOptions
     from refseg.data.catalog import find_phrase_file, open_dataset
-    from refseg.data.phrases import PhraseFile
     from refseg.data.reference_images import ReferenceImages
     from refseg.errors import InvalidInput
 
@@ -92,12 +91,14 @@ def _convert(
         return exchange.write_refer(
             lines, out, root=root or path.parent, split_by="refseg", several=to == "grefcoco"
         )
-    if Path(data).suffix == ".jsonl" and to != "jsonl":
+    if Path(data).suffix == ".jsonl" or any(Path(data).glob("*.jsonl")):
+        if to == "jsonl":
+            raise InvalidInput(f"{data} is in the open form already")
         return _from_lines(Path(data), out, to=to, split=split, root=root)
+    if data == "scenes":
+        raise InvalidInput("`refseg data scenes --out FOLDER` writes scenes in the open form")
     opened = open_dataset(data, split=split, root=root, options=ReadOptions(text=text))  # type: ignore[arg-type]
     if to == "jsonl":
-        if isinstance(opened, PhraseFile):
-            raise InvalidInput(f"{data} is in the open form already")
         if out.suffix != ".jsonl" or (out.exists() and not force):
             raise InvalidInput(
                 f"{out} {'exists; give another name, or --force' if out.exists() else 'is no .jsonl file'}"
