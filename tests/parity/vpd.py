@@ -25,7 +25,6 @@ from refseg.structures import Clips, Placement, Targets, TextTokens
 from refseg.training.config import OptimizerConfig, ScheduleConfig
 from refseg.training.optimizer import build_optimizer, schedule_ratio, set_learning_rate
 
-
 SHARE_OF_MASK = 0.0005  # of the pixels of a mask may differ, where the case's tolerance says so
 
 
