@@ -9,6 +9,7 @@ import json
 import os
 import re
 import shutil
+import socket
 import sys
 import time
 import urllib.error
@@ -61,13 +62,18 @@ class _Part:
         self._note.unlink(missing_ok=True)
 
 
+class Unreachable(InvalidInput):
+    """Nothing, or no file, came from an address."""
+
+
 def download(url: str, target: Path, *, sha256: str | None = None, progress: Progress | None = None) -> str:
     """Fetches `url` to `target` and returns the file's sha256; what an earlier call left is resumed.
 
     A part that was left is trusted only where the server vouches for it (ETag or date) or `sha256` will.
 
     Raises:
-        InvalidInput: if the server refuses, the connection keeps breaking, there is no room, or the checksum differs.
+        Unreachable: if the server refuses, or the connection keeps breaking.
+        InvalidInput: if there is no room, or the checksum differs.
     """
     from filelock import FileLock, Timeout
 
@@ -111,7 +117,7 @@ def _receive_all(url: str, part: _Part, *, trusted: bool, progress: Progress) ->
             if getattr(error, "errno", None) in _OF_THE_DISK:
                 raise
             if attempt == _TRIES - 1 or _is_final(error):
-                raise InvalidInput(f"{url} cannot be fetched: {_reason(error)}{_kept(part)}") from error
+                raise Unreachable(f"{url} cannot be fetched: {_reason(error)}{_kept(part)}") from error
             time.sleep(0 if part.size() > before else _PAUSE * 2**attempt)
 
 
@@ -123,7 +129,10 @@ def _is_final(error: Exception) -> bool:
 def _reason(error: Exception) -> str:
     if isinstance(error, urllib.error.HTTPError):
         return f"the server says {error.code} {error.reason}"
-    return str(getattr(error, "reason", error)) or type(error).__name__
+    reason = getattr(error, "reason", error)
+    if isinstance(reason, socket.gaierror):
+        return f"no such host is known from here, perhaps for want of a network ({reason.strerror})"
+    return str(reason) or type(error).__name__
 
 
 def _kept(part: _Part) -> str:

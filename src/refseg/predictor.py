@@ -237,6 +237,11 @@ class Predictor:
         # Outside inference mode, so that the masks are ordinary tensors that a caller may change.
         with torch.no_grad():
             exact = output.to(dtype=torch.float32)
+            if bool(exact.mask_logits.isnan().any()):
+                raise InvalidInput(
+                    f"the answers of {self.label} are not numbers (NaN): its weights are damaged or were never trained, or "
+                    "a narrow dtype overflows; try float32, or get or convert it again"
+                )
             _, scores = self.model.choose(exact)
             masks = self.model.finish(exact, placements, at)
         certain = [None] * len(phrases) if scores is None else [float(score) for score in scores]

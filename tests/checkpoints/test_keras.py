@@ -1,6 +1,7 @@
 """Keras weight files: real HDF5 files, made in the test."""
 
 import builtins
+import sys
 
 import h5py
 import numpy as np
@@ -76,4 +77,13 @@ def test_without_h5py_the_install_line_is_told(tmp_path, monkeypatch):
 
     monkeypatch.setattr(builtins, "__import__", without)
     with pytest.raises(InvalidInput, match=r"pip install 'refseg\[vlt\]'"):
+        read(path)
+
+
+def test_a_broken_h5py_is_not_a_broken_file(tmp_path, monkeypatch):
+    path = write_keras(tmp_path / "w.h5", LAYERS)
+    (tmp_path / "h5py.py").write_text("raise ValueError('numpy.dtype size changed')")
+    monkeypatch.delitem(sys.modules, "h5py")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(InvalidInput, match=r"h5py is installed but broken \(numpy.dtype size changed\)"):
         read(path)

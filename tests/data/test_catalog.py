@@ -6,6 +6,7 @@ import json
 import pytest
 from PIL import Image
 
+from refseg.data.annotated import ReadOptions
 from refseg.data.catalog import describe, open_dataset
 from refseg.errors import InvalidInput, UnknownName
 
@@ -48,6 +49,14 @@ def test_a_folder_stands_for_the_file_of_the_split_or_its_only_file(folder):
 def test_an_unknown_name_suggests_the_nearest():
     with pytest.raises(UnknownName, match="no data set named 'scene'; did you mean 'scenes'"):
         open_dataset("scene")
+    with pytest.raises(UnknownName, match="did you mean 'refcoco'"):
+        open_dataset("refcocoo", options=ReadOptions())
+
+
+def test_a_folder_of_nothing_known_leads_to_the_layouts(tmp_path):
+    (tmp_path / "refcoco").mkdir()
+    with pytest.raises(InvalidInput, match=r"no \.jsonl file, and no published data set.*--root"):
+        open_dataset(tmp_path)
 
 
 @pytest.mark.parametrize("name", ["gone.jsonl", "no/such/place"])

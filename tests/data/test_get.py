@@ -279,3 +279,10 @@ def test_only_what_a_licence_lets_anybody_copy_is_fetched():
 def test_an_unknown_name_suggests_the_nearest(tmp_path):
     with pytest.raises(UnknownName, match="did you mean 'refcoco'"):
         refseg("refcocoo", "--root", tmp_path)
+
+
+def test_an_address_that_does_not_answer_leads_to_an_archive_fetched_elsewhere(monkeypatch, tmp_path):
+    part = replace(OFFERS["refcoco"].annotations[0], url="http://127.0.0.1:9/refcoco.zip")
+    monkeypatch.setitem(offers.OFFERS, "refcoco", Offer("refcoco", (part,), OFFERS["refcoco"].pictures))
+    with pytest.raises(InvalidInput, match=r"cannot be fetched: .*give it: --archive FILE"):
+        refseg("refcoco", "--root", tmp_path)

@@ -2,9 +2,11 @@ import errno
 import hashlib
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
+import urllib.error
 from pathlib import Path
 
 import pytest
@@ -139,6 +141,16 @@ def test_a_web_page_instead_of_a_file_is_told(tmp_path):
 def test_nobody_at_the_address_is_told(tmp_path):
     with pytest.raises(InvalidInput, match="cannot be fetched"):
         download("http://127.0.0.1:9/f", tmp_path / "f")
+
+
+def test_a_machine_without_a_network_is_told(tmp_path, monkeypatch):
+    def unresolved(*_args, **_more):
+        raise urllib.error.URLError(socket.gaierror(socket.EAI_NONAME, "Name or service not known"))
+
+    monkeypatch.setattr(module.urllib.request, "urlopen", unresolved)
+    monkeypatch.setattr(module, "_PAUSE", 0)
+    with pytest.raises(InvalidInput, match="perhaps for want of a network"):
+        download("http://nowhere.invalid/f", tmp_path / "f")
 
 
 def test_too_little_room_is_told_before_a_byte_is_stored(tmp_path, monkeypatch):

@@ -98,6 +98,7 @@ def test_a_file_that_is_there_is_replaced_only_by_force(here, refseg):
         (["models", "get", "tiny-dbug"], "did you mean 'tiny-debug'"),
         (["models", "show", "tiny-dbug"], "did you mean 'tiny-debug'"),
         (["models", "get", "tiny-debug"], "cannot be fetched"),
+        (["models", "get", "tiny-debug"], "or download it elsewhere and run: refseg convert FILE"),
     ],
 )
 def test_mistakes_are_one_sentence_and_code_2(here, refseg, monkeypatch, words, expected):

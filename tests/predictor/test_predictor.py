@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -55,6 +57,15 @@ def test_answers_keep_the_order_and_words_of_the_phrases(predictor):
     assert [a.phrase for a in answers] == ["the right", "nothing", "the right", "left"]
     assert [a.is_empty() for a in answers] == [False, True, False, False]
     assert torch.equal(answers[0].masks, answers[2].masks)
+
+
+def test_answers_that_are_no_numbers_are_told(predictor, monkeypatch):
+    clip = predictor.encode(picture())
+    (output,) = predictor.outputs(clip, ["left"])
+    broken = replace(output, mask_logits=output.mask_logits * float("nan"))
+    monkeypatch.setattr(predictor, "_output", lambda *_: broken)
+    with pytest.raises(InvalidInput, match=r"not numbers \(NaN\).*try float32"):
+        predictor.segment(clip, ["left"])
 
 
 def test_a_clip_is_encoded_once_for_many_phrases(predictor):

@@ -237,6 +237,13 @@ def test_a_picture_that_cannot_be_read_stops_the_run_in_one_sentence(named, tmp_
     with pytest.raises(InvalidInput, match=r"[01]\.png") as caught:
         refseg("scout/own", *SHORT, *arguments, "--out", tmp_path / "run")
     assert "\n" not in str(caught.value)
+    assert list((tmp_path / "run").iterdir()) == []  # nothing was begun: the same words start it again
+
+
+def test_a_start_that_is_refused_leaves_no_run_behind(tmp_path):
+    with pytest.raises(InvalidInput, match="there is no checkpoint file"):
+        refseg(*NAMING, "init=gone.safetensors", "--out", tmp_path / "run")
+    assert refseg(*NAMING, "run.evaluate_examples=0", "--out", tmp_path / "run").exit_code == 0
 
 
 def test_a_file_without_the_split_to_measure_on_is_refused_before_the_first_step(named, tmp_path):

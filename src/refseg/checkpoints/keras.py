@@ -35,6 +35,11 @@ def read_keras(path: Path) -> StateDict:
         raise InvalidInput(
             "reading .h5 files needs h5py; install it with: pip install 'refseg[vlt]'"
         ) from error
+    except Exception as error:  # an h5py built for another numpy raises what it likes
+        reason = " ".join(str(error).split())
+        raise InvalidInput(
+            f"h5py is installed but broken ({reason}); install it again: pip install --force-reinstall h5py"
+        ) from error
     with h5py.File(path, "r") as file:
         root = file.get(_SAVED_MODEL, file)
         layers = _texts(root, "layer_names")

@@ -13,7 +13,7 @@ import torch
 from refseg.checkpoints import native
 from refseg.checkpoints.cards import Card, read_cards
 from refseg.checkpoints.conversion import TOKENIZER, convert, file_sha256
-from refseg.download import download, shown
+from refseg.download import Unreachable, download, shown
 from refseg.errors import InvalidInput, UnknownName
 from refseg.models import catalog
 from refseg.models.base import ReferringModel
@@ -210,8 +210,13 @@ def _fetch(card: Card, target: Path) -> Path:
         return _hub_file(source.hub, str(source.file))
     if source.drive is not None:
         return _from_drive(card, target)
-    with shown(card.name) as progress:
-        download(str(source.url), target, sha256=source.sha256, progress=progress)
+    try:
+        with shown(card.name) as progress:
+            download(str(source.url), target, sha256=source.sha256, progress=progress)
+    except Unreachable as error:
+        raise InvalidInput(
+            f"{error}; or download it elsewhere and run: refseg convert FILE --family {card.family} --variant {card.variant}"
+        ) from error
     return target
 
 
@@ -265,7 +270,11 @@ def _hub_file(repository: str, file: str, revision: str | None = None) -> Path:
         found = hf_hub_download(repository, file, revision=revision, local_files_only=forbidden is not None)
         return Path(found)
     except LocalEntryNotFoundError as error:
-        why = f"{forbidden} forbids the network" if forbidden else "the hub cannot be reached"
+        why = (
+            f"{forbidden} forbids the network"
+            if forbidden
+            else "the hub cannot be reached from here; check the network, or name a file"
+        )
         raise InvalidInput(
             f"{repository} is no file or known checkpoint here, not in the Hugging Face cache, and {why}"
         ) from error

@@ -77,9 +77,25 @@ def _train(run: RunConfig, folder: Path, device: str, *, quiet: bool, prepare: C
         if distributed.is_first():
             print(f"refseg: {stopped}", file=sys.stderr)
         raise typer.Exit(stopped.exit_code) from stopped
+    except ValueError:  # the mistakes a user can make
+        if distributed.is_first():
+            _forget_unbegun(folder)
+        raise
     if distributed.is_first():
         print(last)
     distributed.stop()
+
+
+def _forget_unbegun(folder: Path) -> None:
+    """Takes away what a run wrote that failed before its first step, so that the same words can start it again."""
+    from refseg.training.log import LOG_NAME
+    from refseg.training.resume import OWN_FILES, STATE_NAME
+
+    log = folder / LOG_NAME
+    if (folder / STATE_NAME).exists() or (log.exists() and log.stat().st_size):
+        return
+    for name in OWN_FILES:
+        (folder / name).unlink(missing_ok=True)
 
 
 def _prepare(folder: Path, *, resume: bool, force: bool) -> None:

@@ -87,6 +87,8 @@ def _published(
 
     is_name, folder = name.lower() in PUBLISHED or name.lower() in ALIASES, Path(name)
     if not is_name and (not folder.is_dir() or any(folder.glob("*.jsonl"))):
+        if options is not None and not folder.exists():
+            raise UnknownName("data set", name, [*DEFAULT_SPLITS, *PUBLISHED])
         if options is not None:
             raise InvalidInput(f"options of reading belong to published data sets; {name} takes none of them")
         return None
@@ -163,7 +165,8 @@ def _file_in(folder: Path, split: str | None) -> Path:
     raise InvalidInput(
         f"the folder {folder} holds {names}; name the one to read"
         if files
-        else f"the folder {folder} holds no .jsonl file"
+        else f"the folder {folder} holds no .jsonl file, and no published data set in a layout that is known; `refseg data "
+        "list NAME` tells the layouts, and a folder that holds several sets goes to --root"
     )
 
 

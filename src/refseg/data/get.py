@@ -13,7 +13,7 @@ from typing import Literal
 from refseg.data.offers import COCO, ByHand, Direct, offer_of
 from refseg.data.published import COCO_FOLDERS
 from refseg.data.unpack import Bounds, unpack
-from refseg.download import Progress, download
+from refseg.download import Progress, Unreachable, download
 from refseg.errors import InvalidInput
 from refseg.files import check_writable, write_whole_text
 
@@ -119,8 +119,13 @@ def _bring(
 def _fetched(part: Direct, archive: Path, shown: Shown) -> str:
     """The SHA-256 of the archive, which is fetched unless it is there: given, or left by a run that did not come to its end."""
     if not archive.is_file():
-        with shown(part.file) as progress:
-            return download(part.url, archive, sha256=part.sha256, progress=progress)
+        try:
+            with shown(part.file) as progress:
+                return download(part.url, archive, sha256=part.sha256, progress=progress)
+        except Unreachable as error:
+            raise InvalidInput(
+                f"{error}; or fetch {part.file} elsewhere (`refseg data list` names further sources) and give it: --archive FILE"
+            ) from error
     digest = _sha256(archive)
     if part.sha256 not in (None, digest):
         raise InvalidInput(

@@ -174,9 +174,9 @@ def _begin_or_go_on(
     state = _load_together(folder)
     seed_all(run.seed)
     if state is None:
+        model, origin = first_model(run, vocabulary)
         if distributed.is_first():
             write_whole_text(folder / RUN_NAME, to_toml(run))
-        model, origin = first_model(run, vocabulary)
     else:
         must_be_same_run(folder, run)
         # The last checkpoint was saved with the state; it alone is sure to know its own configuration.
