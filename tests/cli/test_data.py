@@ -73,5 +73,5 @@ def test_a_sheet_shows_every_phrase(scenes, tmp_path):
         assert sheet.width > 4 * 320  # four cells in a row: two pictures, two phrases each
     with pytest.raises(InvalidInput, match="--force"):
         refseg_data("show", scenes, "--out", out)
-    with pytest.raises(InvalidInput, match=r"ends in \.png"):
+    with pytest.raises(InvalidInput, match=r"ends in \.png or \.html"):
         refseg_data("show", scenes, "--out", tmp_path / "sheet.jpg")

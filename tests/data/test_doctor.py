@@ -73,7 +73,8 @@ def test_every_count_is_told_beside_the_published_one(copied):
     report = examined("refcoco", copied("refcoco"))
     rows = {(row["split"], row["what"]): (row["found"], row["published"]) for row in report.counts}
     assert rows["testA", "objects"] == (4, 1_975) and rows["train", "phrases"] == (13, 120_624)
-    assert len(rows) == 12 and report.found["count"].count == 12
+    assert rows["all", "objects"] == (14, 50_000) and rows["all", "phrases"] == (31, 142_210)
+    assert len(rows) == 15 and report.found["count"].count == 15
     assert "val has 1 objects, and 3,811 are published" in " ".join(report.found["count"].examples)
 
 
@@ -347,3 +348,19 @@ def test_pictures_of_grefcoco_are_compared_with_those_of_other_sets(copied):
     maker.write(root, refs, made, pictures=False)
     report = examined("grefcoco", root)
     assert report.found["shared-other"].examples == ["1 pictures are in val or test of refcoco"]
+
+
+def test_a_folder_that_is_called_as_a_data_set_is_looked_into(copied, monkeypatch):
+    root = copied("refcoco")
+    (root.parent / "above").mkdir()
+    root.rename(root.parent / "above" / "refcoco")
+    monkeypatch.chdir(root.parent / "above")
+    assert [place.facts.name for place in places_in("refcoco")] == ["refcoco", "refcoco-google"]
+
+
+def test_pictures_of_jhmdb_are_looked_for_where_masks_are_missing(copied):
+    root = copied("jhmdb_sentences")
+    shutil.rmtree(root / "jhmdb_sentences" / "puppet_mask")
+    shutil.rmtree(next((root / "jhmdb_sentences" / "Rename_Images").glob("*/*")))
+    report = examined("jhmdb", root)
+    assert {"mask-missing", "picture-missing"} <= set(report.found)

@@ -228,7 +228,8 @@ def test_the_command_converts_and_tells_what_was_lost(tmp_path):
         (["refcoco", tmp_path / "r.jsonl", "--root", tmp_path], "exists"),
         (["refcoco", tmp_path / "r.txt", "--root", tmp_path], "no .jsonl file"),
         (["refcoco", tmp_path / "r", "--to", "cocoa"], "did you mean 'coco'"),
-        ([tmp_path / "r.jsonl", tmp_path / "r", "--to", "coco"], "give --to"),
+        ([tmp_path / "r.jsonl", tmp_path / "s.jsonl"], "in the open form already"),
+        (["scenes", tmp_path / "s.jsonl"], "refseg data scenes --out"),
     ):
         assert refusal in str(run("convert", *words).exception)
 
@@ -257,3 +258,55 @@ def test_vlt_passes_over_three_pictures_of_refclef(tmp_path):
         "0.png",
         "1.png",
     ]
+
+
+def test_pictures_inside_other_files_are_written_out_where_a_folder_is_named(tmp_path):
+    shutil.copytree(CASES / "a2d_sentences", tmp_path / "a2d")
+    data = open_dataset("a2d", split="test", root=tmp_path / "a2d")
+    write_jsonl(data, tmp_path / "a2d.jsonl", tmp_path, extract=tmp_path / "frames")
+    opened = open_dataset(tmp_path / "a2d.jsonl")
+    assert len(opened) == len(data)
+    for index, example in enumerate(opened):
+        stored = data[index]
+        assert torch.equal(example.frames, stored.frames[stored.target_frames])
+        assert torch.equal(example.masks, stored.masks) and example.phrases == stored.phrases
+
+
+def test_pictures_of_parquet_files_are_written_out(tmp_path):
+    pytest.importorskip("pyarrow")
+    shutil.copytree(CASES / "refcoco_parquet" / "lmms_form", tmp_path / "lmms")
+    data = open_dataset(tmp_path / "lmms", split="val", options=ReadOptions(item="phrase"))
+    write_jsonl(data, tmp_path / "val.jsonl", tmp_path, extract=tmp_path / "pictures")
+    opened = open_dataset(tmp_path / "val.jsonl")
+    lines = [
+        (e.frames, mask, phrase) for e in opened for mask, phrase in zip(e.masks, e.phrases, strict=True)
+    ]
+    assert len(lines) == len(data)
+    for (frames, mask, phrase), stored in zip(lines, data, strict=True):
+        assert phrase == stored.phrases[0]
+        assert torch.equal(frames, stored.frames) and torch.equal(mask, stored.masks[0])
+
+
+def test_lines_become_the_coco_form_and_come_back(tmp_path):
+    maker.write(tmp_path, maker.records(6))
+    data = open_dataset("refcoco", split="val", root=tmp_path)
+    write_jsonl(data, tmp_path / "things.jsonl", tmp_path)
+    load_verbs()
+    done = CliRunner().invoke(
+        app,
+        [
+            "data",
+            "convert",
+            str(tmp_path / "things.jsonl"),
+            str(tmp_path / "things"),
+            "--to",
+            "coco",
+            "--json",
+        ],
+    )
+    assert done.exit_code == 0, done.output
+    assert json.loads(done.stdout)["paths"] == [str(tmp_path / "things" / "instances_things_val.json")]
+    again = open_dataset(tmp_path / "things", split="val")
+    assert [e.phrases for e in again] == [e.phrases for e in data]
+    for one, other in zip(again, data, strict=True):
+        assert torch.equal(one.masks, other.masks) and torch.equal(one.frames, other.frames)

@@ -114,3 +114,13 @@ def test_a_missing_frame_is_told_with_its_expression(tmp_path):
 def test_a_split_that_is_not_there_is_named(tmp_path):
     with pytest.raises(UnknownName, match="train"):
         open_dataset(written(tmp_path, form()), split="test")
+
+
+def test_expressions_without_a_frame_are_left_out_and_told(tmp_path):
+    content = form()
+    absent = {"id": 4, "video_id": 7, "category_id": 4, "iscrowd": 0}
+    content["annotations"].append(absent | {"bboxes": [None] * 3, "segmentations": [None] * 3})
+    content["expressions"].append({"id": 2, "vid_id": 7, "exp_id": 2, "anno_id": 4, "expression": "no cat"})
+    with pytest.warns(UserWarning, match=r"1 of 3 expressions of train\.json are left out"):
+        data = open_dataset(written(tmp_path, content), split="train")
+    assert len(data) == 2 and data.num_left_out == 1

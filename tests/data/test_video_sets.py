@@ -15,7 +15,7 @@ from refseg.data import video_items
 from refseg.data.annotated import ReadOptions
 from refseg.data.annotations import read_label_png
 from refseg.data.catalog import open_dataset
-from refseg.data.jhmdb import samples_of
+from refseg.data.jhmdb import JHMDB, samples_of
 from refseg.data.labelled_frames import window_around
 from refseg.data.ref_davis import ANNOTATORS
 from refseg.data.video_phrases import parse_video
@@ -217,6 +217,7 @@ def test_annotators_of_davis_are_registers_and_255_is_no_object(tmp_path):
         (["v", "./j/R/a/v/00001.png", "./j/p.mat", 6], "sample 0: it is not"),
         (["v", "../../etc/00001.png", "./j/p.mat", 6, "x"], "no path of a numbered picture"),
         (["v", "./j/R/a/v/last.png", "./j/p.mat", 6, "x"], "no path of a numbered picture"),
+        (["v", "./j/R/a/v/00001.png", "./j/../../p.mat", 6, "x"], "no path of a file of masks"),
         ("text", "sample 0: it is not"),
     ],
 )
@@ -224,6 +225,25 @@ def test_a_wrong_sample_of_jhmdb_is_told(tmp_path, row, told):
     (tmp_path / "jhmdb_sentences_samples_metadata.json").write_text(json.dumps([row]))
     with pytest.raises(InvalidInput, match=told):
         samples_of(tmp_path)
+
+
+def test_masks_of_jhmdb_lie_where_the_list_says(tmp_path):
+    rows = [["v", "./jh/R/a/v/00002.png", "./jh/elsewhere/a/v.mat", 6, "x"]]
+    (tmp_path / "jhmdb_sentences_samples_metadata.json").write_text(json.dumps(rows))
+    data = JHMDB(tmp_path, split="test", options=ReadOptions())
+    assert data.mask_path(data.samples[0]) == tmp_path / "elsewhere" / "a" / "v.mat"
+
+
+def test_a_line_of_a_list_ends_at_its_line_break_alone(tmp_path):
+    shutil.copytree(CASES / "ref_davis17", tmp_path / "c")
+    path = tmp_path / "c" / "ref-davis" / "davis_text_annotations" / "Davis17_annot2.txt"
+    stored = path.read_bytes().replace(b"\r\n", b"\n")
+    first = stored.split(b"\n")[0]
+    path.write_bytes(stored.replace(first, first[:-1] + b" on \xb4left\x85side" + first[-1:], 1))
+    data = open_dataset("ref-davis17", split="train", root=tmp_path / "c")
+    other = open_dataset("ref-davis17", split="valid", root=tmp_path / "c")
+    phrases = [phrase for part in (data, other) for video in part for phrase in video.phrases]
+    assert sum("on \xb4left side" in phrase for phrase in phrases) == 1
 
 
 def test_samples_of_one_frame_stand_together_or_alone(tmp_path):

@@ -33,7 +33,7 @@ def _runner(case: Case) -> Callable[[Case], None]:
         ("task" in told, run_videos),
         (any(name.startswith("soft/") for name in case.arrays), run_merge),
         ("sets" in told and "J_void" in str(wanted), run_frames),
-        (told.get("style") in ("a2d", "jhmdb", "refcoco"), run_candidates),
+        ("coco_stats_all_12" in wanted, run_candidates),
         ("refer_style" in wanted, run_styles),
         ("coco_style" in wanted, run_exact),
         ("mask_dict" in told, run_expressions),

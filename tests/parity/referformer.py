@@ -295,7 +295,8 @@ def run_training(case: Case) -> None:
     """Loss terms, matches, gradients and parameter groups."""
     model, names = load(case, case.filled())
     published = {ours: name for name, ours in names.items()}
-    groups = parameter_groups(model, FAMILY.param_rules, OptimizerConfig(lr=1e-4, weight_decay=5e-4))
+    rate = case.config["param_groups"]["main"]["lr"]
+    groups = parameter_groups(model, FAMILY.param_rules, OptimizerConfig(lr=rate, weight_decay=5e-4))
     check_groups(case, model, published, groups)
     clips, placements = clips_of(case)
     targets = targets_of(case, placements)

@@ -10,7 +10,6 @@ from torch import Tensor
 
 from parity.case import Case, Comparison, NotBuilt
 from refseg.data import augment
-from refseg.data.augment import swap_sides
 from refseg.data.collate import carried_boxes
 from refseg.framing import place_frames
 from refseg.metrics import average_precision, contour
@@ -22,13 +21,14 @@ from refseg.structures import Example, Output, Placement
 
 def run(case: Case) -> None:
     """Runs a case by the arrays it holds."""
+    if "steps" in case.config:
+        return run_transforms(case)
     marks = {
         "in/davis_gt": run_metrics,
         "out/tensor_shape": run_video,
         "in/frame_0": run_objects,
         "in/pred_boxes": run_ranked,
         "in/orig_size": run_candidates,
-        "out/boxes_flip": run_transforms,
     }
     for name, runner in marks.items():
         if name in case.arrays:
@@ -157,37 +157,39 @@ def run_metrics(case: Case) -> None:
 
 
 def run_transforms(case: Case) -> None:
-    """Training transforms with the parameters that the case's steps name."""
+    """Training transforms with the parameters that the case's steps name, in their order."""
     frames, masks = case.tensor("in/frames").permute(0, 3, 1, 2), case.tensor("in/masks")[None] > 0
     clip = Example("case", frames, (case.config["caption_in"],), masks, boxes=case.tensor("in/boxes")[None])
     measured = augment.with_measured_boxes(dataclasses.replace(clip, boxes=None)).boxes
-    computed: dict[str, object] = {"out/mask_boxes": measured[0, :2]}
-    resized = 0
+    computed: dict[str, object] = {"out/mask_boxes": measured[0, : len(case.arrays["out/mask_boxes"])]}
     for step in case.config["steps"]:
-        numbers = [int(number) for number in re.findall(r"\d+", step)]
-        if step.startswith("horizontal flip"):
-            clip = augment.mirror(clip)
-            computed["out/boxes_flip"] = clip.boxes[0]
-        elif step.startswith("resize"):
-            longest = numbers[1] if "max" in step else None
-            clip = augment.resize(clip, numbers[0], longest=longest, masks="corner")
-            resized += 1
-            ending = "_resize" if resized == 1 else ""
-            size = torch.tensor(augment.size_of(clip))
-            computed |= {f"out/size{ending}": size, f"out/masks{ending}": clip.masks[0]}
-            computed |= {"out/boxes_resize": clip.boxes[0]} if resized == 1 else {}
-            computed["out/pixels"] = clip.frames.permute(0, 2, 3, 1)
-        elif step.startswith("crop"):
-            clip = augment.crop(clip, numbers[0], numbers[1], (numbers[2], numbers[3]))
-            computed["out/boxes_crop"] = clip.boxes[0]
-        elif step == "check":
-            clip = augment.with_checked_boxes(clip)
-            computed["out/valid"] = augment.have_area(clip.boxes[0])
-        else:
-            assert step == "to tensor + normalise", step
+        clip, name = _transformed(clip, step)
+        if f"out/boxes_{name}" not in computed:  # the case keeps what the first step of a kind gives
+            computed |= {f"out/boxes_{name}": clip.boxes[0], f"out/masks_{name}": clip.masks[0]}
+            computed[f"out/size_{name}"] = torch.tensor(augment.size_of(clip))
+    computed |= {"out/masks": clip.masks[0], "out/size": torch.tensor(augment.size_of(clip))}
+    computed["out/pixels"] = clip.frames.permute(0, 2, 3, 1)
+    boxes, seen = carried_boxes(clip)
     spec = dataclasses.replace(settings.DATASET_FRAMES, fit="keep", divisor=1)
     computed["out/tensor_sub"] = place_frames(clip.frames, spec)[0][:, :, ::7, ::9]
-    computed["out/boxes"] = carried_boxes(clip)[0][0]
+    computed |= {"out/boxes": boxes[0], "out/valid": seen[0]}
     assert clip.phrases == (case.config["caption_out"],)
-    assert swap_sides(case.config["caption_in"]) == case.config["caption_out"]
     Comparison(case, computed).check()
+
+
+def _transformed(clip: Example, step: str) -> tuple[Example, str]:
+    """The clip after a step that the case names in words, and what its arrays call that step."""
+    numbers = [int(number) for number in re.findall(r"\d+", step)]
+    if step.startswith("horizontal flip"):
+        return augment.mirror(clip), "flip"
+    if step.startswith("resize"):
+        longest = numbers[1] if len(numbers) > 1 else None
+        return augment.resize(clip, numbers[0], longest=longest, masks="corner"), "resize"
+    if step.startswith("crop"):
+        named = {name: int(value) for name, value in re.findall(r"(\w+)=(\d+)", step)}
+        return augment.crop(clip, named["top"], named["left"], (named["h"], named["w"])), "crop"
+    if step == "check":
+        return augment.with_checked_boxes(clip), "check"
+    if step.startswith("to tensor"):
+        return clip, "tensor"
+    raise NotBuilt(f"the transform {step!r}")

@@ -152,8 +152,9 @@ def run_optimiser(case: Case) -> None:
     assert (settings.clip_norm, run.run.steps) == (told["clip_full_model_norm"], told["max_iter"])
     assert list(settings.betas) == told["adamw"]["betas"]
     expected = case.manifest["outputs"]["param_groups"]
+    deepest = max(int(name.split(".")[2]) for name in expected if name.startswith("backbone.res4."))
     with torch.device("meta"):
-        model = catalog.build("vlformer", "resnet50")
+        model = catalog.build("vlformer", "resnet50" if deepest == 5 else "resnet101")
     _, report = FAMILY.convert({name: torch.empty(0) for name in expected}, model.config)
     assert not report.left, report.left
     groups = parameter_groups(model, FAMILY.param_rules, OptimizerConfig(**settings.model_dump()))

@@ -24,6 +24,7 @@ _VERBS = (
     "evaluate",
     "data",
     "data_list",
+    "data_show",
     "data_doctor",
     "data_convert",
     "data_get",

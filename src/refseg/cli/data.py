@@ -14,11 +14,8 @@ from refseg.cli import app
 from refseg.cli._progress import progress_bars
 
 if TYPE_CHECKING:
-    from PIL import Image
-
     from refseg.cli._progress import Bars
     from refseg.data.phrase_check import CheckReport
-    from refseg.structures import Example
 
 verbs = typer.Typer(help="Draw scenes, check a phrase file, look at a data set.", no_args_is_help=True)
 app.add_typer(verbs, name="data")
@@ -93,33 +90,6 @@ def check(
         raise typer.Exit(1)
 
 
-@verbs.command()
-def show(
-    *,
-    data: Annotated[str, typer.Argument(help="scenes, a published data set, a .jsonl file, or a folder.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="The PNG file to write.")] = Path("sheet.png"),
-    split: Annotated[str | None, typer.Option(help="The part to show.")] = None,
-    count: Annotated[int, typer.Option(help="How many pictures or clips.", min=1)] = 8,
-    root: Annotated[Path | None, typer.Option(help="The folder that paths start from.")] = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace a file of the same name.")] = False,
-) -> None:
-    """Draw a sheet of a data set's first pictures, every phrase printed over its mask."""
-    from refseg.data.catalog import open_dataset
-    from refseg.drawing import contact_sheet, save_picture
-    from refseg.errors import InvalidInput
-
-    if out.suffix.lower() != ".png":
-        raise InvalidInput(
-            f"the sheet is a PNG picture, and {out} has another suffix; give a name that ends in .png"
-        )
-    if out.exists() and not force:
-        raise InvalidInput(f"{out} exists; give another name, or --force to replace it")
-    dataset = open_dataset(data, split=split, count=count, root=root)
-    pictures = [picture for index in range(min(count, len(dataset))) for picture in _drawn(dataset[index])]
-    save_picture(contact_sheet(pictures, columns=4, side=320), out)
-    print(out)
-
-
 def _stepper(bars: Bars, what: str, total: int) -> Callable[[int], None]:
     """A function that moves a bar on by one, whatever number it is told."""
     steps = bars.track(range(total), what, total)
@@ -128,27 +98,6 @@ def _stepper(bars: Bars, what: str, total: int) -> Callable[[int], None]:
         next(steps, None)
 
     return step
-
-
-def _drawn(example: Example) -> list[Image.Image]:
-    """One picture a phrase; of a clip the frame where most of the target is seen."""
-    from dataclasses import replace
-
-    import torch
-
-    from refseg.drawing import draw_overlays
-
-    if example.masks is None:  # a part that is measured on a server
-        shape = (len(example.phrases), len(example.frames), *example.frames.shape[-2:])
-        example = replace(example, masks=torch.zeros(shape, dtype=torch.bool), target_frames=None)
-    assert example.masks is not None
-    numbers = range(len(example.frames)) if example.target_frames is None else example.target_frames.tolist()
-    pictures: list[Image.Image] = []
-    for phrase, masks in zip(example.phrases, example.masks, strict=True):
-        best = int(masks.flatten(1).sum(1).argmax())
-        frame = example.frames[numbers[best]].permute(1, 2, 0).numpy()
-        pictures += draw_overlays([frame], masks[best : best + 1].numpy(), phrase)
-    return pictures
 
 
 def _record(report: CheckReport) -> dict[str, Any]:

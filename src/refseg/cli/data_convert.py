@@ -35,6 +35,12 @@ def convert(
     text: Annotated[
         str | None, typer.Option(help="With REFER: which text is the phrase, sent or raw.")
     ] = None,
+    extract: Annotated[
+        Path | None,
+        typer.Option(
+            help="With jsonl: the folder to write pictures into that lie inside videos or parquet files."
+        ),
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace a file of the same name.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
@@ -47,7 +53,9 @@ def convert(
 
     if to not in FORMS:
         raise UnknownName("form of a data set", to, FORMS)
-    done = _convert(data, out, to=to, split=split, root=root, base=base, text=text, force=force)
+    done = _convert(
+        data, out, to=to, split=split, root=root, base=base, text=text, extract=extract, force=force
+    )
     if as_json:
         told = {"paths": [str(path) for path in done.paths], "records": done.records, "lost": done.lost}
         print(json.dumps(told, ensure_ascii=False))
@@ -68,12 +76,12 @@ def _convert(
     root: Path | None,
     base: Path | None,
     text: str | None,
+    extract: Path | None,
     force: bool,
 ) -> Written:
     from refseg.data import exchange
     from refseg.data.annotated import ReadOptions
     from refseg.data.catalog import find_phrase_file, open_dataset
-    from refseg.data.phrases import PhraseFile
     from refseg.data.reference_images import ReferenceImages
     from refseg.errors import InvalidInput
 
@@ -83,19 +91,50 @@ def _convert(
         return exchange.write_refer(
             lines, out, root=root or path.parent, split_by="refseg", several=to == "grefcoco"
         )
-    if Path(data).suffix == ".jsonl":
-        raise InvalidInput("a file in the open form is converted to refer or grefcoco; give --to")
+    if Path(data).suffix == ".jsonl" or any(Path(data).glob("*.jsonl")):
+        if to == "jsonl":
+            raise InvalidInput(f"{data} is in the open form already")
+        return _from_lines(Path(data), out, to=to, split=split, root=root)
+    if data == "scenes":
+        raise InvalidInput("`refseg data scenes --out FOLDER` writes scenes in the open form")
     opened = open_dataset(data, split=split, root=root, options=ReadOptions(text=text))  # type: ignore[arg-type]
     if to == "jsonl":
-        if isinstance(opened, PhraseFile):
-            raise InvalidInput(f"{data} is in the open form already")
         if out.suffix != ".jsonl" or (out.exists() and not force):
             raise InvalidInput(
                 f"{out} {'exists; give another name, or --force' if out.exists() else 'is no .jsonl file'}"
             )
-        return exchange.write_jsonl(opened, out, base or out.absolute().parent)  # type: ignore[arg-type]
+        return exchange.write_jsonl(opened, out, base or out.absolute().parent, extract=extract)  # type: ignore[arg-type]
     if not isinstance(opened, ReferenceImages):
         raise InvalidInput(
             f"{data} is a data set of videos, and the form {to!r} is one of pictures; write jsonl"
         )
     return (exchange.write_coco if to == "coco" else exchange.write_vlt)(opened, out)
+
+
+def _from_lines(path: Path, out: Path, *, to: str, split: str | None, root: Path | None) -> Written:
+    """A file in the open form in the COCO form or VLT's, by way of REFER's, one file a split."""
+    from tempfile import TemporaryDirectory
+
+    from refseg.data import exchange
+    from refseg.data.annotated import ReadOptions
+    from refseg.data.catalog import find_phrase_file
+    from refseg.data.layouts import Place, own_refer
+    from refseg.data.published_sets import open_table
+    from refseg.data.reference_images import PictureFolders, ReferenceImages
+
+    found = find_phrase_file(path, split)
+    base = root or found.parent
+    with TemporaryDirectory() as temporary:
+        folder = Path(temporary) / found.stem
+        lines = exchange.read_lines(found, split)
+        through = exchange.write_refer(lines, folder, root=base, split_by="refseg", several=False)
+        table = open_table(Place(own_refer(folder, through.paths[1]), folder))
+        done = exchange.Written(lost=through.lost)
+        for part in table.splits:
+            data = ReferenceImages(
+                found.stem, table, PictureFolders([base]), split=part, options=ReadOptions()
+            )
+            written = (exchange.write_coco if to == "coco" else exchange.write_vlt)(data, out)
+            done.paths += written.paths
+            done.records += written.records
+    return done

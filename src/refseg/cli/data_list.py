@@ -33,8 +33,9 @@ def list_data(
     elif name is not None:
         print(_page(chosen[0], root))
     else:
-        print("\n".join(_row(facts, root) for facts in chosen))
-        print("\n`refseg data list NAME` tells the layout and the sources of one.")
+        head = f"{'name':18}{'data set':30}{'phrases':>9}  {'clips':>15}  {'download':20}splits"
+        print("\n".join([head, *(_row(facts, root) for facts in chosen)]))
+        print("\n`refseg data list NAME` tells the licence, counts by split, layout and sources of one.")
 
 
 def _found(facts: Published, root: Path | None) -> Path | None:
@@ -54,13 +55,34 @@ def _record(facts: Published, root: Path | None) -> dict[str, Any]:
 
 def _row(facts: Published, root: Path | None) -> str:
     found = _found(facts, root)
-    splits = " ".join(facts.splits)
-    return f"{facts.name:18}{facts.title:30}{facts.task:18}{splits:30}{found if found else ''}".rstrip()
+    every = _all(facts)
+    clips = f"{every.clips:,} {_clips(facts)}" if every.clips else f"? {_clips(facts)}"
+    phrases = f"{every.phrases:,}" if every.phrases else "?"
+    size = facts.size if facts.size[:3] != "not" else "?"
+    told = f"{facts.name:18}{facts.title:30}{phrases:>9}  {clips:>15}  {size:20}{' '.join(facts.splits)}"
+    return told + (f"  (here: {found})" if found else "")
+
+
+def _all(facts: Published) -> Counts:
+    """The whole data set: as published, or the sum over its splits where each is known."""
+    from refseg.data.published import Counts
+
+    def summed(field: str) -> int | None:
+        parts = [getattr(counts, field) for counts in facts.splits.values()]
+        return None if None in parts else sum(parts)
+
+    # Splits by object share pictures, so that only phrases add up.
+    return Counts(facts.total.clips, facts.total.objects, facts.total.phrases or summed("phrases"))
+
+
+def _clips(facts: Published) -> str:
+    return "videos" if facts.task == "video" else "pictures"
 
 
 def _page(facts: Published, root: Path | None) -> str:
     found = _found(facts, root)
     lines = [f"{facts.title} ({facts.name})", f"  {facts.task}; licence: {facts.licence}"]
+    lines.append(f"  download: {facts.size}")
     lines += [
         f"  {split}: {_counts(counts, facts)}"
         for split, counts in [*facts.splits.items(), ("all", facts.total)]
@@ -73,8 +95,7 @@ def _page(facts: Published, root: Path | None) -> str:
 
 
 def _counts(counts: Counts, facts: Published) -> str:
-    clips = "videos" if facts.task == "video" else "pictures"
-    named = ((counts.clips, clips), (counts.objects, "objects"), (counts.phrases, "phrases"))
+    named = ((counts.clips, _clips(facts)), (counts.objects, "objects"), (counts.phrases, "phrases"))
     told = [f"{count:,} {what}" for count, what in named if count is not None]
     return (", ".join(told) or "no counts published") + (
         " (quoted without certainty)" if counts.is_rough else ""

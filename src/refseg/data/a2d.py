@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 
 from refseg.data.annotated import ReadOptions
-from refseg.data.fields import decoded, read_json
-from refseg.data.labelled_frames import LabelledFrames, Sample, Window
+from refseg.data.fields import OnProblem, decoded, raise_problem, text_lines
+from refseg.data.labelled_frames import LabelledFrames, Sample, Window, read_samples
 from refseg.data.video_window import count_frames, read_places, read_window
 from refseg.errors import InvalidInput, UnknownName
 
@@ -48,11 +48,20 @@ class FrameAnnotation:
 class A2D(LabelledFrames):
     """The samples of train or test."""
 
-    def __init__(self, folder: Path, *, split: str, options: ReadOptions, count: int | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        split: str,
+        options: ReadOptions,
+        count: int | None = None,
+        on_problem: OnProblem = raise_problem,
+    ) -> None:
         if split not in _SUBSETS:
             raise UnknownName("split of A2D-Sentences", split, _SUBSETS)
         self.folder = folder
-        super().__init__("a2d", samples_of(folder, split), split=split, options=options, count=count)
+        samples = samples_of(folder, split, on_problem)
+        super().__init__("a2d", samples, split=split, options=options, count=count)
 
     @cached_property
     def listed(self) -> dict[str, ListedVideo]:
@@ -117,15 +126,12 @@ def instances_folder(folder: Path) -> Path:
     return folder / "text_annotations" / "a2d_annotation_with_instances"
 
 
-def samples_of(folder: Path, split: str) -> list[Sample]:
+def samples_of(folder: Path, split: str, on_problem: OnProblem = raise_problem) -> list[Sample]:
     """The samples of a split: of the published list, or made from the raw files."""
     path = folder / f"a2d_sentences_single_frame_{split}_annotations.json"
     if not path.is_file():
-        return raw_samples(folder, split)
-    rows = read_json(path)
-    if not isinstance(rows, list):
-        raise InvalidInput(f"{path.name} holds no list of samples")
-    return [_listed(row, f"{path.name} sample {number}") for number, row in enumerate(rows)]
+        return raw_samples(folder, split, on_problem)
+    return read_samples(path, _listed, on_problem)
 
 
 def _listed(row: Any, where: str) -> Sample:
@@ -144,7 +150,7 @@ def _listed(row: Any, where: str) -> Sample:
     return Sample(row[1], frame, row[0], str(instance))
 
 
-def raw_samples(folder: Path, split: str) -> list[Sample]:
+def raw_samples(folder: Path, split: str, on_problem: OnProblem = raise_problem) -> list[Sample]:
     """The samples of a split from the raw files: rows in order, then frames in order that show the instance.
 
     Queries are in lower case; a row whose instance is no number ("1 (copy)") and videos listed as missed are left out.
@@ -153,14 +159,13 @@ def raw_samples(folder: Path, split: str) -> list[Sample]:
     missed = set(_read_text(folder / "text_annotations" / "a2d_missed_videos.txt").split())
     shown: dict[str, list[tuple[int, tuple[int, ...]]]] = {}
     samples = []
-    for video, instance, query in read_queries(folder):
+    for video, instance, query in read_queries(folder, on_problem):
         if video in missed or not instance.isdecimal() or listed.get(video) is None:
             continue
         if listed[video].subset != _SUBSETS[split]:
             continue
         if video not in shown:
-            files = sorted((instances_folder(folder) / video).glob("*.h5"))
-            shown[video] = [(int(file.stem), read_h5(file).instances) for file in files]
+            shown[video] = _instances_shown(instances_folder(folder) / video, on_problem)
         samples += [
             Sample(video, frame, query.lower(), instance)
             for frame, instances in shown[video]
@@ -169,20 +174,43 @@ def raw_samples(folder: Path, split: str) -> list[Sample]:
     return samples
 
 
-def read_queries(folder: Path) -> list[tuple[str, str, str]]:
+def _instances_shown(folder: Path, on_problem: OnProblem) -> list[tuple[int, tuple[int, ...]]]:
+    """Numbers of the annotated frames of a video, and the instances in each."""
+    shown = []
+    for path in sorted(folder.glob("*.h5")):
+        try:
+            shown.append((_frame_number(path), read_h5(path).instances))
+        except InvalidInput as error:
+            on_problem(error)
+    return shown
+
+
+def _frame_number(path: Path) -> int:
+    if not path.stem.isdecimal():
+        raise InvalidInput(f"{path} is not named by the number of its frame; get a whole copy")
+    return int(path.stem)
+
+
+def read_queries(folder: Path, on_problem: OnProblem = raise_problem) -> list[tuple[str, str, str]]:
     """Rows (video, instance, query) of `a2d_annotation.txt`, as stored.
 
     Raises:
         InvalidInput: naming the line.
     """
     path = folder / "text_annotations" / "a2d_annotation.txt"
-    rows = list(csv.reader(_read_text(path).splitlines()))
-    for number, row in enumerate(rows[1:], start=2):
-        if row and len(row) < 3:
-            raise InvalidInput(f"{path.name} line {number}: it is not video_id,instance_id,query")
-        if row:
+    found = []
+    for number, row in enumerate(csv.reader(text_lines(_read_text(path))), start=1):
+        if not row or number == 1:  # the first line names the columns
+            continue
+        try:
+            if len(row) < 3:
+                raise InvalidInput(f"{path.name} line {number}: it is not video_id,instance_id,query")
             _check_name(row[0], f"{path.name} line {number}")
-    return [(row[0], row[1].strip(), ",".join(row[2:])) for row in rows[1:] if row]
+        except InvalidInput as error:
+            on_problem(error)
+            continue
+        found.append((row[0], row[1].strip(), ",".join(row[2:])))
+    return found
 
 
 def read_videoset(folder: Path) -> dict[str, ListedVideo]:
@@ -193,7 +221,7 @@ def read_videoset(folder: Path) -> dict[str, ListedVideo]:
     """
     path = folder / "Release" / "videoset.csv"
     found = {}
-    for number, row in enumerate(csv.reader(_read_text(path).splitlines()), start=1):
+    for number, row in enumerate(csv.reader(text_lines(_read_text(path))), start=1):
         if not row:
             continue
         if len(row) < _COLUMNS or not row[6].strip().isdecimal() or row[8].strip() not in _SUBSETS.values():

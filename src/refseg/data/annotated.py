@@ -35,7 +35,8 @@ class ReadOptions:
     outlines: bool = False
     """Whether it brings the polygons of its masks, for augmentation that moves polygons and draws them afterwards (VLFormer)."""
     bad_records: Literal["refuse", "skip"] = "refuse"
-    """REFER and gRefCOCO: whether a record that cannot be used ends the opening, or is left out, counted and told."""
+    """Whether a record of an annotation file that cannot be used ends the opening, or is left out, counted and told. Ref-DAVIS17 as
+    published and VLFormer's video files refuse to skip: their records lean on one another."""
     window: int = 5
     """A2D and JHMDB: how many frames around the annotated one."""
 

@@ -122,7 +122,8 @@ def describe(dataset: PhraseDataset) -> dict[str, Any]:
     if options is None:
         return told
     read = {name: str(value) if isinstance(value, Path) else value for name, value in asdict(options).items()}
-    return told | {"options": read, "sources": _sources(dataset)}
+    left_out = {"left_out": dataset.num_left_out} if getattr(dataset, "num_left_out", 0) else {}  # type: ignore[attr-defined]
+    return told | {"options": read, "sources": _sources(dataset)} | left_out
 
 
 def _sources(dataset: Any) -> dict[str, str]:

@@ -30,6 +30,7 @@ from refseg.files import whole_file, whole_folder, write_whole_text
 from refseg.structures import Size
 
 Published = ReferenceImages | VideoPhrases | LabelledFrames
+_HOLDERS = (".mp4", ".parquet")  # files that hold pictures
 FORMS = ("jsonl", "refer", "grefcoco", "coco", "vlt")
 _NUMBERED = re.compile(r"(\d{1,15})-(\d{1,15})")
 
@@ -43,13 +44,15 @@ class Written:
     lost: list[str] = field(default_factory=list)  # sentences
 
 
-def write_jsonl(data: Published, path: Path, base: Path) -> Written:
+def write_jsonl(data: Published, path: Path, base: Path, *, extract: Path | None = None) -> Written:
     """A data set in the open form; `base` is the folder that the paths of its lines start from.
 
+    Pictures that lie inside other files (videos of A2D, parquet files) are written into the folder `extract`, as PNG.
+
     Raises:
-        InvalidInput: if the data set has no masks, is no files of pictures, or a picture lies outside `base`.
+        InvalidInput: if the data set has no masks, a picture lies outside `base`, or inside another file and `extract` is None.
     """
-    lines = list(lines_of(data, base))
+    lines = list(lines_of(data, base, extract=extract))
     write_phrases(path, lines)
     done = Written([path], len(lines))
     if isinstance(data, ReferenceImages):
@@ -64,10 +67,10 @@ def write_jsonl(data: Published, path: Path, base: Path) -> Written:
     return done
 
 
-def lines_of(data: Published, base: Path) -> Iterator[PhraseLine]:
+def lines_of(data: Published, base: Path, *, extract: Path | None = None) -> Iterator[PhraseLine]:
     """The lines of `write_jsonl`, in the published order of phrases within an example."""
     if isinstance(data, ReferenceImages):
-        yield from _reference_lines(data, base)
+        yield from _reference_lines(data, base, extract)
         return
     for index in range(len(data)):
         known = data.annotation(index)
@@ -75,8 +78,7 @@ def lines_of(data: Published, base: Path) -> Iterator[PhraseLine]:
         if masks is None:
             raise InvalidInput(f"the split {data.split} of {data.name} has no masks; convert another one")
         targets = known.target_frames or range(len(known.paths))
-        paths = tuple(_below(base, known.paths[frame]) for frame in targets)
-        _must_be_pictures(data.name, paths)
+        paths = tuple(_below(base, path) for path in _frame_files(data, index, targets, extract))
         for place, phrase in enumerate(known.phrases):
             yield PhraseLine(
                 frames=paths,
@@ -95,15 +97,15 @@ def _frame_masks(masks: Tensor) -> tuple[StoredMask | None, ...] | None:
     return codes if any(codes) else None
 
 
-def _reference_lines(data: ReferenceImages, base: Path) -> Iterator[PhraseLine]:
+def _reference_lines(data: ReferenceImages, base: Path, extract: Path | None) -> Iterator[PhraseLine]:
     table = data.table
+    written: set[Path] = set()
     for row in data.rows.tolist():
         reference = table.reference(row)
         mask = _one_mask(data, row)
         objects = reference.objects
         category = table.categories.get(objects[0].category) if objects else None
-        picture = _below(base, data.store.path(reference.picture.file))
-        _must_be_pictures(data.name, (picture,))
+        picture = _below(base, _picture_file(data, reference.picture.file, extract, written))
         for sentence, phrase in zip(reference.sentences, data.phrases_of(row), strict=True):
             yield PhraseLine(
                 frames=(picture,),
@@ -143,11 +145,49 @@ def _are_plain(stored: list[list[float]], size: Size) -> bool:
     )
 
 
-def _must_be_pictures(name: str, paths: Iterable[str]) -> None:
-    if any(path.endswith((".mp4", ".parquet")) for path in paths):
+def _frame_files(
+    data: VideoPhrases | LabelledFrames, index: int, frames: Iterable[int], extract: Path | None
+) -> list[Path]:
+    """The files of some frames of an example; frames of a video file are written into `extract`."""
+    known = data.annotation(index)
+    found = []
+    for frame in frames:
+        path = known.paths[frame]
+        if path.suffix in _HOLDERS:
+            path = _place_for(data.name, extract) / known.name / f"{known.frames[frame]}.png"
+            _save(data[index].frames[frame], path)
+        found.append(path)
+    return found
+
+
+def _picture_file(data: ReferenceImages, file: str, extract: Path | None, written: set[Path]) -> Path:
+    """The file of a picture; one inside a parquet file is written into `extract`, once."""
+    path = data.store.path(file)
+    if path.suffix not in _HOLDERS:
+        return path
+    path = (_place_for(data.name, extract) / file).with_suffix(".png")
+    if path not in written:
+        _save(data.store.read(file)[0], path)
+        written.add(path)
+    return path
+
+
+def _place_for(name: str, extract: Path | None) -> Path:
+    if extract is None:
         raise InvalidInput(
-            f"the pictures of {name} lie inside other files, and the open form names files of pictures"
+            f"the pictures of {name} lie inside other files, and the open form names files of pictures; "
+            "--extract names a folder to write them into"
         )
+    return extract
+
+
+def _save(frame: Tensor, path: Path) -> None:
+    """Writes a frame [3, H, W] uint8 as PNG, which loses nothing of what was read."""
+    from PIL import Image
+
+    from refseg.drawing import save_picture
+
+    save_picture(Image.fromarray(frame.permute(1, 2, 0).contiguous().numpy()), path)
 
 
 def _below(base: Path, path: Path) -> str:

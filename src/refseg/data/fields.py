@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -20,6 +21,17 @@ _MOST_WHOLE = 2**53
 def raise_problem(error: InvalidInput) -> NoReturn:
     """Ends the reading at the first problem."""
     raise error
+
+
+@dataclass(slots=True)
+class LeftOut:
+    """Records that could not be used and were left out."""
+
+    reasons: list[str] = field(default_factory=list)
+
+    def note(self, error: InvalidInput) -> None:
+        """One more."""
+        self.reasons.append(str(error))
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +110,14 @@ def decoded(value: bytes) -> str:
         return value.decode("utf-8")
     except UnicodeDecodeError:
         return value.decode("latin-1")
+
+
+def text_lines(text: str) -> list[str]:
+    """The lines of a text file: ended by \\n, \\r or both, and by nothing else.
+
+    `str.splitlines` also ends a line at characters that stand inside phrases, such as 0x85 of a latin-1 file.
+    """
+    return io.StringIO(text, newline=None).read().split("\n")
 
 
 def is_number(value: Any) -> bool:

@@ -23,7 +23,7 @@ import numpy as np
 from refseg.data.columns import Columns, write_columns
 from refseg.errors import InvalidInput
 
-VERSION = 2
+VERSION = 3
 """Of what an index holds; another one is built again."""
 
 _STALE = 3600.0  # seconds after which a half-written file belongs to nobody

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from refseg.data.annotated import ReadOptions
-from refseg.data.fields import read_json
+from refseg.data.fields import OnProblem, raise_problem
 from refseg.data.images import read_stored_image
-from refseg.data.labelled_frames import LabelledFrames, Sample, Window
+from refseg.data.labelled_frames import LabelledFrames, Sample, Window, read_samples
 from refseg.errors import InvalidInput, UnknownName
 
 METADATA = "jhmdb_sentences_samples_metadata.json"
@@ -23,11 +23,20 @@ METADATA = "jhmdb_sentences_samples_metadata.json"
 class JHMDB(LabelledFrames):
     """The samples of the published list. Windows are clipped to the frames that have a mask, not to the pictures."""
 
-    def __init__(self, folder: Path, *, split: str, options: ReadOptions, count: int | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        split: str,
+        options: ReadOptions,
+        count: int | None = None,
+        on_problem: OnProblem = raise_problem,
+    ) -> None:
         if split != "test":
             raise UnknownName("split of JHMDB-Sentences", split, ("test",))
         self.folder = folder
-        super().__init__("jhmdb", samples_of(folder), split=split, options=options, count=count)
+        samples = samples_of(folder, on_problem)
+        super().__init__("jhmdb", samples, split=split, options=options, count=count)
 
     def length(self, sample: Sample) -> int:
         """Frames that have a mask."""
@@ -51,8 +60,7 @@ class JHMDB(LabelledFrames):
 
     def mask_path(self, sample: Sample) -> Path:
         """The file of the video's masks."""
-        action, video = PurePosixPath(sample.path).parts[-3:-1]
-        return self.folder / "puppet_mask" / action / video / "puppet_mask.mat"
+        return self.folder / sample.mask_path
 
     def read_mask(self, sample: Sample) -> Tensor:
         """Bool [H, W]; may be empty, which leaves the sample one."""
@@ -62,13 +70,9 @@ class JHMDB(LabelledFrames):
         return torch.from_numpy(np.ascontiguousarray(masks[:, :, sample.frame - 1] > 0))
 
 
-def samples_of(folder: Path) -> list[Sample]:
+def samples_of(folder: Path, on_problem: OnProblem = raise_problem) -> list[Sample]:
     """The samples of the published list, in its order."""
-    path = folder / METADATA
-    rows = read_json(path)
-    if not isinstance(rows, list):
-        raise InvalidInput(f"{path.name} holds no list of samples")
-    return [_sample(row, f"{path.name} sample {number}") for number, row in enumerate(rows)]
+    return read_samples(folder / METADATA, _sample, on_problem)
 
 
 def _sample(row: Any, where: str) -> Sample:
@@ -77,12 +81,19 @@ def _sample(row: Any, where: str) -> Sample:
         raise InvalidInput(
             f"{where}: it is not [video, path of the picture, path of the masks, number of masks, query]"
         )
-    parts = [part for part in PurePosixPath(row[1]).parts if part != "."]
+    picture, masks = _below(row[1]), _below(row[2])
     frame = PurePosixPath(row[1]).stem
-    if len(parts) < 3 or ".." in parts or not frame.isdecimal() or int(frame) < 1:
+    if not picture or not frame.isdecimal() or int(frame) < 1:
         raise InvalidInput(f"{where}: {row[1]!r} is no path of a numbered picture")
-    # Paths start from the folder above the data set's, whatever that one is called here.
-    return Sample(row[0], int(frame), row[4], masks=row[3], path="/".join(parts[1:]))
+    if not masks:
+        raise InvalidInput(f"{where}: {row[2]!r} is no path of a file of masks")
+    return Sample(row[0], int(frame), row[4], masks=row[3], path=picture, mask_path=masks)
+
+
+def _below(path: str) -> str:
+    """A path of the list without its first folder, whatever the data set's is called here; empty if it leaves that."""
+    parts = [part for part in PurePosixPath(path).parts if part != "."]
+    return "" if len(parts) < 3 or ".." in parts or path.startswith("/") else "/".join(parts[1:])
 
 
 @lru_cache(maxsize=8)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from refseg.data.annotated import Annotation, ReadOptions, squeezed, told_with
 from refseg.data.annotations import rle_of_mask
+from refseg.data.fields import OnProblem, read_json
 from refseg.data.phrase_lines import words_of
 from refseg.data.windows import Timeline
 from refseg.errors import InvalidInput
@@ -30,6 +31,7 @@ class Sample:
     instance: str = ""  # number of the object, where frames have several
     masks: int = 0  # how many frames have a mask; 0 = as many as the video
     path: str = ""  # below the data set's folder, of what the video is read from
+    mask_path: str = ""  # likewise, of its masks
 
     @property
     def id(self) -> str:
@@ -43,6 +45,24 @@ class Window:
 
     frames: tuple[int, ...]  # places in the video, counted from 0; edge frames repeat
     target: int  # the first place in `frames` where the annotated frame stands
+
+
+def read_samples(path: Path, parse: Callable[[Any, str], Sample], on_problem: OnProblem) -> list[Sample]:
+    """The samples of a published list, in its order; a row that `parse` refuses is told to `on_problem` and left out.
+
+    Raises:
+        InvalidInput: if the file cannot be read, or holds no list.
+    """
+    rows = read_json(path)
+    if not isinstance(rows, list):
+        raise InvalidInput(f"{path.name} holds no list of samples")
+    samples = []
+    for number, row in enumerate(rows):
+        try:
+            samples.append(parse(row, f"{path.name} sample {number}"))
+        except InvalidInput as error:
+            on_problem(error)
+    return samples
 
 
 def window_around(place: int, size: int, length: int) -> Window:
@@ -64,6 +84,7 @@ class LabelledFrames(torch.utils.data.Dataset[Example], ABC):
     """Samples in the order of their list; `item="clip"` puts those of one frame together where the first stands."""
 
     categories: tuple[str, ...] = ()
+    num_left_out: int = 0  # records that could not be used, where they are not refused
 
     def __init__(
         self,

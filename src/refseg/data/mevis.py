@@ -15,7 +15,7 @@ from torch import Tensor
 
 from refseg.data.annotated import ReadOptions, told_with
 from refseg.data.columns import Columns
-from refseg.data.fields import Record, kind_of, read_json
+from refseg.data.fields import OnProblem, Record, kind_of, raise_problem, read_json
 from refseg.data.geometry import draw_count, draw_union
 from refseg.data.index import Table, open_index
 from refseg.data.video_phrases import Video, VideoPhrases, read_expressions
@@ -123,7 +123,15 @@ def _add_series(series: Sequence[Any], where: str, codes: list[str]) -> Size:
 class MeViS(VideoPhrases):
     """The videos of a split in the order of the file; the mask of an expression is the union of its annotations."""
 
-    def __init__(self, folder: Path, *, split: str, options: ReadOptions, count: int | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        split: str,
+        options: ReadOptions,
+        count: int | None = None,
+        on_problem: OnProblem = raise_problem,
+    ) -> None:
         path = folder / split / "meta_expressions.json"
         if not path.is_file():
             raise UnknownName(
@@ -132,7 +140,9 @@ class MeViS(VideoPhrases):
                 [s for s in SPLITS if (folder / s / "meta_expressions.json").is_file()],
             )
         self.folder = folder
-        super().__init__("mevis", read_expressions(path), split=split, options=options, count=count)
+        super().__init__(
+            "mevis", read_expressions(path, on_problem), split=split, options=options, count=count
+        )
         stored = folder / split / "mask_dict.json"
         self.series = MaskSeries(stored) if stored.is_file() else None
 

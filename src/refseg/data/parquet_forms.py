@@ -16,9 +16,9 @@ from typing import Any
 from torch import Tensor
 
 from refseg.data.columns import Columns
-from refseg.data.fields import Record
-from refseg.data.index import Table, open_index
-from refseg.data.refer_files import read_object, read_picture, read_sentence
+from refseg.data.fields import OnProblem, Record, raise_problem
+from refseg.data.index import Table
+from refseg.data.refer_files import open_records, read_object, read_picture, read_sentence
 from refseg.data.references import Sentence, TableBuilder
 from refseg.errors import InvalidInput
 
@@ -42,18 +42,22 @@ def split_of(path: Path, others: Iterable[Path]) -> str:
     return _RENAMED.get(stem, stem)
 
 
-def open_parquet(files: Sequence[Path]) -> Columns:
-    """The index of all files of a data set.
+def open_parquet(files: Sequence[Path], *, skips: bool = False) -> Columns:
+    """The index of all files of a data set. `skips` as in `open_refer`.
 
     Raises:
         InvalidInput: naming file, row and field, if something in them cannot be used; or pyarrow is not installed.
     """
-    index = files[0].with_name(".parquet.refseg-index")
-    return open_index(index, list(files), lambda: build_parquet(files))
+    return open_records(
+        files[0].with_name(".parquet"),
+        list(files),
+        lambda note: build_parquet(files, on_problem=note),
+        skips=skips,
+    )
 
 
-def build_parquet(files: Sequence[Path]) -> Table:
-    """The files as columns."""
+def build_parquet(files: Sequence[Path], *, on_problem: OnProblem = raise_problem) -> Table:
+    """The files as columns; a row that cannot be used is told to `on_problem` and left out."""
     builder = TableBuilder()
     pictures: dict[Any, int] = {}
     places: list[list[int]] = []  # of each picture: file, row
@@ -71,7 +75,10 @@ def build_parquet(files: Sequence[Path]) -> Table:
             )
         for row, values in enumerate(_rows(table)):
             record = Record.of(values, f"{path.name} row {row}")
-            (_add_lmms if is_lmms else _add_object)(builder, pictures, record, split_of(path, files))
+            try:
+                (_add_lmms if is_lmms else _add_object)(builder, pictures, record, split_of(path, files))
+            except InvalidInput as error:
+                on_problem(error)
             if len(places) < len(builder.pictures):
                 places.append([number, row])
     categories = sorted({stored[1] for stored in builder.objects})
@@ -109,10 +116,11 @@ def _add_object(builder: TableBuilder, pictures: dict[Any, int], record: Record,
         read_sentence(item, f"{record.where} sentence {n}")
         for n, item in enumerate(record.items("sentences"))
     ]
+    number = record.whole("ref_id")
     if picture.id not in pictures:
         pictures[picture.id] = builder.add_picture(picture)
     builder.add_reference(
-        record.whole("ref_id"),
+        number,
         picture=pictures[picture.id],
         split=split,
         objects=[builder.add_object(stored)],
@@ -135,8 +143,11 @@ def _json_field(record: Record, field: str) -> Record:
 def _add_lmms(builder: TableBuilder, pictures: dict[Any, int], record: Record, split: str) -> None:
     name = record.text("file_name") if "file_name" in record.values else f"{record.text('question_id')}.jpg"
     digits = re.findall(r"\d+", Path(name).stem)
-    number = int(digits[-1]) if digits else len(pictures)
+    number = int(max(digits, key=len)) if digits else len(pictures)  # COCO's, of twelve digits
     size = _size_of(record)
+    said = record.items("answer")
+    if not all(isinstance(text, str) for text in said):
+        raise record.wrong("answer", "a list of texts")
     asked = record.text("question_id")
     reference = int(asked) if asked.isdecimal() else len(builder.refs)
     annotation = {
@@ -152,9 +163,6 @@ def _add_lmms(builder: TableBuilder, pictures: dict[Any, int], record: Record, s
         height, width = size
         image = {"id": number, "file_name": name, "height": height, "width": width}
         pictures[name] = builder.add_picture(read_picture(Record(image, record.where)))
-    said = record.items("answer")
-    if not all(isinstance(text, str) for text in said):
-        raise record.wrong("answer", "a list of texts")
     builder.add_reference(
         reference,
         picture=pictures[name],

@@ -50,6 +50,7 @@ class Published:
     splits: dict[str, Counts]
     sources: tuple[str, ...]
     layout: tuple[str, ...]  # of files below the root
+    size: str = "not stated by its publisher"  # to download
     split_by: str = ""  # of refs(<split_by>).p
     image_folders: tuple[str, ...] = ()
     total: Counts = field(default_factory=Counts)
@@ -79,11 +80,12 @@ def _refer(
         folder=folder,
         split_by=split_by,
         licence=licence,
+        size="pictures 13 GB" if images == COCO_IMAGES else "19,997 pictures",
         splits=splits,
         total=total or Counts(),
         image_folders=image_folders,
         sources=(
-            f"Web Archive copy (slow): {_ARCHIVE.format(stamp, folder)}",
+            f"Web Archive copy (slow; answered until December 2025 by reports of users): {_ARCHIVE.format(stamp, folder)}",
             *_REFER_MIRRORS,
             f"pictures: {images}",
         ),
@@ -206,6 +208,7 @@ _OTHERS = (
         folder="grefcoco",
         split_by="unc",
         licence="CC BY-NC-SA 4.0 (not for commercial use)",
+        size="pictures 13 GB",
         splits={name: Counts() for name in ("train", "val", "testA", "testB")},
         # The files released later have been counted as 259,859 phrases; the paper says 278,232.
         total=Counts(19_994, 60_287, 278_232, is_rough=True),
@@ -234,6 +237,7 @@ _OTHERS = (
         total=Counts(3_978, None, 15_009),
         sources=(
             "https://youtube-vos.org/dataset/rvos (frames and masks: train.zip of YouTube-VOS 2019)",
+            "Codalab competition 29139 (data, and the server that measures valid and test)",
             "meta.json, which the official page lacks, is uploaded again by github.com/wjn922/ReferFormer",
         ),
         layout=(

@@ -10,6 +10,7 @@ from typing import Any
 
 from refseg.data.annotated import ReadOptions
 from refseg.data.categories import DAVIS_CATEGORIES, YOUTUBE_CATEGORIES
+from refseg.data.fields import LeftOut, OnProblem, raise_problem
 from refseg.data.layouts import Place, davis_is_raw, find, recognise, refs_file
 from refseg.data.published import COCO_FOLDERS, Published, published
 from refseg.data.reference_images import PictureFolders, ReferenceImages
@@ -59,12 +60,20 @@ def open_folder(folder: Path, *, split: str | None, count: int | None, options: 
     return None
 
 
-def open_place(place: Place, *, split: str | None, count: int | None, options: ReadOptions) -> Any:
-    """The data set of a place that was found."""
+def open_place(
+    place: Place,
+    *,
+    split: str | None,
+    count: int | None,
+    options: ReadOptions,
+    on_problem: OnProblem = raise_problem,
+) -> Any:
+    """The data set of a place that was found; of a video data set `on_problem` hears of every record that cannot be used."""
     form, folder = place.facts.form, place.folder
     chosen = split or DEFAULT_SPLITS.get(form, "val")
+    skips = options.bad_records == "skip"
     if form in ("refer", "grefcoco"):
-        table = open_table(place, skips=options.bad_records == "skip")
+        table = open_table(place, skips=skips)
         return ReferenceImages(
             place.facts.name,
             table,
@@ -76,10 +85,33 @@ def open_place(place: Place, *, split: str | None, count: int | None, options: R
     if form == "davis" and davis_is_raw(folder):
         from refseg.data.ref_davis import RefDavis
 
+        if skips:
+            raise _cannot_skip("the four lists of Ref-DAVIS17, whose lines belong together")
         return RefDavis(folder, split=chosen, options=options, count=count)
-    if form in ("youtube", "davis"):
-        return _open_youtube(place, chosen, count, options)
-    return _open_samples(form, folder, chosen, count, options)
+    left_out = LeftOut()
+    note = left_out.note if skips else on_problem
+    opener = _open_youtube if form in ("youtube", "davis") else _open_samples
+    data = opener(place, chosen, count, options, note)
+    data.num_left_out = _tell_left_out(place.facts.name, folder, len(left_out.reasons), left_out.reasons)
+    return data
+
+
+def _cannot_skip(what: str) -> InvalidInput:
+    return InvalidInput(
+        f'bad_records = "skip" is not supported for {what}; leave it out, and mend what the refusal names'
+    )
+
+
+def _tell_left_out(name: str, folder: Path, count: int, reasons: Sequence[str]) -> int:
+    """Warns of records that were left out; returns their number."""
+    if count:
+        warnings.warn(
+            f"{count} {'record' if count == 1 else 'records'} of {name} cannot be used and "
+            f"{'was' if count == 1 else 'were'} left out, the first because {reasons[0]}; "
+            f"`refseg data doctor {folder}` lists them",
+            stacklevel=3,
+        )
+    return count
 
 
 def open_table(place: Place, *, skips: bool = False) -> ReferenceTable:
@@ -90,13 +122,7 @@ def open_table(place: Place, *, skips: bool = False) -> ReferenceTable:
     assert refs is not None
     several = place.facts.form == "grefcoco"
     table = ReferenceTable(open_refer(place.folder, refs, several=several, skips=skips))
-    count, reasons = table.facts["skipped"]
-    if count:
-        warnings.warn(
-            f"{count} records of {place.facts.name} cannot be used and were left out, the first because {reasons[0]}; "
-            f"`refseg data doctor {place.folder}` lists them",
-            stacklevel=2,
-        )
+    _tell_left_out(place.facts.name, place.folder, *table.facts["skipped"])
     return table
 
 
@@ -112,7 +138,7 @@ def _with_text(options: ReadOptions, facts: Published) -> ReadOptions:
     return replace(options, text=options.text or facts.default_text)
 
 
-def _open_youtube(place: Place, split: str, count: int | None, options: ReadOptions) -> Any:
+def _open_youtube(place: Place, split: str, count: int | None, options: ReadOptions, note: OnProblem) -> Any:
     from refseg.data.ref_davis import ANNOTATORS
     from refseg.data.ref_youtube_vos import RefYouTubeVOS
 
@@ -126,21 +152,17 @@ def _open_youtube(place: Place, split: str, count: int | None, options: ReadOpti
         is_sorted=not is_davis,
         registers=ANNOTATORS if is_davis else (),
         count=count,
+        on_problem=note,
     )
 
 
-def _open_samples(form: str, folder: Path, split: str, count: int | None, options: ReadOptions) -> Any:
-    if form == "a2d":
-        from refseg.data.a2d import A2D
-
-        return A2D(folder, split=split, options=options, count=count)
-    if form == "jhmdb":
-        from refseg.data.jhmdb import JHMDB
-
-        return JHMDB(folder, split=split, options=options, count=count)
+def _open_samples(place: Place, split: str, count: int | None, options: ReadOptions, note: OnProblem) -> Any:
+    from refseg.data.a2d import A2D
+    from refseg.data.jhmdb import JHMDB
     from refseg.data.mevis import MeViS
 
-    return MeViS(folder, split=split, options=options, count=count)
+    reader = {"a2d": A2D, "jhmdb": JHMDB, "mevis": MeViS}[place.facts.form]
+    return reader(place.folder, split=split, options=options, count=count, on_problem=note)
 
 
 def _open_coco_form(
@@ -159,7 +181,8 @@ def _open_coco_form(
         raise UnknownName(f"split of {folder.name}", split, [known for _, known in files])
     above = folder.absolute().parent
     places = [options.images] if options.images else [above, above / "train2014", folder]
-    table = ReferenceTable(open_coco_form(path, split))
+    table = ReferenceTable(open_coco_form(path, split, skips=options.bad_records == "skip"))
+    _tell_left_out(name, folder, *table.facts["skipped"])
     return ReferenceImages(name, table, PictureFolders(places), split=None, options=options, count=count)
 
 
@@ -170,6 +193,8 @@ def _open_video_sentences(
 
     if not (folder / f"{split}.json").is_file():
         raise UnknownName(f"split of {folder.name}", split, splits)
+    if options.bad_records == "skip":
+        raise _cannot_skip("videos in one file a split (VLFormer)")
     return VideoSentences(folder / f"{split}.json", pictures=options.images, count=count)
 
 
@@ -178,7 +203,8 @@ def _open_parquet(
 ) -> ReferenceImages:
     from refseg.data.parquet_forms import ParquetPictures, open_parquet
 
-    table = ReferenceTable(open_parquet(files))
+    table = ReferenceTable(open_parquet(files, skips=options.bad_records == "skip"))
+    _tell_left_out(folder.absolute().name, folder, *table.facts["skipped"])
     places = table.facts["places"]
     if places:
         names = [table.picture(row).file for row in range(len(places))]

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from refseg.data.annotated import ReadOptions, told_with
 from refseg.data.categories import DAVIS_CATEGORIES
-from refseg.data.fields import Record, decoded, read_json
+from refseg.data.fields import Record, decoded, read_json, text_lines
 from refseg.data.ref_youtube_vos import TrueObjects, label_masks, object_number, true_objects
 from refseg.data.video_phrases import Expression, Video, VideoPhrases
 from refseg.errors import InvalidInput, UnknownName
@@ -130,7 +130,7 @@ def _expressions(
 def _read_list(path: Path, coding: str) -> dict[str, dict[str, str]]:
     """Expressions by video and number of the object."""
     found: dict[str, dict[str, str]] = {}
-    for number, line in enumerate(_read(path, coding).splitlines(), start=1):
+    for number, line in enumerate(text_lines(_read(path, coding)), start=1):
         words = line.split()
         if not words:
             continue

@@ -14,7 +14,7 @@ from torch import Tensor
 from refseg.data.annotated import ReadOptions, told_with
 from refseg.data.annotations import read_label_png
 from refseg.data.categories import YOUTUBE_CATEGORIES
-from refseg.data.fields import Record, read_json
+from refseg.data.fields import OnProblem, Record, raise_problem, read_json
 from refseg.data.video_phrases import Expression, Video, VideoPhrases, read_expressions
 from refseg.errors import InvalidInput, UnknownName
 
@@ -47,9 +47,10 @@ class RefYouTubeVOS(VideoPhrases):
         is_sorted: bool = True,
         registers: tuple[str, ...] = (),
         count: int | None = None,
+        on_problem: OnProblem = raise_problem,
     ) -> None:
         self.folder, self.categories, self.registers = folder, categories, registers
-        videos = videos_of(folder, split)
+        videos = videos_of(folder, split, on_problem)
         if is_sorted and split != "train":
             videos = sorted(videos, key=lambda video: video.name)
         super().__init__(name, videos, split=split, options=options, count=count)
@@ -102,7 +103,7 @@ class RefYouTubeVOS(VideoPhrases):
         return self.categories.index(category) if category in self.categories else -1
 
 
-def videos_of(folder: Path, split: str) -> list[Video]:
+def videos_of(folder: Path, split: str, on_problem: OnProblem = raise_problem) -> list[Video]:
     """The videos of a split, in the order of the file; valid without the videos that belong to test.
 
     Raises:
@@ -112,10 +113,10 @@ def videos_of(folder: Path, split: str) -> list[Video]:
     if not path.is_file():
         there = [p.parent.name for p in folder.glob("meta_expressions/*/meta_expressions.json")]
         raise UnknownName(f"split of {folder.name}", split, there)
-    videos = read_expressions(path)
+    videos = read_expressions(path, on_problem)
     test = folder / "meta_expressions" / "test" / "meta_expressions.json"
     if split == "valid" and test.is_file():
-        held_out = {video.name for video in read_expressions(test)}
+        held_out = set(Record.of(read_json(test), test.name).mapping("videos").values)
         return [video for video in videos if video.name not in held_out]
     return videos
 

@@ -6,12 +6,12 @@ The references are a pickle (REFER, early gRefCOCO) or JSON (gRefCOCO). `file_na
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from refseg.data.columns import Columns
-from refseg.data.fields import OnProblem, Record, raise_problem, read_json, read_json_object
+from refseg.data.fields import LeftOut, OnProblem, Record, raise_problem, read_json, read_json_object
 from refseg.data.geometry import check_parts
 from refseg.data.index import Table, open_index
 from refseg.data.plain_pickle import load_plain_pickle
@@ -39,16 +39,27 @@ def open_refer(folder: Path, refs: Path, *, several: bool, skips: bool = False) 
         InvalidInput: naming file, record and field, if something in them cannot be used.
     """
     instances = folder / "instances.json"
+    return open_records(
+        folder / f".{refs.stem}",
+        [instances, refs],
+        lambda note: build_refer(instances, refs, several=several, on_problem=note),
+        skips=skips,
+    )
+
+
+def open_records(
+    stem: Path, sources: Sequence[Path], build: Callable[[OnProblem], Table], *, skips: bool
+) -> Columns:
+    """The index of records; with `skips` those that cannot be used are left out, counted in it, and it has a name of its own."""
     ending = ".skipping.refseg-index" if skips else ".refseg-index"
 
-    def build() -> Table:
-        reasons: list[str] = []
-        note = (lambda error: reasons.append(str(error))) if skips else raise_problem
-        table = build_refer(instances, refs, several=several, on_problem=note)
-        table.facts["skipped"] = [len(reasons), reasons[:_MOST_REASONS]]
-        return table
+    def table() -> Table:
+        left_out = LeftOut()
+        built = build(left_out.note if skips else raise_problem)
+        built.facts["skipped"] = [len(left_out.reasons), left_out.reasons[:_MOST_REASONS]]
+        return built
 
-    return open_index(folder / f".{refs.stem}{ending}", [instances, refs], build)
+    return open_index(stem.with_name(stem.name + ending), sources, table)
 
 
 def build_refer(
@@ -189,12 +200,15 @@ def read_object(annotation: Record, size: Size) -> StoredObject:
 
 
 def annotation_ids(record: Record) -> list[int]:
-    """`ann_id` of gRefCOCO: a list, or one number that stands for a list of one."""
+    """`ann_id` of gRefCOCO: a list, or one number that stands for a list of one.
+
+    An empty list is no statement that nothing answers: only [-1] is.
+    """
     value = record.values.get("ann_id")
     if not isinstance(value, list):
         return [record.whole("ann_id")]
-    if not value or not all(isinstance(v, int) and not isinstance(v, bool) for v in value):
-        raise record.wrong("ann_id", "a number, or a list of one and more")
+    if not all(isinstance(v, int) and not isinstance(v, bool) for v in value):
+        raise record.wrong("ann_id", "a number, or a list of numbers")
     return value
 
 

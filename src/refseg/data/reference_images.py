@@ -95,6 +95,7 @@ class ReferenceImages(torch.utils.data.Dataset[Example]):
             raise InvalidInput(
                 f"no record of {name} is in the split {split!r}; its splits are {', '.join(table.splits) or 'none'}"
             )
+        self.num_left_out: int = table.facts["skipped"][0]  # records of all splits that could not be used
         self.category_ids = tuple(table.categories)  # as stored; a label is a place in these
         self.categories = tuple(table.categories.values())
         self._pairs, self._starts = _items(table, self.rows, options.item)

@@ -15,8 +15,8 @@ from refseg.data.categories import COCO_CATEGORY_IDS
 from refseg.data.columns import Columns
 from refseg.data.fields import OnProblem, Record, raise_problem, read_json_object
 from refseg.data.geometry import LEAST_NUMBERS, Part
-from refseg.data.index import Table, open_index
-from refseg.data.refer_files import read_categories, read_object, read_picture
+from refseg.data.index import Table
+from refseg.data.refer_files import open_records, read_categories, read_object, read_picture
 from refseg.data.references import Picture, ReferenceTable, Sentence, StoredObject, TableBuilder
 from refseg.errors import InvalidInput
 from refseg.structures import Size
@@ -25,24 +25,30 @@ VLT_LEAVES_OUT = ("19579.jpg", "17975.jpg", "19575.jpg")
 """Pictures of RefClef that VLT's conversion passes over."""
 
 
-def open_coco_form(path: Path, split: str) -> Columns:
-    """The index of an `instances_<dataset>_<split>.json`; its references are all of that split.
+def open_coco_form(path: Path, split: str, *, skips: bool = False) -> Columns:
+    """The index of an `instances_<dataset>_<split>.json`; its references are all of that split. `skips` as in `open_refer`.
 
     Raises:
         InvalidInput: naming file, record and field, if something in it cannot be used.
     """
-    return open_index(
-        path.with_name(f".{path.stem}.refseg-index"), [path], lambda: build_coco_form(path, split)
+    return open_records(
+        path.with_name(f".{path.stem}"),
+        [path],
+        lambda note: build_coco_form(path, split, on_problem=note),
+        skips=skips,
     )
 
 
 def build_coco_form(path: Path, split: str, *, on_problem: OnProblem = raise_problem) -> Table:
     """The file as columns; a record that cannot be used is told to `on_problem` and left out."""
     file = read_json_object(path)
-    owned: dict[Any, list[Record]] = {}
+    owned: dict[int, list[Record]] = {}
     for number, item in enumerate(file.items("annotations")):
-        record = Record.of(item, f"{path.name} annotations {number}")
-        owned.setdefault(record.values.get("image_id"), []).append(record)
+        try:
+            record = Record.of(item, f"{path.name} annotations {number}")
+            owned.setdefault(record.whole("image_id"), []).append(record)
+        except InvalidInput as error:
+            on_problem(error)
     builder = TableBuilder()
     pictures: dict[int, int] = {}
     for number, item in enumerate(file.items("images")):

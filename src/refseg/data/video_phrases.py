@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from refseg.data.annotated import Annotation, ReadOptions, squeezed, told_with
-from refseg.data.fields import Record, read_json
+from refseg.data.fields import OnProblem, Record, raise_problem, read_json
 from refseg.data.images import image_size, read_stored_image
 from refseg.data.phrase_lines import words_of
 from refseg.data.windows import Timeline
@@ -47,6 +47,7 @@ class VideoPhrases(torch.utils.data.Dataset[Example], ABC):
     """
 
     categories: tuple[str, ...] = ()
+    num_left_out: int = 0  # records that could not be used, where they are not refused
 
     def __init__(
         self,
@@ -204,19 +205,25 @@ def _joined(paths: Sequence[Path]) -> Tensor:
     return torch.cat([read[path] for path in paths])
 
 
-def read_expressions(path: Path) -> list[Video]:
+def read_expressions(path: Path, on_problem: OnProblem = raise_problem) -> list[Video]:
     """The videos of a `meta_expressions.json`, in the order of the file.
 
-    `obj_id` is a text, a number or a list of numbers; `anno_id` a list. Test sets have neither.
+    `obj_id` is a text, a number or a list of numbers; `anno_id` a list. Test sets have neither. A video or an expression that cannot
+    be used is told to `on_problem` and left out.
 
     Raises:
         InvalidInput: naming file, video and field.
     """
-    file = Record.of(read_json(path), path.name).mapping("videos")
-    return [parse_video(name, value, f"{path.name} video {name}") for name, value in file.values.items()]
+    videos = []
+    for name, value in Record.of(read_json(path), path.name).mapping("videos").values.items():
+        try:
+            videos.append(parse_video(name, value, f"{path.name} video {name}", on_problem))
+        except InvalidInput as error:
+            on_problem(error)
+    return videos
 
 
-def parse_video(name: str, value: Any, where: str) -> Video:
+def parse_video(name: str, value: Any, where: str, on_problem: OnProblem = raise_problem) -> Video:
     """One video of a `meta_expressions.json`."""
     if not name or "/" in name or "\\" in name or name in (".", ".."):
         raise InvalidInput(f"{where}: its name is no name of a folder")
@@ -224,10 +231,12 @@ def parse_video(name: str, value: Any, where: str) -> Video:
     frames = record.items("frames")
     if not frames or not all(_is_plain(frame) for frame in frames):
         raise record.wrong("frames", "a list of names of pictures without their ending")
-    said = record.mapping("expressions").values
-    expressions = [
-        _expression(number, entry, f"{where} expression {number}") for number, entry in said.items()
-    ]
+    expressions = []
+    for number, entry in record.mapping("expressions").values.items():
+        try:
+            expressions.append(_expression(number, entry, f"{where} expression {number}"))
+        except InvalidInput as error:
+            on_problem(error)
     return Video(name, tuple(sorted(frames)), tuple(expressions))
 
 

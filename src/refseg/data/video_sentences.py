@@ -6,6 +6,7 @@ below `<split>/JPEGImages` beside the file.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -85,10 +86,16 @@ class VideoSentences(torch.utils.data.Dataset[Example]):
         self.name, self.split = path.absolute().parent.name, path.stem
         self.pictures = pictures or path.parent / self.split / PICTURES
         self.has_masks = "train" in self.split
-        self.records = read_video_sentences(path, annotated=self.has_masks)[:count]
-        self.records = [record for record in self.records if record.files]
+        records = read_video_sentences(path, annotated=self.has_masks)[:count]
+        self.records = [record for record in records if record.files]
         if not self.records:
             raise InvalidInput(f"{path} has no expression with frames; get a whole copy of it")
+        self.num_left_out = len(records) - len(self.records)
+        if self.num_left_out:  # as the published reader does, which says nothing
+            warnings.warn(
+                f"{self.num_left_out} of {len(records)} expressions of {path.name} are left out: their object is in no frame",
+                stacklevel=2,
+            )
 
     def __len__(self) -> int:
         return len(self.records)

@@ -89,13 +89,24 @@ class DeformableAttention(nn.Module):
         taps = (self.num_heads, self.num_levels, self.num_points)
         offsets = at_least_float32(self.sampling_offsets(query)).unflatten(-1, (*taps, 2))
         weights = at_least_float32(self.attention_weights(query))
-        weights = weights.unflatten(-1, (self.num_heads, -1)).softmax(-1)
+        weights = _softmax(weights.unflatten(-1, (self.num_heads, -1)))
         extent = offsets.new_tensor([[w, h] for h, w in sizes])  # [levels, xy]
         centre = reference[..., :2].float() * extent - 0.5  # [N or 1, Q, levels, 2]
         if reference.shape[-1] == 4:
             reach = reference[..., 2:].float() * extent * (0.5 / self.num_points)
             offsets = offsets * reach[:, :, None, :, None]
-        return centre[:, :, None, :, None] + offsets, weights.unflatten(-1, taps[1:])
+        # Added as rows of all taps of a head: on a CPU, short last axes cost more than what is computed on them.
+        centres = centre[:, :, None, :, None].expand(-1, -1, -1, -1, self.num_points, -1).flatten(3)
+        places = (centres + offsets.flatten(3)).unflatten(-1, (*taps[1:], 2))
+        return places, weights.unflatten(-1, taps[1:])
+
+
+def _softmax(scores: Tensor) -> Tensor:
+    """Softmax over the last axis; torch's own is slow on a CPU where that axis is short."""
+    if scores.device.type != "cpu" or torch.is_grad_enabled() or torch.compiler.is_compiling():
+        return scores.softmax(-1)
+    shares = (scores - scores.amax(-1, keepdim=True)).exp_()
+    return shares.div_(shares.sum(-1, keepdim=True))
 
 
 def _without_padding(rows: Tensor, valid: Tensor | None) -> Tensor:
@@ -149,9 +160,10 @@ def _gather_rows(values: Tensor, places: Tensor, weights: Tensor, sizes: Sizes) 
     levels = zip(values.split(_areas(sizes), dim=1), sizes, strict=True)
     rows = torch.cat([_with_margin(part, size) for part, size in levels], dim=1)
     # What is no number is not above -1 and becomes it: a diverging run fails at its loss, not here.
-    beyond = places.new_tensor([[w, h] for h, w in sizes])[:, None]
-    bounded = torch.where(places > -1.0, places, -1.0).minimum(beyond)
-    x, y = bounded.flatten(3, 4).unbind(-1)  # [N, Q, heads, levels*points]
+    beyond = places.new_tensor([[w, h] for h, w in sizes])[:, None].expand(-1, places.shape[-2], -1)
+    flat = places.flatten(3)
+    bounded = torch.where(flat > -1.0, flat, -1.0).minimum(beyond.flatten())
+    x, y = bounded.unflatten(-1, (-1, 2)).unbind(-1)  # [N, Q, heads, levels*points]
     left, top = x.detach().floor(), y.detach().floor()
     layout = _Layout(sizes, heads=heads, num_points=places.shape[-2], like=x)
     bags = functional.embedding_bag(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from refseg.data.doctor.findings import Report, Watch, quiet
+from refseg.data.doctor.findings import Report, Watch, quiet, told_to
 from refseg.data.doctor.pictures import find_junk
 from refseg.data.doctor.references import as_references, check_references, check_table
 from refseg.data.layouts import Place, find, recognise
@@ -19,7 +19,11 @@ def places_in(name_or_folder: str, root: Path | None = None) -> list[Place]:
         InvalidInput: if the name is known and the data set is not there, or the folder is not.
     """
     if name_or_folder.lower() in PUBLISHED or name_or_folder.lower() in ALIASES:
-        return [find(published(name_or_folder), root)]
+        try:
+            return [find(published(name_or_folder), root)]
+        except InvalidInput:
+            if root is not None or not Path(name_or_folder).is_dir():
+                raise  # else the folder here that is called as a data set is meant
     folder = Path(name_or_folder)
     if not folder.exists():
         raise InvalidInput(
@@ -98,7 +102,7 @@ def _check_sentences(report: Report, path: Path, split: str, *, is_quick: bool, 
     from refseg.data.sentence_forms import build_coco_form
 
     try:
-        table = build_coco_form(path, split, on_problem=lambda error: report.add("record", str(error)))
+        table = build_coco_form(path, split, on_problem=told_to(report))
     except InvalidInput as error:
         report.add("file", str(error))
         return
@@ -115,7 +119,7 @@ def _check_parquet(report: Report, folder: Path, files: list[Path], *, is_quick:
     from refseg.data.reference_images import PictureFolders
 
     try:
-        references = as_references(build_parquet(files))
+        references = as_references(build_parquet(files, on_problem=told_to(report)))
     except InvalidInput as error:
         report.add("record", str(error))
         return

@@ -150,6 +150,11 @@ class Report:
         }
 
 
+def told_to(report: Report) -> Callable[[Exception], None]:
+    """What adds records that cannot be used to a report."""
+    return lambda error: report.add("record", str(error))
+
+
 def quiet(_what: str, _total: int) -> Step:
     """Watches nothing."""
     return lambda: None

@@ -9,7 +9,7 @@ import numpy as np
 
 from refseg.data.annotated import ReadOptions
 from refseg.data.columns import Columns, write_columns
-from refseg.data.doctor.findings import Report, Watch, watched
+from refseg.data.doctor.findings import Report, Watch, told_to, watched
 from refseg.data.doctor.pictures import ToSee, check_pictures
 from refseg.data.geometry import LEAST_NUMBERS
 from refseg.data.index import Table
@@ -45,7 +45,7 @@ def read_table(report: Report, place: Place) -> ReferenceTable | None:
             place.folder / "instances.json",
             refs,
             several=place.facts.form == "grefcoco",
-            on_problem=lambda error: report.add("record", str(error)),
+            on_problem=told_to(report),
         )
     except InvalidInput as error:
         report.add("file", str(error))
@@ -85,10 +85,24 @@ def check_counts(report: Report, facts: Published, found: dict[str, Counts]) -> 
             report.add("split-missing", split)
             continue
         _compare(report, split, what, found[split], facts.splits.get(split, Counts()))
-    if set(facts.splits) <= set(found) and facts.task == "generalised image":
-        # The splits' own counts are not published.
-        every = Counts(None, None, sum(counts.phrases or 0 for counts in found.values()))
-        _compare(report, "all", what, every, facts.total)
+    if facts.splits and set(facts.splits) <= set(found) and facts.form not in ("a2d", "jhmdb"):
+        _compare(report, "all", what, _every(facts, found), facts.total)
+
+
+def _every(facts: Published, found: dict[str, Counts]) -> Counts:
+    """The published splits together; None where one of them does not tell.
+
+    Records of gRefCOCO name several objects, or the same ones; its publication counts each object once.
+    """
+    several = facts.form == "grefcoco"
+
+    def summed(field: str) -> int | None:
+        parts = [getattr(found[split], field) for split in facts.splits]
+        return None if None in parts or (several and field == "objects") else sum(parts)
+
+    # Splits by object share pictures, and no total of them is published.
+    clips = summed("clips") if facts.total.clips is not None else None
+    return Counts(clips, summed("objects"), summed("phrases"))
 
 
 def _compare(report: Report, split: str, what: str, found: Counts, told: Counts) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from refseg.data.a2d import A2D, instances_folder, raw_samples, read_h5, read_queries, samples_of
 from refseg.data.annotated import ReadOptions
-from refseg.data.doctor.findings import Report, Watch, watched
+from refseg.data.doctor.findings import Report, Watch, told_to, watched
 from refseg.data.doctor.pictures import Seen, ToSee
 from refseg.data.doctor.references import check_counts
 from refseg.data.jhmdb import JHMDB, read_mat
@@ -16,6 +16,7 @@ from refseg.data.published import Counts
 from refseg.data.published_sets import open_place
 from refseg.data.video_window import count_frames
 from refseg.errors import InvalidInput
+from refseg.structures import Size
 
 
 def check_a2d(report: Report, place: Place, *, is_quick: bool, watch: Watch) -> None:
@@ -23,7 +24,9 @@ def check_a2d(report: Report, place: Place, *, is_quick: bool, watch: Watch) -> 
     found = {}
     for split in place.facts.splits:
         try:
-            data = open_place(place, split=split, count=None, options=ReadOptions())
+            data = open_place(
+                place, split=split, count=None, options=ReadOptions(), on_problem=told_to(report)
+            )
         except InvalidInput as error:
             report.add("file", str(error))
             continue
@@ -42,7 +45,7 @@ def _compare_lists(report: Report, folder: Path, split: str) -> None:
     if not path.is_file():
         return
     try:
-        listed, raw = samples_of(folder, split), raw_samples(folder, split)
+        listed, raw = (read(folder, split, _told_already) for read in (samples_of, raw_samples))
     except InvalidInput as error:
         report.add("file", str(error))
         return
@@ -100,6 +103,11 @@ def _check_lengths(report: Report, data: A2D, *, is_quick: bool, watch: Watch) -
             report.add("video-longer", f"{video}.mp4: {length} frames for {listed}")
 
 
+def _told_already(error: InvalidInput) -> None:
+    """Records that cannot be used were told when the data set was opened."""
+    del error
+
+
 def _last_frames(data: LabelledFrames) -> dict[str, int]:
     last: dict[str, int] = {}
     for sample in data.samples:
@@ -109,7 +117,7 @@ def _last_frames(data: LabelledFrames) -> dict[str, int]:
 
 def _tell_skipped(report: Report, folder: Path) -> None:
     """Rows that the published code leaves out, and frames that do not show the instance."""
-    for number, (video, instance, _) in enumerate(read_queries(folder), start=2):
+    for number, (video, instance, _) in enumerate(read_queries(folder, _told_already), start=2):
         if not instance.isdecimal():
             report.add("row-skipped", f"a2d_annotation.txt line {number}: instance {instance!r} of {video}")
     for path in sorted(instances_folder(folder).glob("*/*.h5")):
@@ -123,7 +131,7 @@ def _tell_skipped(report: Report, folder: Path) -> None:
 def check_jhmdb(report: Report, place: Place, *, is_quick: bool, watch: Watch) -> None:
     """The published list, its pictures and masks."""
     try:
-        data = open_place(place, split="test", count=None, options=ReadOptions())
+        data = open_place(place, split="test", count=None, options=ReadOptions(), on_problem=told_to(report))
     except InvalidInput as error:
         report.add("file", str(error))
         return
@@ -141,12 +149,19 @@ def check_jhmdb(report: Report, place: Place, *, is_quick: bool, watch: Watch) -
 def _check_pictures(report: Report, data: JHMDB, sample: Sample, seen: Seen, *, is_quick: bool) -> None:
     try:
         masks = read_mat(data.mask_path(sample))
-    except InvalidInput:
-        return  # told with its samples
+    except InvalidInput:  # told with its samples
+        _look_at(report, data, sample, seen, size=None, is_quick=is_quick)
+        return
     if masks.shape[2] < sample.masks:
         report.add(
             "mask-missing", f"{sample.video}: {masks.shape[2]} masks, and the list speaks of {sample.masks}"
         )
     size = (int(masks.shape[0]), int(masks.shape[1]))
+    _look_at(report, data, sample, seen, size=size, is_quick=is_quick)
+
+
+def _look_at(
+    report: Report, data: JHMDB, sample: Sample, seen: Seen, *, size: Size | None, is_quick: bool
+) -> None:
     for path in data.frame_paths(sample, range(sample.masks)):
         seen.look(report, ToSee(path, size, f"{sample.video}/{path.name}"), is_quick=is_quick)

@@ -9,7 +9,7 @@ import torch
 
 from refseg.data.annotated import ReadOptions
 from refseg.data.annotations import read_label_png
-from refseg.data.doctor.findings import Report, Watch, watched
+from refseg.data.doctor.findings import Report, Watch, told_to, watched
 from refseg.data.doctor.pictures import Seen, ToSee
 from refseg.data.doctor.references import check_counts
 from refseg.data.layouts import Place, davis_is_raw
@@ -27,7 +27,9 @@ def check_videos(report: Report, place: Place, *, is_quick: bool, watch: Watch) 
     found: dict[str, Counts] = {}
     for split in _splits(place):
         try:
-            data = open_place(place, split=split, count=None, options=ReadOptions())
+            data = open_place(
+                place, split=split, count=None, options=ReadOptions(), on_problem=told_to(report)
+            )
         except (InvalidInput, UnknownName) as error:
             report.add("file", str(error))
             continue
