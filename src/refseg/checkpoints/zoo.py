@@ -68,7 +68,10 @@ def resolve(name_or_path: str | Path) -> Path:
     if path.is_file():
         return _native(path)
     if isinstance(name_or_path, Path) or path.suffix or text.startswith((".", "~", os.sep)):
-        raise InvalidInput(f"there is no checkpoint file {path}")
+        raise InvalidInput(
+            f"there is no checkpoint file {path}; `refseg models` lists those to fetch by name, and `refseg convert` makes one "
+            "of published weights (the start of a published recipe too: its first lines say of which)"
+        )
     if re.fullmatch(_HUB_ID, text):
         return _from_hub(text)
     raise UnknownName("checkpoint", text, (card.name for card in list_checkpoints()))
