@@ -5,6 +5,7 @@ A picture is encoded once and asked many phrases; `EncodedClip` is a plain value
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
@@ -116,8 +117,19 @@ class Predictor:
 
     def __call__(self, frames: Frames, phrases: Sequence[str]) -> list[Prediction]:
         """The answers to `phrases` about a picture or clip, in their order."""
-        check_phrases(phrases)
+        for sentence in self.cut_phrases(check_phrases(phrases)):
+            warnings.warn(sentence, stacklevel=2)
         return self.segment(self.encode(frames), phrases)
+
+    def cut_phrases(self, phrases: Sequence[str]) -> list[str]:
+        """A sentence for each phrase of which the model, as published, reads the beginning alone."""
+        unread = {phrase: self.model.num_unread(phrase) for phrase in phrases}
+        return [
+            f"the phrase {phrase[:40] + '...'!r} is longer than this model reads: its last {count} tokens are left out; "
+            "shorten it"
+            for phrase, count in unread.items()
+            if count
+        ]
 
     def encode(self, frames: Frames, *, target_frames: Sequence[int] | None = None) -> EncodedClip:
         """What can be known of a picture or clip without words.

@@ -65,6 +65,17 @@ class Contract:
     def scores(self, output: Output):
         return output.mask_logits.sigmoid()
 
+    # Words
+
+    def test_a_phrase_is_read_whole_or_refused_or_said_to_be_cut(self, model):
+        phrase = " ".join([self.phrases[0]] * 100)
+        assert all(model.num_unread(short) == 0 for short in self.phrases)
+        try:
+            tokens = model.tokenize([phrase])
+        except InvalidInput:
+            return
+        assert model.num_unread(phrase) > 0 or int(tokens.valid.sum()) >= len(phrase.split())
+
     # Shapes and the three verbs
 
     def test_output_has_a_row_for_every_phrase_and_a_time_axis(self, model):

@@ -264,3 +264,11 @@ def test_cuda_finds_the_same_box():
 def test_a_word_that_is_no_device_is_refused(asked):
     with pytest.raises(InvalidInput, match="cpu, cuda"):
         find_device(asked)
+
+
+def test_a_phrase_that_the_model_cuts_is_told():
+    predictor = Predictor(catalog.build("lgformer", "debug"), device="cpu")
+    picture = torch.zeros(1, 3, 40, 50, dtype=torch.uint8)
+    with pytest.warns(UserWarning, match="longer than this model reads: its last"):
+        predictor(picture, ["the dog " * 100])
+    assert predictor.cut_phrases(["dog"]) == []

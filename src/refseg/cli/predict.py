@@ -178,6 +178,8 @@ def _ready(
     if threshold is not None:
         predictor.set_threshold(threshold)
     predictor.model.tokenize(phrases)  # a word it does not know is told before the first picture is read
+    for sentence in predictor.cut_phrases(phrases):
+        print(f"refseg: {sentence}", file=sys.stderr)
     return predictor
 
 

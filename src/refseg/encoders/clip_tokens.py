@@ -107,6 +107,10 @@ class ClipTokenizer:
         spans = zip(encoding.offsets, encoding.special_tokens_mask, strict=True)
         return [None if is_added else text[start:end].strip() for (start, end), is_added in spans]
 
+    def length_of(self, text: str) -> int:
+        """The tokens of a whole text, start and end included, however many."""
+        return len(self._loaded().encode(plain(text)).ids)
+
     def _fitted(self, text: str, ids: list[int], end: int) -> list[int]:
         if len(ids) <= self.max_tokens:
             return ids

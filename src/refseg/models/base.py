@@ -94,6 +94,13 @@ class ReferringModel(nn.Module, ABC):
             InvalidInput: if a phrase is empty or holds words that the vocabulary cannot express.
         """
 
+    def num_unread(self, phrase: str) -> int:
+        """How many tokens at the end of a phrase are left out, because the published network reads so many and no more.
+
+        The default is none: a family that reads any length, or refuses what is too long.
+        """
+        return 0
+
     @abstractmethod
     def encode_visual(self, clips: Clips) -> VisualFeatures:
         """All that B clips tell without words."""

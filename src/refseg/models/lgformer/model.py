@@ -60,6 +60,10 @@ class LGFormer(ReferringModel):
         """Token ids [P, max_tokens]; a longer phrase is cut."""
         return self._tokenizer(phrases)
 
+    def num_unread(self, phrase: str) -> int:
+        """Word pieces beyond the published length, the end token among them."""
+        return max(0, len(self._tokenizer.ids(phrase)) - self._tokenizer.length)
+
     def encode_visual(self, clips: Clips) -> VisualFeatures:
         """What the first stage tells before it hears a word, stride 4."""
         frames = _frames_to_segment(clips)  # [B, T', 3, H, W]

@@ -100,6 +100,10 @@ class Vlt(ReferringModel):
         """Word vectors [P, L, E] of the published length, zeros after the last word; see PhraseVectors."""
         return self._vectors(phrases)
 
+    def num_unread(self, phrase: str) -> int:
+        """Words beyond the published length."""
+        return max(0, len(words_of(phrase)) - self.config.max_words)
+
     def encode_visual(self, clips: Clips) -> VisualFeatures:
         """What the picture gives to the fusion: maps of strides 16, 16 and 32."""
         frames = _frames_to_segment(clips)  # [B, T', 3, S, S]

@@ -114,6 +114,10 @@ class VPD(ReferringModel):
         values = self.tokenizer(phrases).values
         return TextTokens(values, torch.ones_like(values, dtype=torch.bool))
 
+    def num_unread(self, phrase: str) -> int:
+        """Tokens beyond the published length; the end token always stays."""
+        return max(0, self.tokenizer.length_of(phrase) - self.tokenizer.max_tokens)
+
     def encode_text(self, tokens: TextTokens) -> TextFeatures:
         """What the UNet is told: the tower's words and, by `gamma`, what the adapter makes of them."""
         with torch.no_grad():
