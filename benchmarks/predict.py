@@ -23,11 +23,11 @@ def settings(checkpoint: str) -> list[Setting]:
             Setting(checkpoint, 480, 640, frames=1, phrases=1, dtype=dtype, repeat=10),
             Setting(checkpoint, 480, 640, frames=1, phrases=8, dtype=dtype, repeat=10),
             Setting(referformer, 480, 640, frames=1, phrases=1, dtype=dtype),
-            *(Setting(name, 360, 640, frames=5, phrases=1, dtype=dtype) for name in clips),
-            *(Setting(name, 360, 640, frames=5, phrases=4, dtype=dtype) for name in clips),
+            *(Setting(name, 360, 640, frames=5, phrases=1, dtype=dtype, repeat=1) for name in clips),
+            *(Setting(name, 360, 640, frames=5, phrases=4, dtype=dtype, repeat=1) for name in clips),
             Setting("lgformer/base-window12", 480, 480, frames=1, phrases=1, dtype=dtype),
-            *(Setting("vlformer/resnet50", 480, 640, 1, count, dtype) for count in (1, 4, 16)),
-            Setting("vlformer/resnet50", 360, 640, frames=5, phrases=1, dtype=dtype),
+            *(Setting("vlformer/resnet50", 480, 640, 1, count, dtype, repeat=1) for count in (1, 4, 16)),
+            Setting("vlformer/resnet50", 360, 640, frames=5, phrases=1, dtype=dtype, repeat=1),
         )
     ]
 
