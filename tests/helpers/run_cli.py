@@ -4,6 +4,7 @@ Usage: python run_cli.py VERB ...   `slowly` in REFSEG_TEST_PACE makes each mask
 """
 
 import os
+import signal
 import time
 
 import refseg.drawing
@@ -22,6 +23,8 @@ def save_slowly(mask, path, save=refseg.drawing.save_mask):
 
 
 if __name__ == "__main__":
+    # A shell without job control starts what it puts in the background deaf to Ctrl-C, test runs and their children too.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     refseg.predictor.load = load
     if os.environ.get("REFSEG_TEST_PACE") == "slowly":
         refseg.drawing.save_mask = save_slowly

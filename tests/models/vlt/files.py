@@ -12,16 +12,24 @@ from refseg.models.vlt.layout import parts
 DEBUG = VARIANTS["debug"]
 
 
+SPREAD = 0.02
+
+
 def layers_of(config=DEBUG, seed=0):
     """Random tensors by layer and weight path, in the order of the file."""
     generator, shapes = np.random.default_rng(seed), published_shapes(config)
     return {
         layer: {
-            part.weight.replace(".", "/"): np.abs(generator.normal(size=shapes[part.ours])).astype(np.float32)
+            part.weight.replace(".", "/"): _values(generator, shapes[part.ours])
             for part in members
         }
         for layer, members in parts(config).items()
     }
+
+
+def _values(generator, shape):
+    """Positive, as variances must be, and small, so that no answer overflows."""
+    return np.abs(generator.normal(scale=SPREAD, size=shape)).astype(np.float32)
 
 
 def published_file(path, config=DEBUG, **options):
