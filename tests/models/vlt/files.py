@@ -19,10 +19,7 @@ def layers_of(config=DEBUG, seed=0):
     """Random tensors by layer and weight path, in the order of the file."""
     generator, shapes = np.random.default_rng(seed), published_shapes(config)
     return {
-        layer: {
-            part.weight.replace(".", "/"): _values(generator, shapes[part.ours])
-            for part in members
-        }
+        layer: {part.weight.replace(".", "/"): _values(generator, shapes[part.ours]) for part in members}
         for layer, members in parts(config).items()
     }
 
