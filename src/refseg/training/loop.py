@@ -19,6 +19,7 @@ from refseg.training.lengths import in_steps
 from refseg.training.log import Log
 from refseg.training.objective import build_objective
 from refseg.training.optimizer import schedule_ratio, set_learning_rate
+from refseg.training.refusals import must_hold
 from refseg.training.resume import LAST_NAME
 from refseg.training.sources import SCENES, Sources, as_sources, open_evaluation_data, open_training_data
 from refseg.training.state import Training, Workplace, begin_or_go_on, steps_of
@@ -29,10 +30,15 @@ MOST_TOLD = 5
 """Skipped examples that are told with their reason; further ones are counted only."""
 
 
-def train(run: RunConfig, folder: Path, *, device: torch.device, is_quiet: bool = False) -> Path:
+def train(
+    run: RunConfig, folder: Path, *, device: torch.device, is_quiet: bool = False, anyway: bool = False
+) -> Path:
     """Trains what `run` describes and returns the last checkpoint; goes on from the state in `folder`, if there is one.
 
     `folder` receives run.toml, log.jsonl, state.pt, last.safetensors and best.safetensors.
+
+    Arguments:
+        anyway: begin although gradients and optimizer state alone are larger than free memory.
 
     Raises:
         InvalidInput: if the data, the initial weights or the state do not fit the run, or a loss is not finite.
@@ -40,12 +46,13 @@ def train(run: RunConfig, folder: Path, *, device: torch.device, is_quiet: bool 
     """
     family = catalog.family(run.family)
     side = catalog.variant(run.family, run.variant).frame.size
-    examples, plan = _open(run, side)
+    examples, plan = open_data(run, side)
     held_out = open_evaluation_data(run, side)
     objective = build_objective(family, run)
     training, origin = begin_or_go_on(
         run, plan, family, folder, vocabulary=examples.vocabulary, device=device
     )
+    must_hold(training.model, training.optimizer, plan, device, anyway=anyway)
     log = Log(
         folder,
         total=steps_of(plan),
@@ -69,7 +76,7 @@ def train(run: RunConfig, folder: Path, *, device: torch.device, is_quiet: bool 
     return folder / LAST_NAME
 
 
-def _open(run: RunConfig, side: int) -> tuple[Sources, RunConfig]:
+def open_data(run: RunConfig, side: int) -> tuple[Sources, RunConfig]:
     """The training data, and the run with every length in steps of it."""
     if run.data.name == SCENES:
         plan = in_steps(run, None, distributed.world_size())
