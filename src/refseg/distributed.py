@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
 
@@ -13,6 +14,7 @@ from torch import distributed as dist
 
 _PATIENCE = timedelta(hours=12)  # others wait while the first process measures
 _BUCKET = 25 << 20  # numbers that are sent at once
+_is_apart = False  # see `apart`
 
 
 def start(device: torch.device) -> torch.device:
@@ -111,16 +113,62 @@ def is_first() -> bool:
 
 
 def mean_over_ranks(value: Tensor) -> Tensor:
-    """The mean of a tensor over all processes, without gradient; the same tensor where there is one process.
-
-    Criteria divide by `mean_over_ranks(count)`: so that every phrase weighs the same whichever rank holds it, and
-    the mean of the ranks' gradients is the gradient of the whole batch.
-    """
+    """The mean of a tensor over all processes, without gradient; the same tensor where there is one process."""
     if not _together():
         return value
     total = value.detach().clone()
     dist.all_reduce(total)
     return total / world_size()
+
+
+def mean_count(count: Tensor) -> Tensor:
+    """What criteria divide by: the mean over all processes of counts, none of which is below one in all processes together.
+
+    So every phrase weighs the same whichever rank holds it, the mean of the ranks' terms is the term of the whole batch,
+    and the mean of their gradients is its gradient.
+    """
+    return mean_over_ranks(count.float()).clamp(min=1 / world_size())
+
+
+def summed(value: Tensor) -> Tensor:
+    """The sum of a tensor over all processes, through which gradients flow to all of them."""
+    return _Summed.apply(value) if _together() else value
+
+
+class _Summed(torch.autograd.Function):
+    """Every process's value enters every process's sum, so gradients are summed too."""
+
+    @staticmethod
+    def forward(ctx: Any, value: Tensor) -> Tensor:
+        total = value.detach().clone()
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        total = gradient.contiguous().clone()
+        dist.all_reduce(total)
+        return total
+
+
+def largest(values: Tensor) -> Tensor:
+    """The greatest of each number over all processes."""
+    if not _together():
+        return values
+    found = values.clone()
+    dist.all_reduce(found, dist.ReduceOp.MAX)
+    return found
+
+
+@contextmanager
+def apart() -> Iterator[None]:
+    """Within, this process counts as the only one: for work that the others do not share in step."""
+    global _is_apart
+    before, _is_apart = _is_apart, True
+    try:
+        yield
+    finally:
+        _is_apart = before
 
 
 def gather(value: Any) -> list[Any]:
@@ -133,4 +181,4 @@ def gather(value: Any) -> list[Any]:
 
 
 def _together() -> bool:
-    return dist.is_available() and dist.is_initialized()
+    return not _is_apart and dist.is_available() and dist.is_initialized()
