@@ -79,6 +79,7 @@ SECTIONS: dict[str, type] = {
 FREE_KEYS = frozenset(
     {"name", "data.workers", "run.log_every", "run.save_every", "run.evaluate_every", "run.evaluate_examples"}
     | {"run.sharding", "run.compile"}  # of rounding alone
+    | {"run.final_protocols", "run.final_examples"}
     | {"data.root", "data.evaluate_name", "data.evaluate_split", "data.evaluate_root"}
 )
 

@@ -8,6 +8,8 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from refseg.data.steps import Step
 from refseg.data.windows import Sampling
+from refseg.errors import UnknownName
+from refseg.metrics.protocols import PROTOCOLS
 from refseg.training.lengths import Drop, Length, LengthOrNone
 
 Positive = Annotated[int, Field(ge=1)]
@@ -150,5 +152,16 @@ class RunSection(Section):
     evaluate_every: LengthOrNone = 0  # 0 = only at the end
     evaluate_examples: Count | Literal["all"] = 100  # 0 = never evaluate
     best_by: str = "mIoU"  # the score by which the best checkpoint is chosen
+    final_protocols: Literal["ours", "all", "none"] | tuple[str, ...] = (
+        "ours"  # what the model card is measured by; all: the published ones too; or their names
+    )
+    final_examples: Positive | Literal["all"] | None = None  # of that; absent: as evaluate_examples
     save_every: Length = 500
     log_every: Positive = 20  # steps
+
+    @model_validator(mode="after")
+    def _protocols_exist(self) -> RunSection:
+        for name in () if isinstance(self.final_protocols, str) else self.final_protocols:
+            if name not in PROTOCOLS:
+                raise ValueError(str(UnknownName("protocol", name, PROTOCOLS)))
+        return self
