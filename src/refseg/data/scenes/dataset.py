@@ -75,11 +75,10 @@ class ScenesSpec:
                 )
         if self.phrases and not self.shares():
             raise InvalidInput("no register has a share; name at least one, such as {'loc': 1.0}.")
-        for name in ("mot", "twin"):
-            if self.frames == 1 and name in dict(self.shares()):
-                raise InvalidInput(
-                    f"register {name!r} speaks of motion, and scenes of 1 frame have none; ask for frames >= 2."
-                )
+        if self.frames == 1 and "mot" in dict(self.shares()):
+            raise InvalidInput(
+                "register 'mot' speaks of motion, and scenes of 1 frame have none; ask for frames >= 2."
+            )
         if self.frames == 1 and (self.motions is not None or self.twins):
             raise InvalidInput(
                 "motions and twins are of clips, and scenes of 1 frame show none; ask for frames >= 2."

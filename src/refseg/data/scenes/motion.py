@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from refseg.data.scenes.describe import Claim, Description, Habits, Meaning, View, describe, spoken
+from refseg.data.scenes.describe import Claim, Habits, Meaning, View, describe, spoken
 from refseg.data.scenes.dice import Dice
 from refseg.data.scenes.world import Thing
 from refseg.errors import InvalidInput, UnknownName
@@ -132,19 +132,6 @@ def moving(dice: Dice, view: View) -> Claim | None:
     described = describe(dice, target, _HABITS)
     if described.only(view) is not None and dice.chance(_NEEDLESS_REFUSED):
         return None
-    return _claim(dice, target, described)
-
-
-def moving_twin(dice: Dice, view: View) -> Claim | None:
-    """The A moving left, where there are two As or more: only their motions tell which is meant."""
-    target = dice.pick(view)
-    described = describe(dice, target, _HABITS)
-    if not target.motion or len(described.tested(view)[0]) < 2:
-        return None
-    return _claim(dice, target, described)
-
-
-def _claim(dice: Dice, target: Thing, described: Description) -> Claim:
     motion = target.motion
     maybe = (motion, *_ALMOST.get(motion, ()))
     linked = "that is " if dice.chance(0.3) else ""

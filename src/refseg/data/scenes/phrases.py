@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from refseg.data.scenes.describe import Claim, Meaning, View
 from refseg.data.scenes.dice import Dice
 from refseg.data.scenes.locate import appearance, located
-from refseg.data.scenes.motion import moving, moving_twin
+from refseg.data.scenes.motion import moving
 from refseg.data.scenes.relate import related
 from refseg.data.scenes.several import nothing, several
 
@@ -22,10 +22,9 @@ _MAKERS: dict[str, Callable[[Dice, View], Claim | None]] = {
     "multi": several,
     "none": nothing,
     "mot": moving,
-    "twin": moving_twin,
 }
 REGISTERS: tuple[str, ...] = tuple(_MAKERS)
-_TRIES = {"loc": 30, "app": 20, "rel": 40, "multi": 30, "none": 20, "mot": 20, "twin": 40}
+_TRIES = {"loc": 30, "app": 20, "rel": 40, "multi": 30, "none": 20, "mot": 20}
 _INSTEAD = ("app", "loc")  # where nothing that was asked for can be said
 
 
