@@ -30,7 +30,9 @@ class TestReferFormerOfDrawnClips(TestReferFormer):
     @pytest.fixture
     def model(self):
         torch.manual_seed(0)
-        config = catalog.variant("referformer", "video-swin-mini").for_words(re.findall(r"\w+", " ".join(self.phrases)))
+        config = catalog.variant("referformer", "video-swin-mini").for_words(
+            re.findall(r"\w+", " ".join(self.phrases))
+        )
         return catalog.build("referformer", config).eval()
 
 
