@@ -113,4 +113,4 @@ def moving(dice: Dice, view: View) -> Claim | None:
             return None
         return (found[0],)
 
-    return Claim(text, f"motion {motion}", meaning)
+    return Claim(text, f"motion {motion}", meaning, described.name)

@@ -52,7 +52,7 @@ class MotionBlock(nn.Module):
         if num_frames == 1:
             return maps, None
         cells = functional.avg_pool2d(maps, 2).permute(0, 2, 3, 1)  # [B*T, h, w, C]
-        size = cells.shape[1:3]
+        size = (cells.shape[1], cells.shape[2])
         cells = cells.flatten(1, 2).unflatten(0, (-1, num_frames))  # [B, T, A, C]
         keys = functional.normalize(self.match(cells).float(), dim=-1).to(cells.dtype)
         likeness = {step: keys @ beside(keys, step).transpose(-1, -2) for step in NEIGHBOURS}
