@@ -136,6 +136,13 @@ class Scout(ReferringModel):
         query, _ = super().choose(output)
         return query, _existence(output).amax(1)
 
+    @torch.no_grad()
+    def rescale_score(self, temperature: float, bias: float) -> None:
+        """The existence head takes temperature and bias in."""
+        head = self.decoder.existence
+        head.weight.div_(temperature)
+        head.bias.div_(temperature).add_(bias)
+
     def finish(self, output: Output, placements: Sequence[Placement], at: Ruler = "source") -> list[Tensor]:
         """As the default, and empty in frames where nothing answers to the phrase."""
         found = _existence(output) >= self.config.existence_threshold  # [P, T']
