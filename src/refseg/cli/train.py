@@ -103,12 +103,15 @@ def _train(
     from refseg.training.refusals import must_be_possible
 
     found = distributed.start(find_device(device))
-    must_be_possible(run, found)
-    if distributed.is_first():
-        prepare()
-    distributed.wait()
+    try:
+        distributed.first_alone(lambda: must_be_possible(run, found))
+        distributed.first_alone(prepare)
+    except distributed.Refused as refusal:
+        raise typer.Exit(2) from refusal
     try:
         last = train_run(run, folder, device=found, is_quiet=quiet, anyway=anyway)
+    except distributed.Refused as refusal:
+        raise typer.Exit(2) from refusal
     except Interrupted as stopped:
         if distributed.is_first():
             print(f"refseg: {stopped}", file=sys.stderr)

@@ -122,8 +122,10 @@ def _computed_again(scene: Scene, training: Training, shown: Sequence[_Shown]) -
         terms = scene.objective(training.model, one.batch.to(scene.device))
         loss = torch.stack([term.float() for term in terms.values()]).sum()
         found = torch.autograd.grad(loss, list(named.values()), allow_unused=True)
-        broken = [n for n, g in zip(named, found, strict=True) if g is not None and not bool(g.isfinite().all())]
-        verdicts.append(_Verdict({name: float(term) for name, term in terms.items()}, tuple(broken)))
+        broken = [
+            n for n, g in zip(named, found, strict=True) if g is not None and not bool(g.isfinite().all())
+        ]
+        verdicts.append(_Verdict({name: float(term.detach()) for name, term in terms.items()}, tuple(broken)))
     return verdicts
 
 
@@ -139,11 +141,15 @@ def _write(
                 {
                     "file": f"batch-{number}.safetensors",
                     "terms": None if verdict is None else _plain(verdict.terms),
-                    "gradients_not_finite": None if verdict is None else list(verdict.gradients[:_MOST_NAMED]),
+                    "gradients_not_finite": None
+                    if verdict is None
+                    else list(verdict.gradients[:_MOST_NAMED]),
                     "num_gradients_not_finite": None if verdict is None else len(verdict.gradients),
                     "examples": [
                         _write_example(part, f"{number}-{row}", position, example)
-                        for row, (position, example) in enumerate(zip(one.positions, one.examples, strict=True))
+                        for row, (position, example) in enumerate(
+                            zip(one.positions, one.examples, strict=True)
+                        )
                     ],
                 }
             )
@@ -200,7 +206,11 @@ def _culprits(shown: Sequence[_Shown], verdicts: Sequence[_Verdict]) -> str:
         names = ", ".join(example.name for example in shown[number].examples[:4])
         broken = [name for name, value in verdict.terms.items() if not math.isfinite(value)]
         parts = [f"the term {broken[0]}"] if broken else []
-        parts += [f"{len(verdict.gradients)} gradients, {verdict.gradients[0]} the first"] if verdict.gradients else []
+        parts += (
+            [f"{len(verdict.gradients)} gradients, {verdict.gradients[0]} the first"]
+            if verdict.gradients
+            else []
+        )
         return f" ({' and '.join(parts)}; examples {names})"
     return ""
 

@@ -68,6 +68,14 @@ class Log:
         self._file.flush()
         self.say(_summary(lines, self.total))
 
+    def end_at(self, step: int, values: Mapping[str, float]) -> None:
+        """Writes the steps that were noted, and the numbers of one that will not be finished; says nothing."""
+        pending, self._pending = [facts for facts in self._pending if facts[0]["step"] < step], []
+        for facts, names, numbers in pending:
+            self._write({**facts, **dict(zip(names, numbers.tolist(), strict=True))})
+        self._write({"step": step, **values})
+        self._file.flush()
+
     def result(self, step: int, scores: Mapping[str, float]) -> None:
         """Writes and prints what an evaluation found."""
         self._write({"step": step, "evaluation": dict(scores)})

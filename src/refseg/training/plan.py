@@ -17,7 +17,7 @@ from refseg.training.config import RunConfig
 from refseg.training.lengths import epoch_length, examples_per_step
 from refseg.training.loop import open_data
 from refseg.training.optimizer import build_optimizer
-from refseg.training.refusals import as_steps, doubts, memory_advice, must_be_possible
+from refseg.training.refusals import as_steps, doubts, memory_advice, must_be_possible, shards_of
 from refseg.training.rehearsal import MemoryTooSmall, Rehearsal, rehearse, side_of
 from refseg.training.resume import random_states, restore_random_states
 from refseg.training.room import Room, free_disk, local_processes, room_on
@@ -173,7 +173,7 @@ def make_plan(run: RunConfig, folder: Path, device: torch.device, *, measures: b
     finally:
         restore_random_states(random)
     rehearsal, trouble = _rehearsed(plan, folder, device) if measures else (None, None)
-    memory = _memory(held, rehearsal, device)
+    memory = _memory(plan, held, rehearsal, device)
     disk = _disk(plan, held, rehearsal, folder)
     return Plan(
         family=plan.family,
@@ -268,15 +268,17 @@ def _rehearsed(plan: RunConfig, folder: Path, device: torch.device) -> tuple[Reh
         return None, str(error)
 
 
-def _memory(held: Held, rehearsal: Rehearsal | None, device: torch.device) -> Memory:
+def _memory(plan: RunConfig, held: Held, rehearsal: Rehearsal | None, device: torch.device) -> Memory:
+    dealt = held.on_each(shards_of(plan))
     sharing = local_processes() if device.type == "cpu" else 1
     if rehearsal is None:
-        return Memory(held, None, None, sharing, room_on(device))
+        return Memory(dealt, None, None, sharing, room_on(device))
     if rehearsal.device_peak_bytes is not None:
         start, peak = 0, rehearsal.device_peak_bytes
     else:
         start, peak = rehearsal.start_bytes, rehearsal.peak_bytes
-    return Memory(held, start, max(0, peak - start - held.total), sharing, rehearsal.room)
+    # The rehearsal, on one process, held all; its activations are those of every process.
+    return Memory(dealt, start, max(0, peak - start - held.total), sharing, rehearsal.room)
 
 
 def _disk(plan: RunConfig, held: Held, rehearsal: Rehearsal | None, folder: Path) -> Disk:

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import importlib.util
 import math
 import os
+import shutil
 from collections.abc import Iterator
 
 import torch
 from torch import nn
 
+from refseg import distributed
 from refseg.errors import InvalidInput, UnknownName
 from refseg.models import catalog
 from refseg.models.base import ReferringModel
 from refseg.training.config import RunConfig
+from refseg.training.engine import is_sharded
 from refseg.training.measure import must_be_a_score
 from refseg.training.room import local_processes, room_on
 from refseg.training.sections import RunSection
@@ -51,6 +55,17 @@ def _impossible(run: RunConfig, device: torch.device) -> Iterator[str]:
             "false"
         )
 
+    if run.run.compile and (lacks := _missing_for_compiling(device)):
+        yield f"run.compile is true, and torch.compile needs {lacks} on {device.type}, which is not here; install it, or set run.compile=false"
+
+
+def _missing_for_compiling(device: torch.device) -> str:
+    """What torch.compile would ask for after the first batch was read; empty where all is here."""
+    if device.type == "cuda":
+        return "" if importlib.util.find_spec("triton") else "the package triton"
+    compilers = (os.environ.get("CXX", ""), "g++", "clang++", "cl")
+    return "" if any(shutil.which(name) for name in compilers if name) else "a C++ compiler"
+
 
 def doubts(plan: RunConfig, device: torch.device) -> list[str]:
     """What a run whose lengths are in steps may do, and probably should not; a sentence each."""
@@ -77,6 +92,8 @@ def _doubts_of_lengths(plan: RunConfig) -> Iterator[str]:
 def _doubts_of_device(plan: RunConfig, device: torch.device) -> Iterator[str]:
     if plan.run.precision == "float16" and device.type == "cpu":
         yield "run.precision is float16, which CPUs compute slowly; bfloat16 or float32 is faster on this device"
+    if plan.run.sharding == "full" and distributed.world_size() == 1:
+        yield "run.sharding is full, and one process holds all weights; start several with torchrun to deal them out"
     cores = usable_cores()
     if plan.data.workers > cores:
         yield f"data.workers is {plan.data.workers}, and this process may use {cores} cores; more workers than cores wait for each other"
@@ -92,12 +109,7 @@ def _doubts_of_data(plan: RunConfig) -> Iterator[str]:
 
 
 def must_hold(
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    plan: RunConfig,
-    device: torch.device,
-    *,
-    anyway: bool = False,
+    model: nn.Module, optimizer: torch.optim.Optimizer, plan: RunConfig, device: torch.device
 ) -> None:
     """Refuses a run whose gradients and optimizer state alone are larger than what memory is left beside its weights.
 
@@ -105,9 +117,9 @@ def must_hold(
         InvalidInput: with what is needed, what there is, and what makes it smaller.
     """
     room = room_on(device)
-    held = held_by(model, optimizer, is_averaged=False)
-    if room is None or anyway:
+    if room is None:
         return
+    held = held_by(model, optimizer, is_averaged=False).on_each(shards_of(plan))
     coming = (held.gradients + held.optimizer) * (local_processes() if device.type == "cpu" else 1)
     if coming <= room.free:
         return
@@ -137,6 +149,10 @@ def memory_advice(plan: RunConfig, device: torch.device, *, trained: float = 1.0
         )
     if section.precision == "float32" and device.type == "cuda":
         advice.append("run.precision=bfloat16 halves most activations")
+    if plan.run.sharding == "none" and distributed.world_size() > 1:
+        advice.append(
+            f"run.sharding=full deals weights, gradients and optimizer state out over the {distributed.world_size()} processes"
+        )
     if trained > _MOSTLY:
         advice.append(
             "fewer trained parameters need fewer gradients and less optimizer state: low-rank adapters, or optimizer.rules "
@@ -145,6 +161,11 @@ def memory_advice(plan: RunConfig, device: torch.device, *, trained: float = 1.0
     if section.ema:
         advice.append("run.ema=0.0 keeps no second copy of the weights")
     return advice
+
+
+def shards_of(plan: RunConfig) -> int:
+    """Over how many processes the weights are dealt out; 1 = each holds all."""
+    return distributed.world_size() if is_sharded(plan) else 1
 
 
 def names_blocks(family: str) -> bool:

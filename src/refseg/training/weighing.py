@@ -25,6 +25,12 @@ class Held:
         """All of it."""
         return self.weights + self.gradients + self.optimizer + self.average
 
+    def on_each(self, count: int) -> Held:
+        """A part of all, where `count` processes share it out."""
+        return Held(
+            *(value // count for value in (self.weights, self.gradients, self.optimizer, self.average))
+        )
+
 
 def held_by(model: nn.Module, optimizer: torch.optim.Optimizer, *, is_averaged: bool) -> Held:
     """What a training holds once it has made a step; activations, which depend on the batch, are not among it."""
