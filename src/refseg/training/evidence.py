@@ -16,13 +16,12 @@ from torch import Tensor
 
 from refseg import distributed
 from refseg.data.collate import collate
-from refseg.data.sampling import Positions as BatchPositions
 from refseg.files import whole_folder
 from refseg.framing import FrameSpec
 from refseg.models.base import Objective
 from refseg.structures import Batch, Example
 from refseg.training.config import RunConfig
-from refseg.training.feed import training_frame
+from refseg.training.feed import positions_of, training_frame
 from refseg.training.sources import Positions, Sources
 
 if TYPE_CHECKING:
@@ -95,13 +94,7 @@ def keep_evidence(scene: Scene, training: Training, found: Found) -> str:
 
 def _drawn_again(scene: Scene, step: int) -> list[_Shown]:
     run, count = scene.run, scene.run.optimizer.accumulate
-    each = BatchPositions(
-        (step - 1) * count,
-        step * count,
-        batch_size=run.run.batch_size,
-        rank=distributed.rank(),
-        world_size=distributed.world_size(),
-    )
+    each = positions_of(run, (step - 1) * count, step * count)
     rows, frame = Positions(scene.sources), training_frame(run, scene.frame)
     shown = []
     for positions in each:

@@ -76,6 +76,7 @@ def train(
         is_quiet=is_quiet or not distributed.is_first(),
         is_kept=distributed.is_first(),
         may_overflow=run.run.precision == "float16",
+        workers=run.data.workers,
     )
     tell_leakage(log, examples, held_out, folder)
     announce(log, plan, training, origin=origin, num_examples=len(examples), device=device)
@@ -93,6 +94,8 @@ def train(
             tell_and_keep(training, place, interruption)
     if training.skipped:
         log.say(f"{training.skipped} examples were skipped; log.jsonl counts them by step")
+    for line in feed.tally.summary():
+        log.say(line)
     finish_with_card(place, examples)
     log.close()
     return folder / LAST_NAME
@@ -135,6 +138,8 @@ def _skipped(training: Training, feed: Feed, place: Workplace) -> dict[str, floa
     reasons = feed.take_skipped()
     for reason in reasons[: max(0, MOST_TOLD - training.skipped)]:
         place.log.say(f"step {training.step}: skipped an example: {reason}")
+    for sentence in feed.tally.news() if reasons else ():
+        place.log.say(f"step {training.step}: {sentence}")
     may_skip = place.run.data.skip_bad or place.run.data.skip_unseen
     count = distributed.total(len(reasons), place.device) if may_skip else 0
     training.skipped += count

@@ -47,14 +47,12 @@ def _amounts(plan: Plan) -> str:
     factors += [f"{has.accumulate} in a row"] if has.accumulate > 1 else []
     factors += [f"{has.processes} processes"] if has.processes > 1 else []
     warm = f", {has.warmup_steps} of them warm-up" if has.warmup_steps else ""
-    measured = (
-        f"{has.evaluations} evaluations of {has.evaluation_examples} examples"
-        if has.evaluations
-        else "no evaluation"
-    )
+    measured = "no evaluation"
+    if has.evaluations:
+        measured = f"{_many(has.evaluations, 'evaluation')} of {_many(has.evaluation_examples, 'example')}"
     return (
         f"data {has.data}: {many}; {has.examples_per_step} a step ({' x '.join(factors)})\n"
-        f"{has.steps} steps{warm}{epochs}, {plan.schedule} schedule; {measured}; {has.saves} saves"
+        f"{has.steps} steps{warm}{epochs}, {plan.schedule} schedule; {measured}; {_many(has.saves, 'save')}"
     )
 
 
@@ -147,6 +145,10 @@ def _count(number: int) -> str:
 def size(count: int) -> str:
     """Bytes as people say them."""
     return f"{count / 1e9:.2f} GB" if count >= _MEGABYTES else f"{count / 1e6:.1f} MB"
+
+
+def _many(count: int, what: str) -> str:
+    return f"{count} {what}" if count == 1 else f"{count} {what}s"
 
 
 def _some(names: tuple[str, ...], most: int = 4) -> str:

@@ -18,7 +18,7 @@ from refseg.models.base import ReferringModel
 from refseg.training.config import RunConfig
 from refseg.training.engine import is_sharded
 from refseg.training.measure import must_be_a_score
-from refseg.training.room import local_processes, room_on
+from refseg.training.room import local_processes, room_on, usable_cores
 from refseg.training.sections import RunSection
 from refseg.training.weighing import held_by
 
@@ -177,11 +177,6 @@ def as_steps(length: int | str) -> int:
     """A length of a run whose lengths are in steps."""
     assert isinstance(length, int), "lengths in epochs are resolved before a run begins"
     return length
-
-
-def usable_cores() -> int:
-    """Processor cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _lacks_bfloat16(device: torch.device) -> bool:

@@ -108,3 +108,8 @@ def _fields(path: Path) -> dict[str, int]:
 def local_processes() -> int:
     """Processes of this run that share this machine's memory."""
     return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+
+
+def usable_cores() -> int:
+    """Processor cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
