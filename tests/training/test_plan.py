@@ -229,8 +229,10 @@ import sys
 from refseg.cli import main
 from refseg.evaluation.bench import peak_bytes
 sys.argv = ["refseg", "train", "--device", "cpu", *sys.argv[1:]]
-main()
-print(peak_bytes())
+try:
+    main()
+finally:
+    print(peak_bytes())
 """
 
 
