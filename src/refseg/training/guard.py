@@ -104,5 +104,4 @@ class Guard:
             if (folder / STATE_NAME).exists()
             else "nothing was saved before: begin again with a lower optimizer.lr, an optimizer.clip_norm, or float32"
         )
-        where = f"; {kept}" if kept else ""
-        raise NotFinite(f"{broken[0]} became {told[broken[0]]} at step {step}{where}; {sound}")
+        raise NotFinite(f"{broken[0]} became {told[broken[0]]} at step {step}; {kept}; {sound}")
