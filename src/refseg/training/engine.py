@@ -7,6 +7,7 @@ precision of the forward pass and the scaling of losses stay with refseg, so tha
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
@@ -149,6 +150,8 @@ def _accelerator(model: ReferringModel, run: RunConfig, device: torch.device) ->
     # A family may leave parameters out of a step. Statistics of batch norms stay with their process, or are shared by
     # the norms themselves.
     ways = DistributedDataParallelKwargs(find_unused_parameters=True, broadcast_buffers=False)
+    # Torch deprecates the second one, which accelerate still calls by its old name.
+    warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
     plugin = _sharding(model) if is_sharded(run) else None
     accelerator = Accelerator(
         cpu=device.type == "cpu",
@@ -178,9 +181,9 @@ def _sharding(model: ReferringModel) -> Any:
 
 def _shard_on_cpus(accelerator: Any, plugin: Any) -> None:
     # Accelerate turns to FSDP on GPUs alone, though torch shards on CPUs as well; there the choice is made for it.
-    from accelerate import DistributedType
+    from accelerate import DistributedType, PartialState
 
-    accelerator.state.distributed_type = DistributedType.FSDP
+    PartialState().distributed_type = accelerator.state.distributed_type = DistributedType.FSDP
     accelerator.state.fsdp_plugin = plugin
 
 
