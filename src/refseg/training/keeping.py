@@ -50,7 +50,7 @@ def _is_due(step: int, every: int | str) -> bool:
 
 def _measure(training: Training, model: ReferringModel, place: Workplace, held_out: PhraseDataset) -> None:
     run = place.run
-    if run.objective == "phrases":
+    if run.objective.startswith("phrases"):
         found = measure_phrases(model, held_out, device=place.device, best_by=run.run.best_by)
     else:
         found = measure_objective(

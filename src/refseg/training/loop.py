@@ -11,6 +11,7 @@ from torch import Tensor
 from refseg import distributed
 from refseg.models import catalog
 from refseg.training.announce import announce, tell_leakage
+from refseg.training.card import finish_with_card
 from refseg.training.config import RunConfig
 from refseg.training.engine import must_agree
 from refseg.training.feed import Feed, batches
@@ -80,6 +81,7 @@ def train(run: RunConfig, folder: Path, *, device: torch.device, is_quiet: bool 
             tell_and_keep(training, place, interruption)
     if training.skipped:
         log.say(f"{training.skipped} examples were skipped; log.jsonl counts them by step")
+    finish_with_card(place, examples)
     log.close()
     return folder / LAST_NAME
 
