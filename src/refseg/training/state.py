@@ -17,6 +17,7 @@ from refseg.data.catalog import PhraseDataset
 from refseg.files import write_whole_text
 from refseg.layers.shared_norm import share_statistics
 from refseg.models.base import Family, Objective, ReferringModel
+from refseg.training.compiling import compile_verbs
 from refseg.training.config import RunConfig, to_toml
 from refseg.training.ema import AveragedModel
 from refseg.training.engine import Engine, build_engine, is_sharded
@@ -186,6 +187,8 @@ def _begin(
     average = AveragedModel(model, run.run.ema) if run.run.ema else None
     if run.run.checkpoint_activations:
         recompute_activations(model)  # after the copies, whose blocks keep their own forward
+    if run.run.compile:
+        compile_verbs(model)
     engine = build_engine(model, objective, optimizer, run, device)
     if average is not None and engine.is_sharded:
         engine.shard_alike(average.model)
