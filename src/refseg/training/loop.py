@@ -13,10 +13,10 @@ from refseg.models import catalog
 from refseg.training.announce import announce, tell_leakage
 from refseg.training.card import finish_with_card
 from refseg.training.config import RunConfig
+from refseg.training.engine import must_agree
 from refseg.training.feed import Feed, batches
 from refseg.training.interruption import Interruption
 from refseg.training.keeping import tell_and_keep
-from refseg.training.launching import must_be_possible
 from refseg.training.lengths import in_steps
 from refseg.training.log import Log
 from refseg.training.objective import build_objective
@@ -41,7 +41,7 @@ def train(run: RunConfig, folder: Path, *, device: torch.device, is_quiet: bool 
         InvalidInput: if the data, the initial weights or the state do not fit the run, or a loss is not finite.
         Interrupted: on Ctrl-C or SIGTERM, after the state is saved.
     """
-    distributed.first_alone(lambda: must_be_possible(run, device))
+    distributed.first_alone(lambda: must_agree(run))
     family = catalog.family(run.family)
     state = load_state(folder, run)
     run, regrouping = regrouped(run, state)
