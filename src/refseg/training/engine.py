@@ -22,7 +22,6 @@ from refseg.structures import Batch
 from refseg.training.config import RunConfig
 from refseg.training.shards import whole
 
-
 _PRECISIONS = {"fp16": "float16", "bf16": "bfloat16", "fp8": "fp8"}  # accelerate's words for run.precision
 
 
