@@ -77,7 +77,7 @@ def _train(run: RunConfig, folder: Path, device: str, *, quiet: bool, prepare: C
         if distributed.is_first():
             print(f"refseg: {stopped}", file=sys.stderr)
         raise typer.Exit(stopped.exit_code) from stopped
-    except ValueError:  # the mistakes a user can make
+    except (ValueError, OSError):  # the mistakes a user can make, and what the system refuses
         if distributed.is_first():
             _forget_unbegun(folder)
         raise

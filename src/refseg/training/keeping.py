@@ -1,42 +1,67 @@
-"""What follows a step now and then: the log, a measurement, the checkpoint and the state."""
+"""What follows a step now and then: the log, the state with its checkpoint, a measurement, a request to stop."""
 
 from __future__ import annotations
 
 import signal
 
 from refseg import distributed
-from refseg.checkpoints import native
 from refseg.data.catalog import PhraseDataset
-from refseg.training.announce import named
 from refseg.training.interruption import Interrupted, Interruption
-from refseg.training.measure import measure_objective, measure_phrases
-from refseg.training.objective import PRECISIONS
-from refseg.training.resume import BEST_NAME, LAST_NAME, save_state
+from refseg.training.measure import Measurement, measure_objective, measure_phrases
+from refseg.training.resume import BEST_NAME
+from refseg.training.saving import keep
 from refseg.training.state import Training, Workplace
 
 
 def tell_and_keep(training: Training, place: Workplace, interruption: Interruption) -> None:
-    """What follows a step now and then: the log, a measurement, the checkpoint and the state."""
+    """What follows a step now and then: the log, the state with its checkpoint, a measurement, a request to stop.
+
+    The state is saved before a measurement, and says that one is owed: so nothing is lost by one that fails, or is left.
+
+    Raises:
+        Interrupted: if the run was asked to stop; its state is saved.
+    """
     settings, step = place.run.run, training.step
-    stops, ends = distributed.any_of(interruption.number != 0, place.device), step == settings.steps
-    measures = ends or _is_due(step, settings.evaluate_every)
-    saves = ends or stops or _is_due(step, settings.save_every)
-    if measures or saves or step % settings.log_every == 0:
+    ends = step == settings.steps
+    measures = place.held_out is not None and (ends or _is_due(step, settings.evaluate_every))
+    stops = _is_asked(interruption, place)
+    saves = ends or stops or measures or _is_due(step, settings.save_every)
+    if saves or step % settings.log_every == 0:
         place.log.flush()
-    if measures and place.held_out is not None and distributed.is_first():
-        _measure(training, place, place.held_out)
     if saves:
-        state = training.state()
-        if distributed.is_first():
-            _save_checkpoint(training, place, LAST_NAME)
-            save_state(place.folder, state)
-        distributed.wait()
-    if stops and not ends:
+        training.owes_measurement = measures
+        keep(training, place)
+        stops = stops or _is_asked(interruption, place)  # while it saved
+    if stops and (measures or not ends):
         place.log.close()
-        raise Interrupted(
-            interruption.number or signal.SIGTERM,
-            f"stopped after step {step} of {settings.steps}; the state is saved in {place.folder}, go on with --resume",
-        )
+        raise Interrupted(interruption.number or signal.SIGTERM, _stopped(training, place))
+    measure_what_is_owed(training, place, interruption)
+
+
+def measure_what_is_owed(training: Training, place: Workplace, interruption: Interruption) -> None:
+    """The measurement that the state of this step was saved without, if any; may be left at any moment.
+
+    Raises:
+        Interrupted: if the run was asked to stop; the measurement stays owed.
+    """
+    if not training.owes_measurement:
+        return
+    with interruption.at_once(_stopped(training, place)):
+        found = _measured(training, place)
+        is_better = found is not None and (training.best is None or found.quality > training.best)
+        is_kept = distributed.any_of(is_better, place.device)
+    training.owes_measurement = False
+    if found is not None:
+        place.log.result(training.step, found.scores)
+    if found is not None and is_better:
+        training.best, training.best_step = found.quality, training.step
+    if is_kept or training.step == place.run.run.steps:
+        keep(training, place, BEST_NAME if is_kept else None)
+
+
+def _is_asked(interruption: Interruption, place: Workplace) -> bool:
+    """Whether some process was asked to stop."""
+    return distributed.any_of(interruption.number != 0, place.device)
 
 
 def _is_due(step: int, every: int | str) -> bool:
@@ -44,30 +69,27 @@ def _is_due(step: int, every: int | str) -> bool:
     return every > 0 and step % every == 0
 
 
-def _measure(training: Training, place: Workplace, held_out: PhraseDataset) -> None:
+def _stopped(training: Training, place: Workplace) -> str:
+    owed = ", before its measurement was done" if training.owes_measurement else ""
+    return (
+        f"stopped after step {training.step} of {place.run.run.steps}{owed}; the state is saved in {place.folder}, "
+        "go on with --resume"
+    )
+
+
+def _measured(training: Training, place: Workplace) -> Measurement | None:
+    """What the weights are worth; the first process alone measures."""
+    if place.held_out is None or not distributed.is_first():
+        return None
+    found = _measurement(training, place, place.held_out)
+    training.model.train()
+    return found
+
+
+def _measurement(training: Training, place: Workplace, held_out: PhraseDataset) -> Measurement:
     run, model = place.run, training.result
     if run.objective == "phrases":
-        found = measure_phrases(model, held_out, device=place.device, best_by=run.run.best_by)
-    else:
-        found = measure_objective(
-            model, held_out, place.objective, batch_size=run.run.batch_size, device=place.device
-        )
-    training.model.train()
-    place.log.result(training.step, found.scores)
-    if training.best is None or found.quality > training.best:
-        training.best = found.quality
-        _save_checkpoint(training, place, BEST_NAME)
-
-
-def _save_checkpoint(training: Training, place: Workplace, name: str) -> None:
-    run = place.run
-    origin = {"recipe": run.name, "data": named(run), "step": str(training.step)}
-    origin |= {"objective": run.objective} | ({"init": run.init} if run.init else {})
-    native.save(
-        place.folder / name,
-        training.result,
-        family=run.family,
-        variant=run.variant,
-        origin=origin,
-        dtype=PRECISIONS[run.run.weights],
+        return measure_phrases(model, held_out, device=place.device, best_by=run.run.best_by)
+    return measure_objective(
+        model, held_out, place.objective, batch_size=run.run.batch_size, device=place.device
     )

@@ -14,12 +14,13 @@ from refseg.training.announce import announce, tell_leakage
 from refseg.training.config import RunConfig
 from refseg.training.feed import Feed, batches
 from refseg.training.interruption import Interruption
-from refseg.training.keeping import tell_and_keep
+from refseg.training.keeping import measure_what_is_owed, tell_and_keep
 from refseg.training.lengths import in_steps
 from refseg.training.log import Log
 from refseg.training.objective import build_objective
 from refseg.training.optimizer import schedule_ratio, set_learning_rate
 from refseg.training.resume import LAST_NAME
+from refseg.training.saving import mend
 from refseg.training.sources import SCENES, Sources, as_sources, open_evaluation_data, open_training_data
 from refseg.training.state import Training, Workplace, begin_or_go_on, steps_of
 
@@ -36,7 +37,7 @@ def train(run: RunConfig, folder: Path, *, device: torch.device, is_quiet: bool 
 
     Raises:
         InvalidInput: if the data, the initial weights or the state do not fit the run, or a loss is not finite.
-        Interrupted: on Ctrl-C or SIGTERM, after the state is saved.
+        Interrupted: on Ctrl-C, SIGTERM or SIGHUP, after the state is saved.
     """
     family = catalog.family(run.family)
     side = catalog.variant(run.family, run.variant).frame.size
@@ -59,7 +60,9 @@ def train(run: RunConfig, folder: Path, *, device: torch.device, is_quiet: bool 
         examples, plan, training.model.config.frame, start=training.step * run.optimizer.accumulate
     )
     place = Workplace(plan, folder, device, objective, held_out, log)
-    with Interruption() as interruption:
+    mend(training, place)
+    with Interruption(speaks=distributed.is_first() and not is_quiet) as interruption:
+        measure_what_is_owed(training, place, interruption)
         while training.step < steps_of(plan):
             _one_step(training, feed, place)
             tell_and_keep(training, place, interruption)

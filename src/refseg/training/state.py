@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,11 +10,13 @@ from typing import Any
 
 import torch
 
+import refseg
 from refseg import distributed
 from refseg.checkpoints import native
+from refseg.checkpoints.configs import from_plain, to_plain
 from refseg.data.catalog import PhraseDataset
 from refseg.errors import InvalidInput
-from refseg.files import write_whole_text
+from refseg.files import write_durable_text
 from refseg.models.base import Family, Objective, ReferringModel
 from refseg.training.config import RunConfig, to_toml
 from refseg.training.ema import AveragedModel
@@ -21,7 +24,6 @@ from refseg.training.log import Log, cut_log
 from refseg.training.optimizer import build_optimizer
 from refseg.training.recompute import recompute_activations
 from refseg.training.resume import (
-    LAST_NAME,
     RUN_NAME,
     must_be_same_run,
     random_states,
@@ -42,6 +44,8 @@ class Training:
     average: AveragedModel | None = None
     step: int = 0  # steps done
     best: float | None = None
+    best_step: int | None = None  # whose measurement was the best
+    owes_measurement: bool = False  # whether the step done last is still to be measured
     skipped: int = 0  # examples passed over so far
 
     @property
@@ -54,7 +58,10 @@ class Training:
         return {
             "step": self.step,  # also the position in the data: a batch depends on its number alone
             "best": self.best,
+            "best_step": self.best_step,
+            "owes_measurement": self.owes_measurement,
             "skipped": self.skipped,
+            "blueprint": _blueprint(self.model),
             "model": self.model.state_dict(),
             "average": None if self.average is None else self.average.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -74,7 +81,9 @@ class Training:
                 f"the run was saved by {len(random)} processes and cannot go on with {distributed.world_size()}, which "
                 "would see other examples; start as many"
             )
-        self.step, self.best, self.skipped = state["step"], state["best"], state.get("skipped", 0)
+        self.step, self.skipped = state["step"], state["skipped"]
+        self.best, self.best_step = state["best"], state["best_step"]
+        self.owes_measurement = state["owes_measurement"]
         self.model.load_state_dict(state["model"])
         if self.average is not None:
             self.average.model.load_state_dict(state["average"])
@@ -117,19 +126,34 @@ def begin_or_go_on(
     if state is None:
         model, origin = first_model(run, vocabulary)
         if distributed.is_first():
-            write_whole_text(folder / RUN_NAME, to_toml(run))
+            write_durable_text(folder / RUN_NAME, to_toml(run))
     else:
         must_be_same_run(folder, run)
-        # The last checkpoint was saved with the state; it alone is sure to know its own configuration.
-        model, origin = native.load(folder / LAST_NAME)[0], f"resumed after step {state['step']}"
+        model, origin = _from_blueprint(family, state["blueprint"]), f"resumed after step {state['step']}"
     training = _begin(model.to(device).train(), family, plan, device)
     if state is not None:
         training.restore(state)
     elif distributed.world_size() > 1:
         seed_all(run.seed + distributed.rank())  # weights are equal everywhere, what is dropped out is not
     if distributed.is_first():
-        cut_log(folder, training.step)
+        cut_log(folder, training.step, keeps_measurement=not training.owes_measurement)
     return training, origin
+
+
+def _blueprint(model: ReferringModel) -> str:
+    """All but its weights that building a model anew needs: what the data and the first checkpoint made of the recipe."""
+    return json.dumps(
+        {"config": to_plain(model.config), "extra": model.extra_state(), "version": refseg.__version__}
+    )
+
+
+def _from_blueprint(family: Family, blueprint: str) -> ReferringModel:
+    """The model of a state, whose weights wait to be restored."""
+    built = json.loads(blueprint)
+    config = from_plain(type(next(iter(family.variants.values()))), built["config"], version=built["version"])
+    model = native.blank(family.name, config)
+    model.load_extra_state(built["extra"])
+    return model
 
 
 def _load_together(folder: Path) -> dict[str, Any] | None:
