@@ -138,7 +138,7 @@ def moments(draws):
 
     kinds = ["state", "last", "best", "log"]
     aimed = [(f"while {kind} is written", lambda kind=kind: writing(kind)) for kind in kinds * 2]
-    delays = [draws.uniform(0.0, 3.0) for _ in range(4)]
+    delays = [draws.uniform(0.0, 1.0) for _ in range(4)]
     aimed += [(f"after {delay:.2f} s", lambda delay=delay: after(delay)) for delay in delays]
     aimed += [(f"{count} steps on", lambda count=count: steps_on(count)) for count in (1, 1, 2, 3)]
     draws.shuffle(aimed)
@@ -149,7 +149,7 @@ def kill_when(run, folder, is_now, patience=60):
     end = time.monotonic() + patience
     while run.is_running() and not is_now(folder):
         assert time.monotonic() < end, run.err.read_text()
-        time.sleep(0.0002)
+        time.sleep(0.001)
     was_running = run.is_running()
     os.kill(run.pid, signal.SIGKILL)  # not yet reaped, so the number is still its own
     code, _, err = run.end()
