@@ -6,9 +6,10 @@ import signal
 
 from refseg import distributed
 from refseg.data.catalog import PhraseDataset
+from refseg.models.base import ReferringModel
 from refseg.training.interruption import Interrupted, Interruption
 from refseg.training.measure import Measurement, measure_objective, measure_phrases
-from refseg.training.resume import BEST_NAME
+from refseg.training.resume import BEST_NAME, LAST_NAME
 from refseg.training.saving import keep
 from refseg.training.state import Training, Workplace
 
@@ -30,7 +31,7 @@ def tell_and_keep(training: Training, place: Workplace, interruption: Interrupti
         place.log.flush()
     if saves:
         training.owes_measurement = measures
-        keep(training, place)
+        keep(training, place, LAST_NAME)
         stops = stops or _is_asked(interruption, place)  # while it saved
     if stops and (measures or not ends):
         place.log.close()
@@ -56,7 +57,7 @@ def measure_what_is_owed(training: Training, place: Workplace, interruption: Int
     if found is not None and is_better:
         training.best, training.best_step = found.quality, training.step
     if is_kept or training.step == place.run.run.steps:
-        keep(training, place, BEST_NAME if is_kept else None)
+        keep(training, place, *[BEST_NAME] * is_kept)
 
 
 def _is_asked(interruption: Interruption, place: Workplace) -> bool:
@@ -78,17 +79,18 @@ def _stopped(training: Training, place: Workplace) -> str:
 
 
 def _measured(training: Training, place: Workplace) -> Measurement | None:
-    """What the weights are worth; the first process alone measures."""
-    if place.held_out is None or not distributed.is_first():
+    """What the weights are worth, on the first process."""
+    if place.held_out is None:
         return None
-    found = _measurement(training, place, place.held_out)
+    with training.result() as model:
+        found = _measurement(model, place, place.held_out) if distributed.is_first() else None
     training.model.train()
     return found
 
 
-def _measurement(training: Training, place: Workplace, held_out: PhraseDataset) -> Measurement:
-    run, model = place.run, training.result
-    if run.objective == "phrases":
+def _measurement(model: ReferringModel, place: Workplace, held_out: PhraseDataset) -> Measurement:
+    run = place.run
+    if run.objective.startswith("phrases"):
         return measure_phrases(model, held_out, device=place.device, best_by=run.run.best_by)
     return measure_objective(
         model, held_out, place.objective, batch_size=run.run.batch_size, device=place.device

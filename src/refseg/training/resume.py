@@ -19,8 +19,12 @@ from refseg.training.log import LOG_NAME
 RUN_NAME, STATE_NAME = "run.toml", "state.pt"
 LAST_NAME, BEST_NAME = "last.safetensors", "best.safetensors"
 LEAKAGE_NAME = "leakage.json"
-OWN_FILES = (STATE_NAME, LAST_NAME, BEST_NAME, LOG_NAME, LEAKAGE_NAME, RUN_NAME)
-"""All that a run leaves in its folder, in the order in which it is thrown away: a state never stays without its recipe."""
+CARD_NAME = "card.json"
+OWN_FILES = (STATE_NAME, LAST_NAME, BEST_NAME, LOG_NAME, LEAKAGE_NAME, CARD_NAME, RUN_NAME)
+"""All that a run leaves in its folder, but for README.md, in which a person may have written.
+
+In the order in which they are thrown away: a state never stays without its recipe.
+"""
 
 LAYOUT = 3
 
