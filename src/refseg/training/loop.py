@@ -14,7 +14,7 @@ from refseg.training.announce import announce, tell_leakage
 from refseg.training.config import RunConfig
 from refseg.training.feed import Feed, batches
 from refseg.training.interruption import Interruption
-from refseg.training.keeping import tell_and_keep
+from refseg.training.keeping import goes_on, tell_and_keep
 from refseg.training.lengths import in_steps
 from refseg.training.log import Log
 from refseg.training.objective import build_objective
@@ -60,7 +60,7 @@ def train(run: RunConfig, folder: Path, *, device: torch.device, is_quiet: bool 
     )
     place = Workplace(plan, folder, device, objective, held_out, log)
     with Interruption() as interruption:
-        while training.step < steps_of(plan):
+        while goes_on(training, place):
             _one_step(training, feed, place)
             tell_and_keep(training, place, interruption)
     if training.skipped:

@@ -19,7 +19,10 @@ RUN_NAME, STATE_NAME = "run.toml", "state.pt"
 LAST_NAME, BEST_NAME = "last.safetensors", "best.safetensors"
 LEAKAGE_NAME = "leakage.json"
 OWN_FILES = (RUN_NAME, STATE_NAME, LAST_NAME, BEST_NAME, LOG_NAME, LEAKAGE_NAME)
-"""All that a run leaves in its folder."""
+"""All that a run leaves in its folder, beside those of OWN_PATTERNS."""
+
+SUMMARY_NAME = "summary.json"
+OWN_PATTERNS = ("best-at-*.safetensors", "adapters.safetensors", SUMMARY_NAME, "events.out.tfevents.*")
 
 LAYOUT = 2
 
@@ -123,3 +126,9 @@ def _sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def own_files(folder: Path) -> list[Path]:
+    """What a run has left in `folder`; other files there are not its own."""
+    named = [folder / name for name in OWN_FILES if (folder / name).exists()]
+    return named + sorted(path for pattern in OWN_PATTERNS for path in folder.glob(pattern))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +15,13 @@ from refseg.data.catalog import PhraseDataset
 from refseg.errors import InvalidInput
 from refseg.files import write_whole_text
 from refseg.models.base import Family, Objective, ReferringModel
+from refseg.training.adapter_file import base_of
+from refseg.training.adapters import attach
 from refseg.training.config import RunConfig, to_toml
 from refseg.training.ema import AveragedModel
+from refseg.training.kept import Kept
 from refseg.training.log import Log, cut_log
-from refseg.training.optimizer import build_optimizer
+from refseg.training.optimizer import build_optimizer, train_mode
 from refseg.training.recompute import recompute_activations
 from refseg.training.resume import (
     LAST_NAME,
@@ -41,7 +44,7 @@ class Training:
     scaler: torch.amp.GradScaler
     average: AveragedModel | None = None
     step: int = 0  # steps done
-    best: float | None = None
+    kept: Kept = field(default_factory=Kept)
     skipped: int = 0  # examples passed over so far
 
     @property
@@ -53,7 +56,7 @@ class Training:
         """Everything that a run needs to go on as if it had never stopped; all processes ask for it together."""
         return {
             "step": self.step,  # also the position in the data: a batch depends on its number alone
-            "best": self.best,
+            "kept": self.kept.state(),
             "skipped": self.skipped,
             "model": self.model.state_dict(),
             "average": None if self.average is None else self.average.model.state_dict(),
@@ -74,7 +77,7 @@ class Training:
                 f"the run was saved by {len(random)} processes and cannot go on with {distributed.world_size()}, which "
                 "would see other examples; start as many"
             )
-        self.step, self.best, self.skipped = state["step"], state["best"], state.get("skipped", 0)
+        self.step, self.kept, self.skipped = state["step"], Kept.of(state), state.get("skipped", 0)
         self.model.load_state_dict(state["model"])
         if self.average is not None:
             self.average.model.load_state_dict(state["average"])
@@ -125,7 +128,9 @@ def begin_or_go_on(
     training = _begin(model.to(device).train(), family, plan, device)
     if state is not None:
         training.restore(state)
-    elif distributed.world_size() > 1:
+    else:
+        training.kept.base = base_of(run)
+    if state is None and distributed.world_size() > 1:
         seed_all(run.seed + distributed.rank())  # weights are equal everywhere, what is dropped out is not
     if distributed.is_first():
         cut_log(folder, training.step)
@@ -147,12 +152,15 @@ def _begin(model: ReferringModel, family: Family, run: RunConfig, device: torch.
         model = _with_shared_statistics(model, device)
     if run.run.channels_last:
         model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    if run.adapters.patterns:
+        attach(model, run.adapters)
     training = Training(
         model=model,
         optimizer=build_optimizer(model, family.param_rules, run.optimizer),
         scaler=torch.amp.GradScaler(device.type, enabled=run.run.precision == "float16"),
         average=AveragedModel(model, run.run.ema) if run.run.ema else None,
     )
+    train_mode(model)
     if run.run.checkpoint_activations:
         recompute_activations(model)  # after the average was copied, whose blocks keep their own forward
     return training
