@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -21,6 +21,9 @@ from refseg.models import catalog
 from refseg.models.base import ReferringModel
 from refseg.training.adapters import adapters, base_name, is_adapter
 from refseg.training.config import RunConfig
+
+if TYPE_CHECKING:
+    from refseg.training.state import Training
 
 ADAPTERS_NAME = "adapters.safetensors"
 FORMAT = 1
@@ -49,20 +52,14 @@ def base_of(run: RunConfig) -> dict[str, str]:
 
 
 def save_adapters(
-    path: Path,
-    model: ReferringModel,
-    *,
-    learnt: Collection[str],
-    family: str,
-    variant: str,
-    origin: Mapping[str, str],
-    base: Mapping[str, str],
+    path: Path, model: ReferringModel, training: Training, run: RunConfig, origin: Mapping[str, str]
 ) -> None:
-    """Writes the adapters of `model`, the weights `learnt` as a whole, and its buffers, in float32.
+    """Writes the adapters of `model`, the weights that `training` trains as a whole, and the buffers, in float32.
 
     Raises:
         InvalidInput: if the file cannot be written.
     """
+    learnt = {name for name, weight in training.model.named_parameters() if weight.requires_grad}
     buffers = {name for name, _ in model.named_buffers()}
     tensors = {}
     for name, tensor in model.state_dict().items():
@@ -71,13 +68,13 @@ def save_adapters(
         elif name in learnt or name in buffers:
             tensors[name] = _plain(tensor)
     header = AdapterHeader(
-        family,
-        variant,
+        run.family,
+        run.variant,
         to_plain(model.config),
         dict(origin),
         dict(model.extra_state()),
         refseg.__version__,
-        dict(base),
+        dict(training.kept.base),
         {name: adapter.scale for name, adapter in adapters(model)},
     )
     text = json.dumps({"format": FORMAT, **asdict(header)})

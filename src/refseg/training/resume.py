@@ -18,11 +18,13 @@ from refseg.training.log import LOG_NAME
 RUN_NAME, STATE_NAME = "run.toml", "state.pt"
 LAST_NAME, BEST_NAME = "last.safetensors", "best.safetensors"
 LEAKAGE_NAME = "leakage.json"
-OWN_FILES = (RUN_NAME, STATE_NAME, LAST_NAME, BEST_NAME, LOG_NAME, LEAKAGE_NAME)
-"""All that a run leaves in its folder, beside those of OWN_PATTERNS."""
+CARD_NAME = "card.json"
+OWN_FILES = (RUN_NAME, STATE_NAME, LAST_NAME, BEST_NAME, LOG_NAME, LEAKAGE_NAME, CARD_NAME)
+"""All that a run leaves in its folder, but for README.md, in which a person may have written."""
 
 SUMMARY_NAME = "summary.json"
 OWN_PATTERNS = ("best-at-*.safetensors", "adapters.safetensors", SUMMARY_NAME, "events.out.tfevents.*")
+"""Further ones, of runs that ask for them."""
 
 LAYOUT = 2
 
