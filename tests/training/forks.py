@@ -1,9 +1,9 @@
 """Runs of `refseg` that begin in milliseconds: forked from one process that has imported everything already.
 
-    with ForkServer() as server:
-        run = server.start("train", recipe, "--out", folder)
-        os.kill(run.pid, signal.SIGKILL)
-        code, out, err = run.end()
+with ForkServer() as server:
+    run = server.start("train", recipe, "--out", folder)
+    os.kill(run.pid, signal.SIGKILL)
+    code, out, err = run.end()
 """
 
 import json

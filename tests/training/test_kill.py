@@ -179,7 +179,9 @@ def test_a_run_killed_at_random_moments_ends_as_if_it_had_not_been(tmp_path, ser
     code, _, err = train(server, folder, "data.workers=0").end()
     assert code == 0, err
     best = torch.load(whole / "state.pt", weights_only=True)["best_step"]
-    assert best not in (None, 3), "the best checkpoint must have been replaced, or its replacement is untested"
+    assert best not in (None, 3), (
+        "the best checkpoint must have been replaced, or its replacement is untested"
+    )
     must_be_equal_but_workers(folder, whole)
 
 

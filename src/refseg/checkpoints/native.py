@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -38,6 +38,7 @@ _DRAWING = frozenset(
     f"{way}{kind}_" for way in ("", "kaiming_", "xavier_", "trunc_") for kind in ("uniform", "normal")
 )  # ways of giving first values, as functions of torch.nn.init and as methods of tensors
 
+_ADAPTERS = "refseg_adapters"  # the entry of a file that is laid over a checkpoint
 _KEY = "refseg"  # the entry of the safetensors metadata that holds our JSON
 
 
@@ -56,9 +57,21 @@ class Header:
     sha256: str  # of the tensors: names, types, shapes and values
 
 
+class Stored(Protocol):
+    """What a file keeps of a model."""
+
+    config: Any
+
+    def state_dict(self) -> Mapping[str, Tensor]:
+        """The weights by name."""
+
+    def extra_state(self) -> dict[str, str]:
+        """Texts that prediction needs beside them."""
+
+
 def save(
     path: Path,
-    model: ReferringModel,
+    model: Stored | ReferringModel,
     *,
     family: str,
     variant: str,
@@ -80,7 +93,7 @@ def save(
 def save_tensors(
     path: Path,
     tensors: Mapping[str, Tensor],
-    model: ReferringModel,
+    model: Stored | ReferringModel,
     *,
     family: str,
     variant: str,
@@ -138,7 +151,12 @@ def read_header(path: Path) -> Header:
     Raises:
         InvalidInput: if the file is absent, cut short, or not a refseg checkpoint.
     """
-    text = _metadata(path).get(_KEY)
+    metadata = _metadata(path)
+    text = metadata.get(_KEY)
+    if _ADAPTERS in metadata:
+        raise InvalidInput(
+            f"{path} holds adapters alone; lay them over their checkpoint with: refseg merge {path}"
+        )
     if text is None:
         raise InvalidInput(
             f"{path} is a safetensors file, but not written by refseg; bring it over with: refseg convert {path} --family F --variant V"

@@ -9,9 +9,9 @@ from refseg.data.catalog import PhraseDataset
 from refseg.models.base import ReferringModel
 from refseg.training.interruption import Interrupted, Interruption
 from refseg.training.measure import Measurement, measure_objective, measure_phrases
-from refseg.training.resume import BEST_NAME, LAST_NAME
+from refseg.training.optimizer import train_mode
 from refseg.training.saving import keep
-from refseg.training.state import Training, Workplace
+from refseg.training.state import Training, Workplace, steps_of
 
 
 def tell_and_keep(training: Training, place: Workplace, interruption: Interruption) -> None:
@@ -31,7 +31,7 @@ def tell_and_keep(training: Training, place: Workplace, interruption: Interrupti
         place.log.flush()
     if saves:
         training.owes_measurement = measures
-        keep(training, place, LAST_NAME)
+        keep(training, place)
         stops = stops or _is_asked(interruption, place)  # while it saved
     if stops and (measures or not ends):
         place.log.close()
@@ -48,16 +48,19 @@ def measure_what_is_owed(training: Training, place: Workplace, interruption: Int
     if not training.owes_measurement:
         return
     with interruption.at_once(_stopped(training, place)):
-        found = _measured(training, place)
-        is_better = found is not None and (training.best is None or found.quality > training.best)
-        is_kept = distributed.any_of(is_better, place.device)
+        found = distributed.shared(_measured(training, place))
     training.owes_measurement = False
-    if found is not None:
-        place.log.result(training.step, found.scores)
-    if found is not None and is_better:
-        training.best, training.best_step = found.quality, training.step
-    if is_kept or training.step == place.run.run.steps:
-        keep(training, place, *[BEST_NAME] * is_kept)
+    if found is None:
+        return
+    place.log.result(training.step, found.scores)
+    is_best = training.kept.note(found.quality, training.step, found.scores, place.run.run)
+    if is_best or training.kept.keeps(training.step) or not goes_on(training, place):
+        keep(training, place)
+
+
+def goes_on(training: Training, place: Workplace) -> bool:
+    """Whether a further step follows: not after the last one, nor after `run.patience` measurements without a gain."""
+    return training.step < steps_of(place.run) and not training.kept.has_ended(place.run.run)
 
 
 def _is_asked(interruption: Interruption, place: Workplace) -> bool:
@@ -84,7 +87,7 @@ def _measured(training: Training, place: Workplace) -> Measurement | None:
         return None
     with training.result() as model:
         found = _measurement(model, place, place.held_out) if distributed.is_first() else None
-    training.model.train()
+    train_mode(training.model)
     return found
 
 

@@ -16,7 +16,7 @@ from refseg.training.config import RunConfig
 from refseg.training.engine import must_agree
 from refseg.training.feed import Feed, batches
 from refseg.training.interruption import Interruption
-from refseg.training.keeping import measure_what_is_owed, tell_and_keep
+from refseg.training.keeping import goes_on, measure_what_is_owed, tell_and_keep
 from refseg.training.lengths import in_steps
 from refseg.training.log import Log
 from refseg.training.objective import build_objective
@@ -79,7 +79,7 @@ def train(run: RunConfig, folder: Path, *, device: torch.device, is_quiet: bool 
     mend(training, place)
     with Interruption(speaks=distributed.is_first() and not is_quiet) as interruption:
         measure_what_is_owed(training, place, interruption)
-        while training.step < steps_of(plan):
+        while goes_on(training, place):
             _one_step(training, feed, place)
             tell_and_keep(training, place, interruption)
     if training.skipped:

@@ -26,6 +26,10 @@ OWN_FILES = (STATE_NAME, LAST_NAME, BEST_NAME, LOG_NAME, LEAKAGE_NAME, CARD_NAME
 In the order in which they are thrown away: a state never stays without its recipe.
 """
 
+SUMMARY_NAME = "summary.json"
+OWN_PATTERNS = ("best-at-*.safetensors", "adapters.safetensors", SUMMARY_NAME, "events.out.tfevents.*")
+"""Further ones, of runs that ask for them."""
+
 LAYOUT = 3
 
 
@@ -70,8 +74,8 @@ def tidy_and_load_state(folder: Path) -> dict[str, Any] | None:
     Raises:
         InvalidInput: if the file is damaged or of another layout.
     """
-    for name in OWN_FILES:
-        for half in folder.glob(f".{Path(name).stem}*.part*"):
+    for name in (*OWN_FILES, *OWN_PATTERNS, "README.md"):
+        for half in folder.glob(f".{name.partition('.')[0]}*.part*"):
             half.unlink(missing_ok=True)
     path = folder / STATE_NAME
     if not path.exists():
@@ -143,3 +147,9 @@ def seed_all(seed: int) -> None:
     torch.manual_seed(seed)
     random.seed(seed)
     np.random.seed(seed % 2**32)
+
+
+def own_files(folder: Path) -> list[Path]:
+    """What a run has left in `folder`; other files there are not its own."""
+    named = [folder / name for name in OWN_FILES if (folder / name).exists()]
+    return named + sorted(path for pattern in OWN_PATTERNS for path in folder.glob(pattern))

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +20,15 @@ from refseg.data.catalog import PhraseDataset
 from refseg.files import write_durable_text
 from refseg.layers.shared_norm import share_statistics
 from refseg.models.base import Family, Objective, ReferringModel
+from refseg.training.adapter_file import base_of
+from refseg.training.adapters import attach
 from refseg.training.config import RunConfig, to_toml
 from refseg.training.ema import AveragedModel
 from refseg.training.engine import Engine, build_engine, is_sharded
+from refseg.training.kept import Kept
 from refseg.training.lengths import examples_per_step
 from refseg.training.log import Log, cut_log
-from refseg.training.optimizer import build_optimizer
+from refseg.training.optimizer import build_optimizer, train_mode
 from refseg.training.recompute import recompute_activations
 from refseg.training.regroup import seed_of_rank
 from refseg.training.resume import (
@@ -47,8 +50,7 @@ class Training:
     scaler: torch.amp.GradScaler
     average: AveragedModel | None = None
     step: int = 0  # steps done
-    best: float | None = None
-    best_step: int | None = None  # whose measurement was the best
+    kept: Kept = field(default_factory=Kept)
     owes_measurement: bool = False  # whether the step done last is still to be measured
     skipped: int = 0  # examples passed over so far
     examples: int = 0  # of one step, on all processes
@@ -85,8 +87,7 @@ class Training:
         average = None if self.average is None else self.average.model.state_dict()
         return {
             "step": self.step,  # also the position in the data: a batch depends on its number alone
-            "best": self.best,
-            "best_step": self.best_step,
+            "kept": self.kept.state(),
             "owes_measurement": self.owes_measurement,
             "skipped": self.skipped,
             "examples": self.examples,
@@ -101,8 +102,7 @@ class Training:
 
     def restore(self, state: dict[str, Any], seed: int) -> None:
         """Takes back what `state` gave, on any number of processes; a process without random states begins new ones."""
-        self.step, self.skipped = state["step"], state["skipped"]
-        self.best, self.best_step = state["best"], state["best_step"]
+        self.step, self.kept, self.skipped = state["step"], Kept.of(state), state["skipped"]
         self.owes_measurement = state["owes_measurement"]
         fill(self.model.state_dict(), state["model"])
         if self.average is not None:
@@ -156,7 +156,9 @@ def begin_or_go_on(
     training = _begin(model.train(), family, objective, plan, device)
     if state is not None:
         training.restore(state, run.seed)
-    elif distributed.world_size() > 1:
+    else:
+        training.kept.base = base_of(run)
+    if state is None and distributed.world_size() > 1:
         # Weights are equal everywhere, what is dropped out is not.
         seed_all(run.seed + distributed.rank())
     if distributed.is_first():
@@ -190,7 +192,10 @@ def _begin(
         model = model.to(device)
     if run.run.channels_last:
         model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    if run.adapters.patterns:
+        attach(model, run.adapters)
     optimizer = build_optimizer(model, family.param_rules, run.optimizer)
+    train_mode(model)
     shell = deepcopy(model).requires_grad_(False).eval() if sharded else None
     average = AveragedModel(model, run.run.ema) if run.run.ema else None
     if run.run.checkpoint_activations:
