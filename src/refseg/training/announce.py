@@ -13,6 +13,7 @@ from refseg.data.leakage import shared_pictures
 from refseg.files import write_durable_text
 from refseg.training.config import RunConfig
 from refseg.training.log import Log
+from refseg.training.refusals import doubts
 from refseg.training.resume import LEAKAGE_NAME
 from refseg.training.sources import SCENES, Sources
 from refseg.training.state import Training
@@ -52,3 +53,5 @@ def announce(
     log.say(f"{run.family} {run.variant}: {total:.2f} M parameters, {trained:.2f} M trained, {origin}")
     log.say(f"data {named(run).replace(',', '')}: {many}, {batch} a step, {run.data.workers} workers")
     log.say(f"{run.run.steps} steps on {device} in {run.run.precision}")
+    for doubt in doubts(run, device):
+        log.say(f"note: {doubt}")

@@ -28,6 +28,7 @@ def tell_and_keep(training: Training, place: Workplace, interruption: Interrupti
     stops = _is_asked(interruption, place)
     saves = ends or stops or measures or _is_due(step, settings.save_every)
     if saves or step % settings.log_every == 0:
+        place.guard.settle(training)
         place.log.flush()
     if saves:
         training.owes_measurement = measures

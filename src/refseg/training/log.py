@@ -17,6 +17,7 @@ from torch import Tensor
 
 from refseg.errors import InvalidInput
 from refseg.files import reason, write_durable_text
+from refseg.training.watch import Watch
 
 LOG_NAME = "log.jsonl"
 
@@ -29,6 +30,7 @@ class Log:
     Arguments:
         is_kept: whether the file is written; of several processes the first one's is.
         may_overflow: in float16 a gradient too large for its type is met by skipping the step, and is no mistake.
+        workers: the processes that prepare batches, for advice where they are too few.
     """
 
     def __init__(
@@ -39,8 +41,10 @@ class Log:
         is_quiet: bool = False,
         is_kept: bool = True,
         may_overflow: bool = False,
+        workers: int = 0,
     ) -> None:
         self.total, self.is_quiet = total, is_quiet
+        self._watch = Watch(self.say, workers=workers)
         self._unchecked = {"norm"} if may_overflow else set()
         self._path = folder / LOG_NAME if is_kept else Path(os.devnull)
         self._file = self._path.open("a", encoding="utf-8")
@@ -69,6 +73,15 @@ class Log:
             self._write(line)
         self._flush()
         self.say(_summary(lines, self.total))
+        self._watch.interval(lines)
+
+    def end_at(self, step: int, values: Mapping[str, float]) -> None:
+        """Writes the steps that were noted, and the numbers of one that will not be finished; says nothing."""
+        pending, self._pending = [facts for facts in self._pending if facts[0]["step"] < step], []
+        for facts, names, numbers in pending:
+            self._write({**facts, **dict(zip(names, numbers.tolist(), strict=True))})
+        self._write({"step": step, **values})
+        self._flush()
 
     def result(self, step: int, scores: Mapping[str, float]) -> None:
         """Writes and prints what an evaluation found."""

@@ -25,6 +25,7 @@ from refseg.training.adapters import attach
 from refseg.training.config import RunConfig, to_toml
 from refseg.training.ema import AveragedModel
 from refseg.training.engine import Engine, build_engine, is_sharded
+from refseg.training.guard import Guard
 from refseg.training.kept import Kept
 from refseg.training.lengths import examples_per_step
 from refseg.training.log import Log, cut_log
@@ -126,6 +127,7 @@ class Workplace:
     objective: Objective
     held_out: PhraseDataset | None  # what the run is measured on
     log: Log
+    guard: Guard
 
 
 def steps_of(plan: RunConfig) -> int:
