@@ -18,7 +18,7 @@ from torch.nn import functional
 
 from refseg.encoders.words import ClosedVocabulary
 from refseg.errors import InvalidInput
-from refseg.models.base import ReferringModel, Ruler
+from refseg.models.base import ReferringModel, Ruler, Tower
 from refseg.structures import Clips, Output, Placement, TextFeatures, TextTokens, VisualFeatures
 
 from .backbone import Stage, WordFusion, conv_norm
@@ -130,6 +130,18 @@ class Scout(ReferringModel):
             if words is not None:
                 maps[-1] = self.fusions[index](maps[-1], place, words.tokens, words.valid)
         return maps
+
+    def towers(self) -> tuple[Tower, ...]:
+        """The encoders, for rates that fall with depth."""
+        return (
+            # Words enter at every stage, so that the fusions stand in the tower with them.
+            Tower(
+                "backbone",
+                r"(?=(?:stem|rows|columns|stages|fusions)\.)",
+                (r"(?:stem|rows|columns)\.", r"(?:stages|fusions)\.(\d+)\."),
+            ),
+            Tower("text tower", r"text\.", (r"(?:words|positions)", r"layers\.(\d+)\.")),
+        )
 
     def choose(self, output: Output) -> tuple[Tensor, Tensor | None]:
         """The only query, and the probability that anything answers to the phrase in any frame."""
