@@ -21,6 +21,7 @@ _VERBS = (
     "demo",
     "predict",
     "train",
+    "calibrate",
     "evaluate",
     "data",
     "data_list",

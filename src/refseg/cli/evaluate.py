@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from refseg.cli import app
+from refseg.cli._world import WORLD_HELP, world_fields
 
 if TYPE_CHECKING:
     from refseg.checkpoints.cards import Published
@@ -91,6 +92,7 @@ def evaluate(
     sprites: Annotated[
         str | None, typer.Option(help="Scenes: auto, none (shapes only), or a sprite file.")
     ] = None,
+    world: Annotated[list[str] | None, typer.Option(help=WORLD_HELP)] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")] = "auto",
     dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "float32",
     out: Annotated[Path | None, typer.Option("--out", "-o", help="A JSON file for the result.")] = None,
@@ -128,7 +130,7 @@ def evaluate(
     if card_file is not None:
         check_writable(card_file.parent)
     scenes = {"size": size, "frames": frames, "phrases": phrases, "seed": seed, "sprites": sprites}
-    given = {name: value for name, value in scenes.items() if value is not None}
+    given = {name: value for name, value in scenes.items() if value is not None} | world_fields(world or ())
     split = "valid" if split is None and submission is not None else split
     dataset = open_dataset(data, split=split, count=count, root=root, scenes=given)
     weights = _checkpoint_facts(checkpoint)

@@ -127,6 +127,16 @@ class ReferringModel(nn.Module, ABC):
         assert output.mask_logits.shape[1] == 1, "a model with several candidate queries says how to choose"
         return output.mask_logits.new_zeros(len(output.mask_logits), dtype=torch.int64), None
 
+    def rescale_score(self, temperature: float, bias: float) -> None:
+        """From now on the score's logit is divided by `temperature`, then `bias` is added; the weights take both in.
+
+        Raises:
+            InvalidInput: if the family's score is not the sigmoid of a linear layer, which is the default.
+        """
+        raise InvalidInput(
+            f"{type(self).__name__} has no score that its weights could take a temperature into"
+        )
+
     def finish(self, output: Output, placements: Sequence[Placement], at: Ruler = "source") -> list[Tensor]:
         """Bool masks [T', H, W] of each phrase, by its chosen query, on the canvas or at the size of its source.
 

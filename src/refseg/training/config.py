@@ -61,6 +61,11 @@ class RunConfig(Section):
             raise ValueError("init_new_words adds words to those that init knows, and there is no init")
         if self.data.same_shape and self.run.epoch_ends != "run_on":
             raise ValueError("data.same_shape leaves out what fills no batch; leave out run.epoch_ends")
+        clips = self.data.clips
+        if clips is not None and (clips.batch_size or 0) > self.run.batch_size:
+            raise ValueError(
+                f"data.clips.batch_size {clips.batch_size} is more than run.batch_size {self.run.batch_size}"
+            )
         warm, steps = self.schedule.warmup_steps, self.run.steps
         if isinstance(warm, int) and isinstance(steps, int) and warm > steps:
             raise ValueError(f"schedule.warmup_steps {warm} is longer than run.steps {steps}")
@@ -78,6 +83,7 @@ SECTIONS: dict[str, type] = {
 # Keys that may differ when a run is taken up again: they change what is seen of the run, not what it computes.
 FREE_KEYS = frozenset(
     {"name", "data.workers", "run.log_every", "run.save_every", "run.evaluate_every", "run.evaluate_examples"}
+    | {"run.sharding", "run.compile"}  # of rounding alone
     | {"run.final_protocols", "run.final_examples"}
     | {"data.root", "data.evaluate_name", "data.evaluate_split", "data.evaluate_root"}
 )

@@ -19,7 +19,7 @@ from refseg.errors import InvalidInput, RefsegError
 from refseg.framing import FrameSpec
 from refseg.structures import Batch
 from refseg.training.config import RunConfig
-from refseg.training.sources import Drawn, Positions, Sources, as_sources
+from refseg.training.sources import Drawn, Positions, Sources, as_sources, is_of_clips
 from refseg.training.start import changed
 
 
@@ -49,6 +49,22 @@ class _Varied(Dataset[Any]):
             return self.positions[position]
         except RefsegError as error:
             return _Refusal(str(error))
+
+
+class _ClipsCutShort:
+    """The positions of every batch; those of clips leave the last positions of theirs unseen."""
+
+    def __init__(self, positions: BatchPositions, run: RunConfig) -> None:
+        self.positions, self.run = positions, run
+
+    def __iter__(self) -> Iterator[list[int]]:
+        clips = self.run.data.clips
+        for batch in self.positions:
+            short = clips is not None and is_of_clips(batch[0], self.run)
+            yield batch[: clips.batch_size] if short and clips is not None else batch
+
+    def __len__(self) -> int:
+        return len(self.positions)
 
 
 class Feed(Iterator[Batch]):
@@ -86,7 +102,7 @@ def batches(examples: PhraseDataset | Sources, run: RunConfig, spec: FrameSpec, 
         InvalidInput: if a set is empty.
     """
     sources = as_sources(examples, run)
-    for source, own in zip(sources.sources, run.data.each, strict=True):
+    for source, own in zip(sources.sources, run.data.each, strict=run.data.clips is None):
         if len(source) == 0:
             raise InvalidInput(f"the data set {own.name}, split {own.split}, holds no example")
     steps = run.run.steps
@@ -100,7 +116,7 @@ def batches(examples: PhraseDataset | Sources, run: RunConfig, spec: FrameSpec, 
     )
     loader = DataLoader(
         _Varied(sources),
-        batch_sampler=positions,
+        batch_sampler=positions if run.data.clips is None else _ClipsCutShort(positions, run),
         collate_fn=partial(_collate, spec=training_frame(run, spec)),
         num_workers=run.data.workers,
         prefetch_factor=4 if run.data.workers else None,

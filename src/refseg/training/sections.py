@@ -44,6 +44,25 @@ class SetConfig(Section):
     augment: tuple[Step, ...] = ()  # steps in order
 
 
+class ClipsConfig(Section):
+    """Batches of clips among those of pictures, both drawn from scenes."""
+
+    every: Positive  # each so-manieth batch is one of clips
+    frames: Annotated[int, Field(ge=2)]
+    targets: Positive | None = None  # frames of a clip that phrases are asked about, drawn anew; absent: all
+    phrases: Count = 2  # of every clip
+    registers: dict[str, Annotated[float, Field(ge=0)]] = {}  # share of each kind of phrase
+    batch_size: Positive | None = (
+        None  # clips of one batch on one process; absent: run.batch_size, which it may not exceed
+    )
+
+    @model_validator(mode="after")
+    def _targets_are_frames(self) -> ClipsConfig:
+        if self.targets is not None and self.targets > self.frames:
+            raise ValueError(f"targets {self.targets} is more than frames {self.frames}")
+        return self
+
+
 class DataConfig(SetConfig):
     """What is learnt from, how an example is varied, and who prepares it."""
 
@@ -53,6 +72,7 @@ class DataConfig(SetConfig):
     frames: Positive = (
         1  # frames of an example, neighbours in time, where `sample` does not say; 1 = an image
     )
+    clips: ClipsConfig | None = None  # scenes: batches of clips among those of pictures
     flip: Share = 0.0  # probability of mirroring, with left and right exchanged in the phrase
     scale: tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]] | None = None  # random resize
     crop: Share = 0.0  # probability of a random crop that keeps every object whole
@@ -69,6 +89,12 @@ class DataConfig(SetConfig):
     evaluate_name: str | None = None  # where it is measured; absent: `name`
     evaluate_split: str = "val"  # "" = every line of a file
     evaluate_root: str | None = None  # absent: `root`
+
+    @model_validator(mode="after")
+    def _clips_are_drawn(self) -> DataConfig:
+        if self.clips is not None and (self.name != "scenes" or self.frames != 1):
+            raise ValueError('clips stand beside the pictures of name = "scenes" with frames = 1')
+        return self
 
     @model_validator(mode="after")
     def _one_or_several(self) -> DataConfig:
@@ -139,8 +165,12 @@ class RunSection(Section):
     epoch_ends: Literal["run_on", "drop", "fill"] = "run_on"  # what becomes of the last examples of an epoch
     precision: Literal["float32", "bfloat16", "float16"] = "float32"  # of autocast; weights stay float32
     channels_last: bool = False
+    compile: bool = False  # torch.compile of the model's verbs
     checkpoint_activations: bool = (
         False  # blocks compute again in the backward pass what they would have kept
+    )
+    sharding: Literal["none", "full"] = (
+        "none"  # several processes: each holds all weights, or a part of all (FSDP)
     )
     sync_batch_norm: bool = False  # several processes: batch norms see the examples of all of them
     ema: Annotated[float, Field(ge=0, lt=1)] = 0.0  # decay of the averaged weights; 0 = none
