@@ -68,7 +68,7 @@ scout: $(VENV)/.runtime  ## the shipped checkpoint from nothing: naming, phrases
 	@for stage in naming scenes clips; do \
 	  $(BIN)/refseg train scout/$$stage $$(test -e runs/scout-$$stage/state.pt && echo --resume) || exit $$?; \
 	done
-	$(BIN)/refseg calibrate runs/scout-clips/last.safetensors scenes --frames 1 --frames 6 --count 800 --out runs/scout.safetensors --force
+	$(BIN)/refseg calibrate runs/scout-clips/last.safetensors scenes --frames 1 --frames 6 --count 500 --out runs/scout.safetensors --force
 	$(BIN)/refseg evaluate runs/scout.safetensors scenes --card
 	$(BIN)/refseg evaluate runs/scout.safetensors scenes --split new --card
 	$(BIN)/refseg evaluate runs/scout.safetensors scenes --shuffle-phrases --card
