@@ -22,7 +22,7 @@ class TextSpec:
     """The numbers of a tower, and which tokenizer feeds it."""
 
     tower: Literal["roberta", "bert"] = "roberta"
-    tokenizer: str = "roberta-base"  # a hub name, or "bytes" or "letters", which need no file
+    tokenizer: str = "roberta-base"  # a hub name, or "bytes" or "words", which need no file
     vocabulary: int = 50265
     width: int = 768
     num_layers: int = 12

@@ -6,6 +6,8 @@ nothing is downloaded here.
 
 from __future__ import annotations
 
+import difflib
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 BYTES = "bytes"  # the tokenizer that needs no file: RoBERTa's form, one id a byte
+WORDS = "words"  # the tokenizer of a closed vocabulary, which needs no file: RoBERTa's form, one id a word
 SPECIALS = ("<s>", "<pad>", "</s>", "<unk>", "<mask>")  # ids 0 to 4
 BYTES_VOCABULARY = len(SPECIALS) + 256
 ORGANISATIONS = {  # names of today for names of then
@@ -79,6 +82,45 @@ class PhraseTokenizer:
                 raise absent(self.name)
             self._tokenizer = parsed(text)
         return self._tokenizer
+
+
+class WordTokenizer(PhraseTokenizer):
+    """One token for each word of a closed vocabulary; case and punctuation are left out, other words are refused."""
+
+    def __init__(self, words: Sequence[str], *, max_tokens: int, pad_id: int) -> None:
+        super().__init__(WORDS, max_tokens=max_tokens, pad_id=pad_id)
+        self.words = tuple(words)
+
+    @property
+    def text(self) -> str:
+        """The tokenizer's file, made of the words."""
+        return word_tokenizer(self.words)
+
+    def __call__(self, phrases: Sequence[str]) -> TextTokens:
+        """Ids [P, L] padded to the longest phrase, on the CPU.
+
+        Raises:
+            InvalidInput: if a phrase is empty or too long, or has a word that is not in the vocabulary.
+        """
+        plain = [_plain(phrase) for phrase in phrases]
+        for phrase, words in zip(phrases, plain, strict=True):
+            unknown = [word for word in words.split() if word not in self.words]
+            if unknown:
+                near = difflib.get_close_matches(unknown[0], self.words, n=3, cutoff=0.0)
+                raise InvalidInput(
+                    f"the phrase {phrase!r} has {', '.join(map(repr, unknown))}, which the model never learnt; it knows "
+                    f"{len(self.words)} words, the nearest to {unknown[0]!r} are {', '.join(near) or 'none'}"
+                )
+        return super().__call__(plain)
+
+    def pieces(self, phrase: str) -> list[str | None]:
+        """The word of each token; None for tokens that the tokenizer adds."""
+        return super().pieces(_plain(phrase))
+
+
+def _plain(phrase: str) -> str:
+    """Words in lower case with single blanks between them."""
+    return " ".join(re.findall(r"[^\W_]+", phrase.lower()))
 
 
 def check_phrases(phrases: Sequence[str]) -> None:

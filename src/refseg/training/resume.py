@@ -18,8 +18,9 @@ from refseg.training.log import LOG_NAME
 RUN_NAME, STATE_NAME = "run.toml", "state.pt"
 LAST_NAME, BEST_NAME = "last.safetensors", "best.safetensors"
 LEAKAGE_NAME = "leakage.json"
-OWN_FILES = (RUN_NAME, STATE_NAME, LAST_NAME, BEST_NAME, LOG_NAME, LEAKAGE_NAME)
-"""All that a run leaves in its folder."""
+CARD_NAME = "card.json"
+OWN_FILES = (RUN_NAME, STATE_NAME, LAST_NAME, BEST_NAME, LOG_NAME, LEAKAGE_NAME, CARD_NAME)
+"""All that a run leaves in its folder, but for README.md, in which a person may have written."""
 
 LAYOUT = 2
 

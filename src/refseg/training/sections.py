@@ -8,6 +8,8 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from refseg.data.steps import Step
 from refseg.data.windows import Sampling
+from refseg.errors import UnknownName
+from refseg.metrics.protocols import PROTOCOLS
 from refseg.training.lengths import Drop, Length, LengthOrNone
 
 Positive = Annotated[int, Field(ge=1)]
@@ -163,8 +165,12 @@ class RunSection(Section):
     epoch_ends: Literal["run_on", "drop", "fill"] = "run_on"  # what becomes of the last examples of an epoch
     precision: Literal["float32", "bfloat16", "float16"] = "float32"  # of autocast; weights stay float32
     channels_last: bool = False
+    compile: bool = False  # torch.compile of the model's verbs
     checkpoint_activations: bool = (
         False  # blocks compute again in the backward pass what they would have kept
+    )
+    sharding: Literal["none", "full"] = (
+        "none"  # several processes: each holds all weights, or a part of all (FSDP)
     )
     sync_batch_norm: bool = False  # several processes: batch norms see the examples of all of them
     ema: Annotated[float, Field(ge=0, lt=1)] = 0.0  # decay of the averaged weights; 0 = none
@@ -172,5 +178,16 @@ class RunSection(Section):
     evaluate_every: LengthOrNone = 0  # 0 = only at the end
     evaluate_examples: Count | Literal["all"] = 100  # 0 = never evaluate
     best_by: str = "mIoU"  # the score by which the best checkpoint is chosen
+    final_protocols: Literal["ours", "all", "none"] | tuple[str, ...] = (
+        "ours"  # what the model card is measured by; all: the published ones too; or their names
+    )
+    final_examples: Positive | Literal["all"] | None = None  # of that; absent: as evaluate_examples
     save_every: Length = 500
     log_every: Positive = 20  # steps
+
+    @model_validator(mode="after")
+    def _protocols_exist(self) -> RunSection:
+        for name in () if isinstance(self.final_protocols, str) else self.final_protocols:
+            if name not in PROTOCOLS:
+                raise ValueError(str(UnknownName("protocol", name, PROTOCOLS)))
+        return self

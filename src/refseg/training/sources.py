@@ -30,13 +30,14 @@ from refseg.data.steps import (
     vary,
 )
 from refseg.data.windows import Sampled
-from refseg.errors import InvalidInput, RefsegError
+from refseg.errors import InvalidInput, RefsegError, UnknownName
 from refseg.structures import Example, Size
 from refseg.training.config import RunConfig
 from refseg.training.lengths import epoch_length
 from refseg.training.sections import DataConfig, SetConfig
 
 SCENES = "scenes"
+_SCENES_OPTIONS = ("motions", "twins", "sprites")  # fields of scenes that are no keys of [data]
 MOST_TRIES = 50
 """Examples that are tried for one position before a run that skips gives up."""
 
@@ -322,7 +323,10 @@ def open_set(
 
 
 def _open_scenes(data: DataConfig, split: str, *, count: int, seed: int, side: int) -> PhraseDataset:
-    fields: dict[str, Any] = {"size": data.size or side, "frames": data.frames, "seed": seed}
+    for key in data.options:
+        if key not in _SCENES_OPTIONS:
+            raise UnknownName("data.options of scenes", key, _SCENES_OPTIONS)
+    fields: dict[str, Any] = {"size": data.size or side, "frames": data.frames, "seed": seed} | data.options
     if data.registers:
         fields["registers"] = data.registers
     if data.phrases is not None:

@@ -17,7 +17,7 @@ from refseg.encoders.resnet import Bottleneck, ResNet
 from refseg.encoders.swin import Block as SwinBlock
 from refseg.encoders.swin import Swin, SwinSpec
 from refseg.encoders.text import TextTower
-from refseg.encoders.tokens import PhraseTokenizer
+from refseg.encoders.tokens import WORDS, PhraseTokenizer, WordTokenizer
 from refseg.encoders.video_swin import Block as ClipBlock
 from refseg.encoders.video_swin import VideoSwin, VideoSwinSpec
 from refseg.layers.position import sine_1d
@@ -78,9 +78,7 @@ class ReferFormer(ReferringModel):
         self.decoder = Decoder(config)
         self.pixel_decoder = PixelDecoder(config, channels[0])
         self.mask_head = MaskHead(config)
-        self._tokenizer = PhraseTokenizer(
-            config.text.tokenizer, max_tokens=config.text.max_tokens, pad_id=config.text.pad_id
-        )
+        self._tokenizer = _tokenizer(config)
 
     def tokenize(self, phrases: Sequence[str]) -> TextTokens:
         """Token ids [P, L]; see PhraseTokenizer."""
@@ -297,6 +295,13 @@ class _Frames:
     def output(self, layer: Candidates, logits: Tensor) -> Output:
         """A layer's answers and mask logits [N, Q, h, w] as the network's output."""
         return Output(self.by_clip(logits), self.by_clip(layer.class_logits), self.by_clip(layer.boxes))
+
+
+def _tokenizer(config: ReferFormerConfig) -> PhraseTokenizer:
+    text = config.text
+    if text.tokenizer == WORDS:
+        return WordTokenizer(config.vocabulary, max_tokens=text.max_tokens, pad_id=text.pad_id)
+    return PhraseTokenizer(text.tokenizer, max_tokens=text.max_tokens, pad_id=text.pad_id)
 
 
 def _backbone(spec: BackboneSpec) -> ResNet | Swin | VideoSwin:

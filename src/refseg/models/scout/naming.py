@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from refseg.distributed import mean_count
 from refseg.errors import InvalidInput
 from refseg.models.base import ReferringModel
 from refseg.structures import Batch, Things
@@ -59,7 +60,7 @@ def naming_loss(model: ReferringModel, batch: Batch) -> dict[str, Tensor]:
     scout: Scout = model  # type: ignore[assignment]
     nouns, colours, weights = cell_labels(things, scout.config)
     noun_logits, colour_logits = word_free_names(scout, batch)
-    total = weights.sum().clamp(min=1)
+    total = mean_count(weights.sum())
     return {
         "noun": weighted_entropy(noun_logits, nouns, weights) / total,
         "colour": COLOUR_WEIGHT * weighted_entropy(colour_logits, colours, weights) / total,
