@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from refseg.distributed import mean_count
 from refseg.errors import InvalidInput
 from refseg.models.base import ReferringModel
 from refseg.structures import Batch, Targets, Things
@@ -44,7 +45,7 @@ def phrases_and_motion(model: ReferringModel, batch: Batch) -> dict[str, Tensor]
         return {**terms, "motion": output.mask_logits.new_zeros(())}
     labels, weights = motion_labels(batch.targets, scout.config)
     entropy = weighted_entropy(scout.naming.motions(concluded), labels, weights)
-    return {**terms, "motion": MOTION_WEIGHT * entropy / weights.sum().clamp(min=1)}
+    return {**terms, "motion": MOTION_WEIGHT * entropy / mean_count(weights.sum())}
 
 
 def motion_labels(targets: Targets, config: ScoutConfig) -> tuple[Tensor, Tensor]:
