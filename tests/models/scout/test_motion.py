@@ -108,7 +108,7 @@ def test_pictures_have_the_terms_of_phrases_and_no_motion():
     picture = moving_square(0)
     picture = Example("still", picture.frames[:1], picture.phrases, picture.masks[:, :1])
     terms = FAMILY.objectives["phrases_and_motion"](model, collate([picture], DEBUG.frame))
-    assert terms["motion"] == 0
+    assert terms["motion"] == terms["cue"] == 0
     assert {"mask", "dice", "box", "giou", "existence"} <= terms.keys()
 
 
