@@ -100,7 +100,9 @@ class Scout(ReferringModel):
         detail = self.detail(functional.pixel_unshuffle(fine.flatten(0, 1), 2)).unflatten(0, fine.shape[:2])
         maps = [detail, stage1]
         if motion is not None:
-            grid = motion.unflatten(1, tuple(side // 8 for side in clips.pixels.shape[-2:])).permute(0, 3, 1, 2)
+            grid = motion.unflatten(1, tuple(side // 8 for side in clips.pixels.shape[-2:])).permute(
+                0, 3, 1, 2
+            )
             maps.append(_of_targets(grid, clips))
         return VisualFeatures(tuple(maps), clips.valid, clips.content), motion
 

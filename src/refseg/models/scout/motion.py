@@ -99,7 +99,9 @@ class MotionCue(nn.Module):
 
     def __init__(self, motion_dim: int, text_dim: int, channels: int) -> None:
         super().__init__()
-        self.ask = nn.Sequential(nn.Linear(text_dim, text_dim), nn.GELU(), nn.Linear(text_dim, motion_dim + 1))
+        self.ask = nn.Sequential(
+            nn.Linear(text_dim, text_dim), nn.GELU(), nn.Linear(text_dim, motion_dim + 1)
+        )
         self.norm = nn.LayerNorm(motion_dim)
         self.gain = nn.Parameter(torch.zeros(channels))
 
@@ -108,7 +110,9 @@ class MotionCue(nn.Module):
         question = self.ask(sentence)
         cells = self.norm(concluded.permute(0, 1, 3, 4, 2))
         scale = question.shape[-1] ** -0.5
-        return (cells * question[:, None, None, None, :-1] * scale).sum(-1) + question[:, None, None, None, -1]
+        return (cells * question[:, None, None, None, :-1] * scale).sum(-1) + question[
+            :, None, None, None, -1
+        ]
 
     def mark(self, maps: Tensor, logits: Tensor) -> Tensor:
         """First-stage maps [P*T, C, 2h, 2w] with the cells marked that answer the sentence."""
