@@ -117,7 +117,7 @@ def _train(
         if distributed.is_first():
             print(f"refseg: {stopped}", file=sys.stderr)
         raise typer.Exit(stopped.exit_code) from stopped
-    except ValueError:  # the mistakes a user can make
+    except (ValueError, OSError):  # the mistakes a user can make, and what the system refuses
         if distributed.is_first():
             _forget_unbegun(folder)
         raise
@@ -136,21 +136,21 @@ def _train(
 def _forget_unbegun(folder: Path) -> None:
     """Takes away what a run wrote that failed before its first step, so that the same words can start it again."""
     from refseg.training.log import LOG_NAME
-    from refseg.training.resume import OWN_FILES, STATE_NAME
+    from refseg.training.resume import STATE_NAME, own_files
 
     log = folder / LOG_NAME
     if (folder / STATE_NAME).exists() or (log.exists() and log.stat().st_size):
         return
-    for name in OWN_FILES:
-        (folder / name).unlink(missing_ok=True)
+    for path in own_files(folder):
+        path.unlink(missing_ok=True)
 
 
 def _prepare(folder: Path, *, resume: bool, force: bool) -> None:
     """The output folder, empty of another run unless it is to be resumed."""
     from refseg.errors import InvalidInput
-    from refseg.training.resume import OWN_FILES
+    from refseg.training.resume import own_files
 
-    present = [folder / name for name in OWN_FILES if (folder / name).exists()]
+    present = own_files(folder)
     if resume and not present:
         raise InvalidInput(f"there is no run in {folder} to resume; leave out --resume to start one")
     if present and not resume and not force:

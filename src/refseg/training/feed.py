@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import ctypes
 import signal
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from types import FrameType
 from typing import Any
 
 import torch
@@ -22,6 +25,8 @@ from refseg.training.config import RunConfig
 from refseg.training.skips import Skip, Tally
 from refseg.training.sources import Drawn, Positions, Sources, as_sources, is_of_clips
 from refseg.training.start import changed
+
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 @dataclass(frozen=True)
@@ -154,10 +159,28 @@ def _collate(drawn: Sequence[Drawn | _Refusal], spec: FrameSpec) -> _Prepared | 
 
 
 def _quiet_worker(_: int) -> None:
-    """Workers end with the training process, which alone answers to signals; each computes on one thread."""
+    """Workers end with the training process, which alone answers to signals; each computes on one thread.
+
+    Launchers, queues and terminals send a request to stop to every process of a run; the step that is under way still
+    needs its batches. A second SIGTERM is obeyed: it is how the training process ends a worker that hangs.
+    """
     import cv2
 
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.set_wakeup_fd(-1)  # of the training process
+    for number in (signal.SIGINT, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else [])):
+        signal.signal(number, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, _obey_the_next)
+    _end_with_parent()
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
+
+
+def _obey_the_next(number: int, _: FrameType | None) -> None:
+    signal.signal(number, signal.SIG_DFL)
+
+
+def _end_with_parent() -> None:
+    """Has Linux end this process when its parent ends, however that came about; elsewhere torch looks every few seconds."""
+    if not sys.platform.startswith("linux"):
+        return
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)

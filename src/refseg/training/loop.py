@@ -18,7 +18,7 @@ from refseg.training.evidence import Scene
 from refseg.training.feed import Feed, batches
 from refseg.training.guard import Guard
 from refseg.training.interruption import Interruption
-from refseg.training.keeping import tell_and_keep
+from refseg.training.keeping import goes_on, measure_what_is_owed, tell_and_keep
 from refseg.training.lengths import in_steps
 from refseg.training.log import Log
 from refseg.training.objective import build_objective
@@ -26,6 +26,7 @@ from refseg.training.optimizer import schedule_ratio, set_learning_rate
 from refseg.training.refusals import must_hold
 from refseg.training.regroup import load_state, regrouped
 from refseg.training.resume import LAST_NAME
+from refseg.training.saving import mend
 from refseg.training.sources import SCENES, Sources, as_sources, open_evaluation_data, open_training_data
 from refseg.training.state import Training, Workplace, begin_or_go_on, steps_of
 
@@ -47,7 +48,7 @@ def train(
 
     Raises:
         InvalidInput: if the data, the initial weights or the state do not fit the run, or a loss is not finite.
-        Interrupted: on Ctrl-C or SIGTERM, after the state is saved.
+        Interrupted: on Ctrl-C, SIGTERM or SIGHUP, after the state is saved.
     """
     distributed.first_alone(lambda: must_agree(run))
     family = catalog.family(run.family)
@@ -88,8 +89,10 @@ def train(
     scene = Scene(plan, folder, device, objective, examples, training.model.config.frame)
     guard = Guard(scene, log, may_overflow=run.run.precision == "float16")
     place = Workplace(plan, folder, device, objective, held_out, log, guard)
-    with Interruption() as interruption:
-        while training.step < steps_of(plan):
+    mend(training, place)
+    with Interruption(speaks=distributed.is_first() and not is_quiet) as interruption:
+        measure_what_is_owed(training, place, interruption)
+        while goes_on(training, place):
             _one_step(training, feed, place)
             tell_and_keep(training, place, interruption)
     if training.skipped:
