@@ -105,7 +105,7 @@ def test_without_workers_computing_and_preparing_take_turns(planned):
     hours = planned().hours
     assert hours.step_seconds == pytest.approx(1.0 + 2 * 0.4)
     assert hours.steps == pytest.approx(1000 * 1.8 / 3600)
-    assert hours.evaluations == pytest.approx(4 * 8 * 0.5 / 3600)
+    assert hours.evaluations == pytest.approx((4 * 8 + 8) * 0.5 / 3600)  # once more for the model card
     assert hours.saves == pytest.approx(4 * 3.0 / 3600)
     assert hours.waiting == pytest.approx(0.8 / 1.8)
 
@@ -160,7 +160,7 @@ def test_the_disk_needs_room_for_a_file_beside_the_one_it_replaces(planned):
 def test_plain_data_holds_the_sums(planned):
     record = json.loads(json.dumps(planned().record()))
     assert record["memory"]["needed"] == 2 * GB
-    assert record["hours"]["total"] == pytest.approx((1000 * 1.8 + 4 * 8 * 0.5 + 4 * 3.0) / 3600)
+    assert record["hours"]["total"] == pytest.approx((1000 * 1.8 + 5 * 8 * 0.5 + 4 * 3.0) / 3600)
     assert record["rehearsal"]["steps"] == 2
 
 
@@ -208,7 +208,10 @@ def test_a_plan_without_a_measurement_tells_what_needs_no_step(tmp_path):
     told = refseg(*SMALL, "--plan", "--no-measure", "--out", tmp_path / "run").stdout
     assert told.startswith("scout debug, from scratch; objective phrases; float32 on cpu\n")
     assert re.search(r"^all parameters +0\.\d\d M +-$", told, re.MULTILINE)
-    assert "6 steps, cosine schedule; 1 evaluation of 2 examples; 1 save" in told
+    assert (
+        "6 steps, cosine schedule; 1 evaluation of 2 examples, and of 2 examples for the model card; 1 save"
+        in told
+    )
     assert "time: not measured" in told
     assert list(tmp_path.iterdir()) == []
 

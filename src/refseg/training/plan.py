@@ -13,13 +13,14 @@ from torch import nn
 
 from refseg import distributed
 from refseg.models import catalog
+from refseg.training.adapters import attach
 from refseg.training.config import RunConfig
 from refseg.training.lengths import epoch_length, examples_per_step
 from refseg.training.loop import open_data
 from refseg.training.optimizer import build_optimizer
 from refseg.training.refusals import as_steps, doubts, memory_advice, must_be_possible, shards_of
 from refseg.training.rehearsal import MemoryTooSmall, Rehearsal, rehearse, side_of
-from refseg.training.resume import random_states, restore_random_states
+from refseg.training.resume import random_states, restore_random_states, seed_all
 from refseg.training.room import Room, free_disk, local_processes, room_on
 from refseg.training.sources import SCENES, open_evaluation_data
 from refseg.training.start import first_model
@@ -65,6 +66,7 @@ class Amounts:
     warmup_steps: int
     evaluations: int
     evaluation_examples: int
+    final_examples: int  # evaluated once more for the model card
     saves: int
 
 
@@ -203,11 +205,28 @@ def _looked_at(
     side = side_of(run)
     sources, plan = open_data(run, side)
     held_out = open_evaluation_data(run, side)
+    seed_all(run.seed)
     model, origin = first_model(run, sources.vocabulary)
+    model.train()
+    if run.adapters.patterns:
+        attach(model, run.adapters)
+        origin = f"{origin}; adapters of rank {run.adapters.rank}"
     optimizer = build_optimizer(model, catalog.family(run.family).param_rules, plan.optimizer)
     held = held_by(model, optimizer, is_averaged=bool(plan.run.ema))
-    amounts = _amounts(plan, len(sources), 0 if held_out is None else len(held_out))
+    measured = 0 if held_out is None else len(held_out)
+    amounts = _amounts(plan, len(sources), measured, _final_examples(run, measured, side))
     return plan, parts_of(model), groups_of(model, optimizer, plan), held, amounts, origin
+
+
+def _final_examples(run: RunConfig, measured: int, side: int) -> int:
+    """Examples that the model card is measured on."""
+    if run.run.final_protocols == "none" or not run.objective.startswith("phrases"):
+        return 0
+    if run.run.final_examples is None:
+        return measured
+    told = run.run.model_copy(update={"evaluate_examples": run.run.final_examples})
+    held_out = open_evaluation_data(run.model_copy(update={"run": told}), side)
+    return 0 if held_out is None else len(held_out)
 
 
 def parts_of(model: nn.Module) -> tuple[Part, ...]:
@@ -236,7 +255,7 @@ def groups_of(model: nn.Module, optimizer: torch.optim.Optimizer, plan: RunConfi
     return tuple(sorted(groups, key=lambda group: -group.parameters))
 
 
-def _amounts(plan: RunConfig, examples: int, evaluation_examples: int) -> Amounts:
+def _amounts(plan: RunConfig, examples: int, evaluation_examples: int, final_examples: int) -> Amounts:
     section, processes = plan.run, distributed.world_size()
     steps, each = as_steps(section.steps), examples_per_step(plan, processes)
     is_drawn = plan.data.name == SCENES
@@ -257,6 +276,7 @@ def _amounts(plan: RunConfig, examples: int, evaluation_examples: int) -> Amount
         warmup_steps=as_steps(plan.schedule.warmup_steps),
         evaluations=evaluations,
         evaluation_examples=evaluation_examples,
+        final_examples=final_examples,
         saves=math.ceil(steps / as_steps(section.save_every)),
     )
 
@@ -287,8 +307,10 @@ def _disk(plan: RunConfig, held: Held, rehearsal: Rehearsal | None, folder: Path
         checkpoint = held.weights * _BYTES[plan.run.weights] // 4
     else:
         state, checkpoint = rehearsal.state_bytes, rehearsal.checkpoint_bytes
-    kept = 1 if plan.run.evaluate_examples == 0 else 2  # the last one, and the best
-    files = state + kept * checkpoint
+    kept = 1 if plan.run.evaluate_examples == 0 else 1 + plan.run.keep_best  # the last one, and the best
+    files = (
+        state + kept * checkpoint + (held.gradients if plan.adapters.patterns else 0)
+    )  # adapters, by themselves
     return Disk(state, checkpoint, files, files + max(state, checkpoint), free_disk(folder))
 
 
@@ -297,7 +319,8 @@ def _hours(plan: RunConfig, amounts: Amounts, rehearsal: Rehearsal) -> Hours:
     compute = rehearsal.compute_seconds
     preparing = rehearsal.batch_seconds * amounts.accumulate / max(1, plan.data.workers)
     step = max(compute, preparing) if plan.data.workers else compute + preparing
-    evaluating = rehearsal.evaluation_seconds * amounts.evaluation_examples * amounts.evaluations
+    evaluated = amounts.evaluation_examples * amounts.evaluations + amounts.final_examples
+    evaluating = rehearsal.evaluation_seconds * evaluated
     return Hours(
         steps=step * amounts.steps / 3600,
         evaluations=evaluating / 3600,

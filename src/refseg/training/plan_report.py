@@ -50,6 +50,8 @@ def _amounts(plan: Plan) -> str:
     measured = "no evaluation"
     if has.evaluations:
         measured = f"{_many(has.evaluations, 'evaluation')} of {_many(has.evaluation_examples, 'example')}"
+    if has.final_examples:
+        measured += f", and of {_many(has.final_examples, 'example')} for the model card"
     return (
         f"data {has.data}: {many}; {has.examples_per_step} a step ({' x '.join(factors)})\n"
         f"{has.steps} steps{warm}{epochs}, {plan.schedule} schedule; {measured}; {_many(has.saves, 'save')}"

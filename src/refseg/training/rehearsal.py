@@ -132,9 +132,15 @@ def rehearse_here(plan: RunConfig, folder: Path, device: torch.device) -> Rehear
 
 def shortened(plan: RunConfig, steps: int) -> RunConfig:
     """The run, ended after `steps` steps: without measurements, with one save at its end."""
-    section = plan.run.model_copy(
-        update={"steps": steps, "evaluate_every": 0, "evaluate_examples": 0, "save_every": steps, "log_every": steps}
-    )  # fmt: skip
+    told = {
+        "steps": steps,
+        "evaluate_every": 0,
+        "evaluate_examples": 0,
+        "save_every": steps,
+        "log_every": steps,
+    }
+    told |= {"patience": 0, "min_gain": 0.0, "keep_best": 1, "final_protocols": "none", "tensorboard": False}
+    section = plan.run.model_copy(update=told)
     schedule = plan.schedule.model_copy(update={"warmup_steps": 0, "drops": ()})
     return plan.model_copy(update={"run": section, "schedule": schedule})
 
@@ -197,10 +203,12 @@ def _save_seconds(plan: RunConfig, folder: Path) -> float:
 
 
 def _evaluation_seconds(plan: RunConfig, checkpoint: Path, device: torch.device) -> float:
-    if plan.run.evaluate_examples == 0 or plan.objective != "phrases":
+    if (plan.run.evaluate_examples == 0 and not plan.run.final_examples) or not plan.objective.startswith(
+        "phrases"
+    ):
         return 0.0
     told = plan.run.evaluate_examples
-    few = _MEASURED if told == "all" else min(_MEASURED, told)
+    few = _MEASURED if told in ("all", 0) else min(_MEASURED, int(told))
     run = plan.model_copy(update={"run": plan.run.model_copy(update={"evaluate_examples": few})})
     held_out = open_evaluation_data(run, side_of(plan))
     if held_out is None:
