@@ -59,6 +59,7 @@ def rehearsed(**more):
         "save_seconds": 3.0,
         "start_bytes": GB // 2,
         "peak_bytes": 2 * GB,
+        "workers_bytes": 0,
         "device_peak_bytes": None,
         "state_bytes": 3 * GB,
         "checkpoint_bytes": GB,
@@ -121,6 +122,12 @@ def test_memory_is_what_is_held_and_the_rest_of_the_peak(planned):
     assert memory.peak == memory.needed == 2 * GB
     assert memory.activations == 2 * GB - GB // 2 - memory.held.total
     assert memory.fits is True
+
+
+def test_workers_come_on_top_of_the_process_itself(planned):
+    plan = planned(workers_bytes=GB)
+    assert plan.memory.peak == 3 * GB
+    assert "workers, beside what they share          1.00 GB" in report(plan)
 
 
 def test_memory_that_does_not_suffice_is_told_with_advice(planned):

@@ -95,15 +95,16 @@ class Memory:
         int | None
     )  # main memory before the model: Python, torch, the data's index; None unmeasured, 0 on a GPU
     activations: int | None  # the rest of the peak: activations, batches, work space; None unmeasured
+    workers: int  # what the processes that prepare batches have for themselves; 0 unmeasured, or on a GPU
     processes: int  # that share the device's memory
     room: Room | None
 
     @property
     def peak(self) -> int | None:
-        """Of one process."""
+        """Of one process with its workers."""
         if self.activations is None or self.start is None:
             return None
-        return self.start + self.held.total + self.activations
+        return self.start + self.held.total + self.activations + self.workers
 
     @property
     def needed(self) -> int:
@@ -292,13 +293,13 @@ def _memory(plan: RunConfig, held: Held, rehearsal: Rehearsal | None, device: to
     dealt = held.on_each(shards_of(plan))
     sharing = local_processes() if device.type == "cpu" else 1
     if rehearsal is None:
-        return Memory(dealt, None, None, sharing, room_on(device))
+        return Memory(dealt, None, None, 0, sharing, room_on(device))
     if rehearsal.device_peak_bytes is not None:
-        start, peak = 0, rehearsal.device_peak_bytes
+        start, peak, workers = 0, rehearsal.device_peak_bytes, 0
     else:
-        start, peak = rehearsal.start_bytes, rehearsal.peak_bytes
+        start, peak, workers = rehearsal.start_bytes, rehearsal.peak_bytes, rehearsal.workers_bytes
     # The rehearsal, on one process, held all; its activations are those of every process.
-    return Memory(dealt, start, max(0, peak - start - held.total), sharing, rehearsal.room)
+    return Memory(dealt, start, max(0, peak - start - held.total), workers, sharing, rehearsal.room)
 
 
 def _disk(plan: RunConfig, held: Held, rehearsal: Rehearsal | None, folder: Path) -> Disk:

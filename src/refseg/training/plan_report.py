@@ -68,6 +68,7 @@ def _memory(memory: Memory, trouble: str | None) -> str:
     rows += [["averaged weights", size(held.average)]] if held.average else []
     if memory.activations is not None:
         rows.append(["activations and work space, measured", size(memory.activations)])
+    rows += [["workers, beside what they share", size(memory.workers)]] if memory.workers else []
     rows.append(["peak" if memory.peak is not None else "without activations", size(_sum(memory))])
     lines = [aligned(rows), _verdict(memory)]
     if trouble is not None:

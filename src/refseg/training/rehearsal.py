@@ -31,7 +31,7 @@ from refseg.training.loop import open_data, train
 from refseg.training.measure import measure_phrases
 from refseg.training.objective import PRECISIONS
 from refseg.training.resume import LAST_NAME, STATE_NAME, save_state
-from refseg.training.room import Room, nearest_folder, resident_bytes, room_on
+from refseg.training.room import Room, children_watched, nearest_folder, resident_bytes, room_on
 from refseg.training.sources import Sources, open_evaluation_data
 from refseg.training.start import changed
 
@@ -56,6 +56,7 @@ class Rehearsal:
     save_seconds: float
     start_bytes: int  # of main memory, held before the model is built: Python, torch, the data's index
     peak_bytes: int  # of main memory
+    workers_bytes: int  # of main memory, that workers have for themselves
     device_peak_bytes: int | None  # of tensors on a GPU; None where main memory is the device's
     state_bytes: int
     checkpoint_bytes: int
@@ -107,7 +108,8 @@ def rehearse_here(plan: RunConfig, folder: Path, device: torch.device) -> Rehear
     canvas, batch_seconds = _batches_alone(plan, sources, frame)
     start = resident_bytes()
     steps = STEPS
-    lines = _train(shortened(plan, steps), folder / "first", device)
+    with children_watched() as workers:
+        lines = _train(shortened(plan, steps), folder / "first", device)
     peak = peak_bytes()
     spare = int(_ENOUGH_SECONDS / max(_compute(lines), 1e-3))
     if spare > steps:
@@ -122,6 +124,7 @@ def rehearse_here(plan: RunConfig, folder: Path, device: torch.device) -> Rehear
         evaluation_seconds=_evaluation_seconds(plan, last, device),
         start_bytes=start,
         peak_bytes=peak,
+        workers_bytes=workers[0],
         device_peak_bytes=on_gpu,
         state_bytes=(folder / "first" / STATE_NAME).stat().st_size,
         checkpoint_bytes=last.stat().st_size,
@@ -132,14 +135,9 @@ def rehearse_here(plan: RunConfig, folder: Path, device: torch.device) -> Rehear
 
 def shortened(plan: RunConfig, steps: int) -> RunConfig:
     """The run, ended after `steps` steps: without measurements, with one save at its end."""
-    told = {
-        "steps": steps,
-        "evaluate_every": 0,
-        "evaluate_examples": 0,
-        "save_every": steps,
-        "log_every": steps,
-    }
-    told |= {"patience": 0, "min_gain": 0.0, "keep_best": 1, "final_protocols": "none", "tensorboard": False}
+    told: dict[str, Any] = {"evaluate_every": 0, "evaluate_examples": 0, "keep_best": 1, "patience": 0}
+    told |= {"min_gain": 0.0, "final_protocols": "none", "final_examples": None, "tensorboard": False}
+    told |= dict.fromkeys(("steps", "save_every", "log_every"), steps)
     section = plan.run.model_copy(update=told)
     schedule = plan.schedule.model_copy(update={"warmup_steps": 0, "drops": ()})
     return plan.model_copy(update={"run": section, "schedule": schedule})
