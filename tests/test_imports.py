@@ -45,6 +45,7 @@ ALSO = {
     ("losses", "errors"),
     ("losses", "distributed"),
     ("layers", "errors"),
+    ("layers", "distributed"),
 }
 UNDER_ANY = {"errors"}
 

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from refseg.checkpoints.cards import Published
     from refseg.data.catalog import PhraseDataset
     from refseg.evaluation.run import Result
+    from refseg.predictor import Predictor
 
 
 def _print_protocols(wanted: bool) -> None:
@@ -99,6 +100,10 @@ def evaluate(
     as_card: Annotated[
         bool, typer.Option("--card", help="Print [[checkpoint.measured]] tables for a result card.")
     ] = False,
+    card_file: Annotated[
+        Path | None,
+        typer.Option(help="A model card (README.md of a run, say) that the numbers are added to."),
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace a file of the same name.")] = False,
 ) -> None:
     """Measure a checkpoint on a data set by our conventions and, where they differ, by the published ones beside them.
@@ -108,6 +113,7 @@ def evaluate(
     from refseg.data.catalog import open_dataset
     from refseg.errors import InvalidInput
     from refseg.evaluation.machine import this_machine
+    from refseg.evaluation.model_card import result_facts
     from refseg.evaluation.report import write_report
     from refseg.evaluation.run import evaluate as run_evaluation
     from refseg.evaluation.setup import Request, prepare
@@ -121,6 +127,8 @@ def evaluate(
             if file.exists() and not force:
                 raise InvalidInput(f"{file} exists; give another name, or --force to replace it")
             check_writable(file.parent)
+    if card_file is not None:
+        check_writable(card_file.parent)
     scenes = {"size": size, "frames": frames, "phrases": phrases, "seed": seed, "sprites": sprites}
     given = {name: value for name, value in scenes.items() if value is not None} | world_fields(world or ())
     split = "valid" if split is None and submission is not None else split
@@ -145,6 +153,8 @@ def evaluate(
     if report is not None:
         title = f"{weights['name']} on {dataset.name}"
         write_report(report, result, predictor, dataset, title=title, published=ready.published)
+    if card_file is not None:
+        _add_to_card(card_file, checkpoint, result_facts(result, record, ready.published), predictor)
     _tell(result, record, ready.published, out=out, as_json=as_json, as_card=as_card)
     if written is not None:
         typer.echo(
@@ -174,6 +184,14 @@ def _tell(
         print(card_tables(record))
     else:
         print(result_table(result, published))
+
+
+def _add_to_card(page: Path, checkpoint: str, found: dict[str, Any], predictor: Predictor) -> None:
+    from refseg.checkpoints import zoo
+    from refseg.evaluation.model_card import add_to_card
+
+    count = sum(parameter.numel() for parameter in predictor.model.parameters())
+    add_to_card(page, checkpoint, zoo.resolve(checkpoint), count, found)
 
 
 def _look_at_as_many_frames(dataset: PhraseDataset, checkpoint: str) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from refseg.data.scenes.motion import ALL_MOVES, Moves
+from refseg.data.scenes.motion import ALL_MOVES, MOTIONS, Moves
 from refseg.data.scenes.phrases import REGISTERS, Registers
 from refseg.data.scenes.scene import SPLIT_NUMBERS, Scene, draw_scene
 from refseg.data.scenes.sprites import AUTO, load_atlas
@@ -210,6 +210,7 @@ def to_example(scene: Scene, name: str) -> Example:
             ids=ids,
             nouns=torch.tensor([thing.noun for thing in scene.things]),
             colours=torch.tensor([thing.colour for thing in scene.things]),
+            motions=_motions(scene),
         ),
     )
 
@@ -220,6 +221,14 @@ def _masks(scene: Scene) -> Tensor:
     for row, said in zip(meant, scene.said, strict=True):
         row[[number + 1 for number in said.meaning]] = True
     return torch.from_numpy(meant[:, scene.ids])
+
+
+def _motions(scene: Scene) -> Tensor | None:
+    """Indices into MOTIONS; nothing of a picture."""
+    if len(scene.frames) == 1:
+        return None
+    names = list(MOTIONS)
+    return torch.tensor([names.index(thing.motion) for thing in scene.things])
 
 
 def _label(scene: Scene, meaning: tuple[int, ...]) -> int:

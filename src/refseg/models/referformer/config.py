@@ -82,9 +82,7 @@ class ReferFormerConfig(ModelConfig):
         if self.text.tokenizer != WORDS:
             return self
         known = tuple(dict.fromkeys(word.lower() for word in words if word.isalnum()))
-        return replace(
-            self, vocabulary=known, text=replace(self.text, vocabulary=len(SPECIALS) + len(known))
-        )
+        return replace(self, vocabulary=known, text=replace(self.text, vocabulary=len(SPECIALS) + len(known)))
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from refseg.distributed import mean_over_ranks
+from refseg.distributed import mean_count
 from refseg.losses import boxes, masks, matching
 from refseg.models.base import Criterion
 from refseg.models.referformer.config import ReferFormerLossConfig
@@ -45,7 +45,7 @@ class ReferFormerCriterion(Criterion):
             "dice": self.config.dice_weight,
         }
         objects = _at_cells(targets)
-        count = mean_over_ranks(objects.visible.sum()).clamp(min=1)
+        count = mean_count(objects.visible.sum())
         terms = self._terms(output, objects, count, "")
         for index, layer in enumerate(output.earlier):
             terms |= self._terms(layer, objects, count, f"_{index}")

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from refseg.distributed import mean_count
 from refseg.models.base import Criterion
 from refseg.structures import Output, Targets
 
@@ -22,39 +23,43 @@ class ScoutCriterion(Criterion):
 
     def forward(self, output: Output, targets: Targets) -> dict[str, Tensor]:
         """Named, weighted terms; those of earlier layers carry the layer's number."""
-        terms = self._terms(output, targets)
+        visible = targets.visible.float()  # [P, T']
+        asked, seen = mean_count(torch.stack([torch.ones_like(visible).sum(), visible.sum()]))
+        terms = self._terms(output, targets, asked, seen)
         for number, earlier in enumerate(output.earlier):
-            weaker = self._terms(earlier, targets)
+            weaker = self._terms(earlier, targets, asked, seen)
             terms |= {
                 f"{name}_{number}": self.config.earlier_weight * value for name, value in weaker.items()
             }
         return terms
 
-    def _terms(self, output: Output, targets: Targets) -> dict[str, Tensor]:
+    def _terms(self, output: Output, targets: Targets, asked: Tensor, seen: Tensor) -> dict[str, Tensor]:
         assert output.boxes is not None and output.class_logits is not None
         weights = self.config
         logits = output.mask_logits[:, 0].float()  # [P, T', h, w]
         masks = functional.adaptive_avg_pool2d(targets.masks.float(), (logits.shape[-2], logits.shape[-1]))
         visible = targets.visible.float()
-        seen = visible.sum().clamp(min=1)
         boxes = output.boxes[:, 0].float()
         existence = functional.binary_cross_entropy_with_logits(
-            output.class_logits[:, 0, :, 0].float(), visible
+            output.class_logits[:, 0, :, 0].float(), visible, reduction="sum"
         )
         return {
-            "mask": weights.mask_weight * _focal(logits, masks, weights.focal_gamma),
+            "mask": weights.mask_weight * _focal(logits, masks, weights.focal_gamma) / asked,
             "dice": weights.dice_weight * (_dice(logits, masks) * visible).sum() / seen,
             "box": weights.box_weight * ((boxes - targets.boxes).abs().mean(-1) * visible).sum() / seen,
             "giou": weights.giou_weight * ((1 - _giou(boxes, targets.boxes)) * visible).sum() / seen,
-            "existence": weights.existence_weight * existence,
+            "existence": weights.existence_weight * existence / asked,
         }
 
 
 def _focal(logits: Tensor, masks: Tensor, gamma: float) -> Tensor:
-    """Binary cross-entropy weighted by how wrong a pixel is; `masks` may be fractions of a pixel."""
+    """Binary cross-entropy weighted by how wrong a pixel is, a mean over the pixels of a frame, summed over frames.
+
+    `masks` may be fractions of a pixel.
+    """
     entropy = functional.binary_cross_entropy_with_logits(logits, masks, reduction="none")
     wrong = (logits.sigmoid() - masks).abs()
-    return (entropy * wrong**gamma).mean()
+    return (entropy * wrong**gamma).mean((-2, -1)).sum()
 
 
 def _dice(logits: Tensor, masks: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from refseg.distributed import mean_over_ranks
+from refseg.distributed import mean_count, mean_over_ranks
 from refseg.losses import masks, matching, points
 from refseg.models.base import Criterion, LossConfig
 from refseg.models.vlformer.config import VLFormerLossConfig
@@ -34,7 +34,7 @@ class VLFormerCriterion(Criterion):
         A phrase whose object is in no frame has no object: all candidates should say so, and it has no mask terms.
         """
         present = targets.visible.any(-1)  # [P]
-        count = mean_over_ranks(present.sum().float()).clamp(min=1)
+        count = mean_count(present.sum())
         wanted = _wanted(targets)
         terms = self._terms(output, wanted, present, count, "")
         # Published behaviour: the table of weights is one entry short, so the prediction before the last is left out.
@@ -86,7 +86,8 @@ class VLFormerCriterion(Criterion):
         labels = torch.full(logits.shape[:2], NO_OBJECT, device=logits.device)
         labels[present, query[present]] = REFERRED
         weight = logits.new_tensor([1.0, self.config.absent_weight])
-        return functional.cross_entropy(logits.flatten(0, 1), labels.flatten(), weight)
+        entropy = functional.cross_entropy(logits.flatten(0, 1), labels.flatten(), weight, reduction="sum")
+        return entropy / mean_over_ranks(weight[labels].sum())
 
     def _mask_terms(self, logits: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
         """Summed cross-entropy and dice loss of mask logits [N, h, w] against masks [N, H, W], at sampled points."""

@@ -6,7 +6,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from refseg import distributed
 from refseg.errors import InvalidInput
+from refseg.layers.shared_norm import shared_moments
 
 SLOPE = 0.1  # of the leaky activation
 NORM_EPS = 1e-3
@@ -20,6 +22,7 @@ class BatchNorm(nn.Module):
     frozen where its scale does not learn.
     """
 
+    shares_statistics = False  # several processes: normalises by the examples of all of them
     running_mean: Tensor
     running_var: Tensor
 
@@ -40,6 +43,8 @@ class BatchNorm(nn.Module):
             return functional.batch_norm(
                 x, self.running_mean, self.running_var, self.weight, self.bias, eps=NORM_EPS
             )
+        if self.shares_statistics and distributed.world_size() > 1:
+            return self._normalised_together(x)
         count = x.numel() // x.shape[1]
         if count < 2:
             raise InvalidInput(
@@ -52,6 +57,16 @@ class BatchNorm(nn.Module):
         if self.weight.requires_grad:
             self._note(mean, variance, count, is_map=x.ndim == 4)
         return normalised
+
+    def _normalised_together(self, x: Tensor) -> Tensor:
+        mean, variance, count = shared_moments(x)
+        if self.weight.requires_grad:
+            unbiased = variance.detach() * count / (count - 1)
+            self._note(mean.detach(), unbiased, int(count), is_map=x.ndim == 4)
+        scale = (variance + NORM_EPS).rsqrt() * self.weight
+        shift = self.bias - mean * scale
+        shape = (-1,) + (1,) * (x.ndim - 2)
+        return (x.float() * scale.view(shape) + shift.view(shape)).to(x.dtype)
 
     def scale_and_shift(self) -> tuple[Tensor, Tensor]:
         """[C] and [C]: outside training, the normalisation of x is x * scale + shift."""

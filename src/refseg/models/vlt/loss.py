@@ -8,6 +8,7 @@ from __future__ import annotations
 from torch import Tensor
 from torch.nn import functional
 
+from refseg.distributed import mean_count
 from refseg.models.base import Criterion
 from refseg.models.vlt.config import VltLossConfig
 from refseg.models.vlt.model import VltOutput
@@ -37,4 +38,4 @@ def masks_at_cells(masks: Tensor, cells: int) -> Tensor:
 def mask_term(logits: Tensor, masks: Tensor) -> Tensor:
     """Cross-entropy of logits [P, T', h, w] with soft masks, summed over pixels, a mean over phrases and frames."""
     summed = functional.binary_cross_entropy_with_logits(logits, masks.to(logits.dtype), reduction="sum")
-    return summed / (logits.shape[0] * logits.shape[1])
+    return summed / mean_count(summed.new_tensor(logits.shape[0] * logits.shape[1]))

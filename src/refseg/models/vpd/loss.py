@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from refseg.distributed import mean_over_ranks
 from refseg.models.base import Criterion
 from refseg.models.vpd.config import VPDLossConfig
 from refseg.models.vpd.head import resized
@@ -24,11 +25,12 @@ class VPDCriterion(Criterion):
     def forward(self, output: Output, targets: Targets) -> dict[str, Tensor]:
         """The mean over all pixels of the batch, weighted by their class.
 
-        Published behaviour: each process divides by the weights of its own pixels.
+        Of several processes each divides by the weights of all pixels, where the published program divides by those of its
+        own: so the batch, and not how it is dealt out, decides what a pixel counts.
         """
         canvas = (targets.masks.shape[-2], targets.masks.shape[-1])
         logits = resized(output.mask_logits.float().flatten(0, 2)[:, None], canvas)[:, 0]
         masks = targets.masks.flatten(0, 1)
         weights = torch.where(masks, self.config.object_weight, self.config.background_weight)
         terms = functional.binary_cross_entropy_with_logits(logits, masks.float(), weights, reduction="sum")
-        return {"mask": terms / weights.sum()}
+        return {"mask": terms / mean_over_ranks(weights.sum())}
