@@ -98,6 +98,7 @@ def _train(
     """Trains, alone or as one of the processes that a launcher such as torchrun has started."""
     from refseg import distributed
     from refseg.predictor import find_device
+    from refseg.training.companions import companions
     from refseg.training.interruption import Interrupted
     from refseg.training.loop import train as train_run
     from refseg.training.refusals import must_be_possible
@@ -109,7 +110,8 @@ def _train(
     except distributed.Refused as refusal:
         raise typer.Exit(2) from refusal
     try:
-        last = train_run(run, folder, device=found, is_quiet=quiet, anyway=anyway)
+        with companions(folder):
+            last = train_run(run, folder, device=found, is_quiet=quiet, anyway=anyway)
     except distributed.Refused as refusal:
         raise typer.Exit(2) from refusal
     except Interrupted as stopped:
