@@ -75,6 +75,20 @@ class ParamRule:
     trained: bool = True
 
 
+@dataclass(frozen=True)
+class Tower:
+    """An encoder whose layers stand one behind the other, for learning rates that fall towards its input.
+
+    What of it no layer claims (a last norm, a pooler) counts as a part of the last one.
+    """
+
+    name: str  # for messages
+    prefix: str  # of the names of its parameters; a regular expression
+    layers: tuple[
+        str, ...
+    ]  # regular expressions of what follows the prefix, input first; captured numbers count towards the output
+
+
 class ReferringModel(nn.Module, ABC):
     """A network that answers which pixels phrases refer to."""
 
@@ -166,6 +180,10 @@ class ReferringModel(nn.Module, ABC):
         Each is called with tensors by position or by name and returns tensors; the model calls it as ever. A family that
         names none cannot be trained with `run.checkpoint_activations`.
         """
+        return ()
+
+    def towers(self) -> Sequence[Tower]:
+        """The encoders that `optimizer.layer_decay` slows layer by layer; the default has none."""
         return ()
 
     def offload(self, device: torch.device) -> None:

@@ -23,7 +23,7 @@ from refseg.encoders.video_swin import VideoSwin, VideoSwinSpec
 from refseg.layers.position import sine_1d
 from refseg.layers.steps import frames_at_once, gather, row_steps
 from refseg.models.base import Candidates as Offered
-from refseg.models.base import ReferringModel, Ruler
+from refseg.models.base import ReferringModel, Ruler, Tower
 from refseg.models.referformer.config import BackboneSpec, ReferFormerConfig
 from refseg.models.referformer.finish import all_candidates, finish_masks, ranked_candidates, video_scores
 from refseg.models.referformer.levels import Levels, place_levels
@@ -168,6 +168,13 @@ class ReferFormer(ReferringModel):
         found = [module for module in self.backbone.modules() if isinstance(module, kind)]
         blocks = [block for block in found if any(value.requires_grad for value in block.parameters())]
         return [*blocks, *self.encoder.layers]
+
+    def towers(self) -> tuple[Tower, ...]:
+        """The encoders, for rates that fall with depth."""
+        return (
+            Tower("backbone", r"backbone\.", type(self.backbone).layer_order),
+            Tower("text tower", r"text_tower\.", TextTower.layer_order),
+        )
 
     def tell_candidates(self) -> None:
         """From now on `segment` answers with all candidates, not with the chosen one alone."""
