@@ -90,7 +90,7 @@ def disk(tmp_path):
 def filled(server, disk, moment, step=0, room=0):
     """The sentence with which a run ends that finds the disk full."""
     code = FILLING.format(moment=moment, step=step, room=room)
-    ended, out, err = train(server, disk / "run", code=code, DISK=str(disk)).end()
+    ended, out, err = train(server, disk / "run", code=code, told=disk.parent, DISK=str(disk)).end()
     assert ended == 2, err
     assert out == ""
     assert "Traceback" not in err

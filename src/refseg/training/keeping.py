@@ -87,7 +87,10 @@ def _measured(training: Training, place: Workplace) -> Measurement | None:
     if place.held_out is None:
         return None
     with training.result() as model:
-        found = _measurement(model, place, place.held_out) if distributed.is_first() else None
+        if not distributed.is_first():
+            return None
+        with distributed.apart():
+            found = _measurement(model, place, place.held_out)
     train_mode(training.model)
     return found
 

@@ -26,7 +26,7 @@ from refseg.training.optimizer import schedule_ratio, set_learning_rate
 from refseg.training.refusals import must_hold
 from refseg.training.regroup import load_state, regrouped
 from refseg.training.resume import LAST_NAME
-from refseg.training.saving import mend
+from refseg.training.saving import mend, must_have_room
 from refseg.training.sources import SCENES, Sources, as_sources, open_evaluation_data, open_training_data
 from refseg.training.state import Training, Workplace, begin_or_go_on, steps_of
 
@@ -90,6 +90,7 @@ def train(
     scene = Scene(plan, folder, device, objective, examples, training.model.config.frame)
     guard = Guard(scene, log, may_overflow=run.run.precision == "float16")
     place = Workplace(plan, folder, device, objective, held_out, log, guard)
+    distributed.first_alone(lambda: must_have_room(training, place))
     mend(training, place)
     with Interruption(speaks=distributed.is_first() and not is_quiet) as interruption:
         measure_what_is_owed(training, place, interruption)
