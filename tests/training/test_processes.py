@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from training.together import run_job
 
 from refseg.errors import InvalidInput
 from refseg.training.config import run_from_values
 from refseg.training.engine import must_agree
 from refseg.training.regroup import regrouped
+from training.together import run_job
 
 STEPS = 4
 RECIPE = f"""

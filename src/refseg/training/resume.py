@@ -75,7 +75,7 @@ def tidy_and_load_state(folder: Path) -> dict[str, Any] | None:
         InvalidInput: if the file is damaged or of another layout.
     """
     for name in (*OWN_FILES, *OWN_PATTERNS, "README.md"):
-        for half in folder.glob(f".{name.partition('.')[0]}*.part*"):
+        for half in folder.glob(f".{name.partition('.')[0].rstrip('*')}*.part*"):
             half.unlink(missing_ok=True)
     path = folder / STATE_NAME
     if not path.exists():
