@@ -13,12 +13,15 @@ from refseg.training.adapter_file import ADAPTERS_NAME, save_adapters
 from refseg.training.adapters import as_stored
 from refseg.training.announce import named
 from refseg.training.best import drop_others, save_best
+from refseg.training.config import RunConfig
 from refseg.training.interruption import Interrupted, Interruption
-from refseg.training.measure import measure_objective, measure_phrases
+from refseg.training.measure import LOSS, measure_objective, measure_phrases
 from refseg.training.objective import PRECISIONS
 from refseg.training.optimizer import train_mode
 from refseg.training.resume import LAST_NAME, save_state
+from refseg.training.sections import DEFAULT_SCORE
 from refseg.training.state import Training, Workplace, steps_of
+from refseg.training.summary import tell_summary
 
 
 def tell_and_keep(training: Training, place: Workplace, interruption: Interruption) -> None:
@@ -43,6 +46,7 @@ def tell_and_keep(training: Training, place: Workplace, interruption: Interrupti
             drop_others(training, place)
         distributed.wait()
     if stops and not ends:
+        tell_summary(training, place, is_short=True)
         place.log.close()
         raise Interrupted(
             interruption.number or signal.SIGTERM,
@@ -66,12 +70,22 @@ def _measure(training: Training, model: ReferringModel, place: Workplace, held_o
         found = measure_phrases(model, held_out, device=place.device, best_by=run.run.best_by)
     else:
         found = measure_objective(
-            model, held_out, place.objective, batch_size=run.run.batch_size, device=place.device
+            model,
+            held_out,
+            place.objective,
+            batch_size=run.run.batch_size,
+            device=place.device,
+            best_by=_term(run),
         )
     train_mode(training.model)
     place.log.result(training.step, found.scores)
     is_best = training.kept.note(found.quality, training.step, found.scores, run.run)
     save_best(training, place, partial(_save_checkpoint, training, model, place), is_best=is_best)
+
+
+def _term(run: RunConfig) -> str:
+    """What an objective is best by: where the recipe leaves the score of phrases, all its terms together."""
+    return LOSS if run.run.best_by == DEFAULT_SCORE else run.run.best_by
 
 
 def _save_checkpoint(training: Training, model: ReferringModel, place: Workplace, name: str) -> None:

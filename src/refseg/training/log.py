@@ -16,6 +16,7 @@ from torch import Tensor
 
 from refseg.errors import InvalidInput
 from refseg.files import write_whole_text
+from refseg.training.board import Board
 
 LOG_NAME = "log.jsonl"
 
@@ -43,6 +44,7 @@ class Log:
         self._unchecked = {"norm"} if may_overflow else set()
         self._file = (folder / LOG_NAME if is_kept else Path(os.devnull)).open("a", encoding="utf-8")
         self._pending: list[tuple[dict[str, Any], list[str], Tensor]] = []
+        self.board: Board | None = None  # that shows the same numbers
 
     def step(self, step: int, terms: Mapping[str, Tensor], facts: Mapping[str, float]) -> None:
         """Notes one step: its loss terms (tensors without gradient) and plain facts about it."""
@@ -84,9 +86,13 @@ class Log:
     def close(self) -> None:
         """Ends the file."""
         self._file.close()
+        if self.board is not None:
+            self.board.close()
 
     def _write(self, line: Mapping[str, Any]) -> None:
         self._file.write(json.dumps({name: _short(value) for name, value in line.items()}) + "\n")
+        if self.board is not None:
+            self.board.write(line)
 
 
 def cut_log(folder: Path, step: int) -> None:

@@ -11,6 +11,7 @@ from torch import Tensor
 from refseg import distributed
 from refseg.models import catalog
 from refseg.training.announce import announce, tell_leakage
+from refseg.training.board import board_of
 from refseg.training.card import finish_with_card
 from refseg.training.config import RunConfig
 from refseg.training.engine import must_agree
@@ -25,6 +26,7 @@ from refseg.training.regroup import load_state, regrouped
 from refseg.training.resume import LAST_NAME
 from refseg.training.sources import SCENES, Sources, as_sources, open_evaluation_data, open_training_data
 from refseg.training.state import Training, Workplace, begin_or_go_on, steps_of
+from refseg.training.summary import tell_summary
 
 Terms = dict[str, Tensor]
 
@@ -67,6 +69,7 @@ def train(run: RunConfig, folder: Path, *, device: torch.device, is_quiet: bool 
         is_kept=distributed.is_first(),
         may_overflow=run.run.precision == "float16",
     )
+    log.board = board_of(folder, training.step, is_wanted=run.run.tensorboard and distributed.is_first())
     tell_leakage(log, examples, held_out, folder)
     announce(log, plan, training, origin=origin, num_examples=len(examples), device=device)
     if regrouping:
@@ -79,8 +82,7 @@ def train(run: RunConfig, folder: Path, *, device: torch.device, is_quiet: bool 
         while goes_on(training, place):
             _one_step(training, feed, place)
             tell_and_keep(training, place, interruption)
-    if training.skipped:
-        log.say(f"{training.skipped} examples were skipped; log.jsonl counts them by step")
+    tell_summary(training, place)
     finish_with_card(place, examples)
     log.close()
     return folder / LAST_NAME
