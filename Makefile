@@ -64,11 +64,11 @@ docs: $(VENV)/.runtime  ## the page of checkpoints and the README's picture, mad
 # Hours on two cores. Each stage goes on where it was stopped; the memory settings spare glibc from giving pages back at every step.
 scout: export MALLOC_MMAP_THRESHOLD_ = 4000000000
 scout: export MALLOC_TRIM_THRESHOLD_ = 16000000000
-scout: $(VENV)/.runtime  ## the shipped checkpoint from nothing: naming, phrases, clips, honest scores; then its card
-	@for stage in naming scenes clips; do \
+scout: $(VENV)/.runtime  ## the shipped checkpoint from nothing, and its card
+	@for stage in naming scenes motion clips; do \
 	  $(BIN)/refseg train scout/$$stage $$(test -e runs/scout-$$stage/state.pt && echo --resume) || exit $$?; \
 	done
-	$(BIN)/refseg calibrate runs/scout-clips/last.safetensors scenes --frames 1 --frames 6 --count 800 --out runs/scout.safetensors --force
+	$(BIN)/refseg calibrate runs/scout-clips/last.safetensors scenes --frames 1 --frames 6 --count 500 --out runs/scout.safetensors --force
 	$(BIN)/refseg evaluate runs/scout.safetensors scenes --card
 	$(BIN)/refseg evaluate runs/scout.safetensors scenes --split new --card
 	$(BIN)/refseg evaluate runs/scout.safetensors scenes --shuffle-phrases --card

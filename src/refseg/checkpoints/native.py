@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
@@ -28,7 +27,7 @@ from refseg.checkpoints.tensor_file import (
     write_one_by_one,
 )
 from refseg.errors import CheckpointMismatch, InvalidInput
-from refseg.files import whole_file
+from refseg.files import durable_file
 from refseg.models import catalog
 from refseg.models.base import ReferringModel
 
@@ -272,15 +271,13 @@ def written_whole(path: Path) -> Iterator[Path]:
         InvalidInput: if the system refuses to write (no room, no permission).
     """
     try:
-        with whole_file(path) as part:
+        with durable_file(path) as part:
             part.touch()
             mode = (
                 part.stat().st_mode
             )  # what the person's umask gives; a library may write with a stricter one
             yield part
             part.chmod(mode)
-            with part.open("rb+") as file:
-                os.fsync(file.fileno())
     except (OSError, SafetensorError) as error:
         raise InvalidInput(f"cannot write {path}: {error}") from error
 

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-from refseg.training.resume import BEST_NAME
+from refseg.training.resume import BEST_NAME, is_of_step
 from refseg.training.state import Training, Workplace
 
 
@@ -19,19 +19,28 @@ def best_at(step: int | str) -> str:
     return f"best-at-{step}.safetensors"
 
 
-def save_best(training: Training, place: Workplace, save: Callable[[str], None], *, is_best: bool) -> None:
-    """Keeps the weights of a measurement that was just noted, if it is one of the best.
+def has_best(training: Training, place: Workplace) -> bool:
+    """Whether the checkpoints of the measurement after this step, which is one of the best, are there."""
+    return all(is_of_step(place.folder / name, training.step) for name in _names(training, place))
+
+
+def save_best(training: Training, place: Workplace, save: Callable[[str], None]) -> None:
+    """Keeps the weights of this step, whose measurement is one of the best.
 
     Arguments:
         save: writes these weights under a name.
-        is_best: whether it is the best of all.
     """
-    own = best_at(training.step)
-    is_one_of_several = place.run.run.keep_best > 1 and training.kept.keeps(training.step)
-    if is_one_of_several:
-        save(own)
-    if is_best and not (is_one_of_several and _linked(place.folder, own, BEST_NAME)):
-        save(BEST_NAME)
+    first, *further = _names(training, place)
+    save(first)
+    for other in further:
+        if not _linked(place.folder, first, other):
+            save(other)
+
+
+def _names(training: Training, place: Workplace) -> list[str]:
+    """Under which the weights of this step are kept."""
+    own = [best_at(training.step)] * (place.run.run.keep_best > 1)
+    return own + [BEST_NAME] * (training.kept.ranking[0][1] == training.step)
 
 
 def drop_others(training: Training, place: Workplace) -> None:

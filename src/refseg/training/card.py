@@ -11,6 +11,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import torch
+
 import refseg
 from refseg import distributed
 from refseg.checkpoints import native, zoo
@@ -40,38 +42,65 @@ _OURS = "Apache-2.0"
 def finish_with_card(place: Workplace, examples: Sources) -> None:
     """Evaluates the best checkpoint of a finished run by `run.final_protocols` and writes README.md and card.json.
 
-    The first process does so while the others wait. The checkpoint is on disk before: whatever goes wrong here is told, on
-    stderr and in the card, and costs the run nothing but the numbers.
+    All processes evaluate together, and the first one writes. The checkpoint is on disk before: whatever goes wrong here is
+    told, on stderr and in the card, and costs the run nothing but the numbers.
     """
+    found, why_not = _evaluated(place)
     if distributed.is_first():
-        path = zoo.resolve(place.folder.absolute())
         try:
-            _write(place, examples, path)
+            _write(place, examples, found, why_not)
         except (
             Exception
         ) as error:  # of any kind: hours of training are not to end in a traceback of their last minute
-            _tell(f"the model card could not be written ({_told(error)}); {path} is whole")
+            _tell(f"the model card could not be written ({_told(error)}); the checkpoints are whole")
     distributed.wait()
 
 
-def _write(place: Workplace, examples: Sources, path: Path) -> None:
-    page = place.folder / model_card.PAGE_NAME
-    header = native.read_header(path)
-    predictor = Predictor.load(path, device=str(place.device))
-    count = sum(parameter.numel() for parameter in predictor.model.parameters())
-    facts = model_card.first_facts(
-        place.run.name, model_card.model_facts(path, header, count), _licence(place.run, examples)
-    )
-    facts |= {"training": _training(place, examples), "unmeasured": _why_not(place)}
+def _evaluated(place: Workplace) -> tuple[dict[str, Any] | None, str]:
+    """The evaluation, or why there is none."""
+    why_not = _why_not(place)
+    if why_not:
+        return None, why_not
+    path = _checkpoint(place)
+    if distributed.any_of(path is None, place.device):
+        return None, "not every process can read the checkpoint"
+    assert path is not None, "every process has found it"
     try:
-        if not facts["unmeasured"]:
-            facts = model_card.with_result(facts, _measured(place, predictor, path, header))
-            place.log.say(facts["results"][-1]["table"])
+        return _measured(place, path), ""
+    except distributed.Refused:  # another process failed, and says why
+        return None, "the evaluation after training failed"
     except Exception as error:  # the card is written without numbers
-        facts["unmeasured"] = f"the evaluation after training failed ({_told(error)})"
-        _tell(f"{facts['unmeasured']}; {path} is whole: {_again(place.run, path)}")
+        _tell(
+            f"the evaluation after training failed ({_told(error)}); {path} is whole: {_again(place.run, path)}"
+        )
+        return None, f"the evaluation after training failed ({_told(error)})"
+
+
+def _checkpoint(place: Workplace) -> Path | None:
+    """The file that the folder of the run stands for; None where this process does not see it."""
+    try:
+        return zoo.resolve(place.folder.absolute())
+    except RefsegError:
+        return None
+
+
+def _write(place: Workplace, examples: Sources, found: dict[str, Any] | None, why_not: str) -> None:
+    path, page = zoo.resolve(place.folder.absolute()), place.folder / model_card.PAGE_NAME
+    header = native.read_header(path)
+    model = model_card.model_facts(path, header, _num_parameters(header))
+    facts = model_card.first_facts(place.run.name, model, _licence(place.run, examples))
+    facts |= {"training": _training(place, examples), "unmeasured": why_not}
+    if found is not None:
+        facts = model_card.with_result(facts, found)
+        place.log.say(found["table"])
     model_card.write_card(page, facts)
     place.log.say(f"{page} tells what {path.name} is and what it scores")
+
+
+def _num_parameters(header: native.Header) -> int:
+    with torch.device("meta"):
+        model = catalog.build(header.family, native.config_of(header))
+    return sum(parameter.numel() for parameter in model.parameters())
 
 
 def _tell(sentence: str) -> None:
@@ -101,7 +130,8 @@ def _why_not(place: Workplace) -> str:
     return ""
 
 
-def _measured(place: Workplace, predictor: Predictor, path: Path, header: native.Header) -> dict[str, Any]:
+def _measured(place: Workplace, path: Path) -> dict[str, Any]:
+    header, predictor = native.read_header(path), Predictor.load(path, device=place.device)
     dataset, asked = _final_data(place), place.run.run.final_protocols
     weights = {"name": path.name, "family": header.family, "variant": header.variant, "sha256": header.sha256}
     names = () if isinstance(asked, str) else asked

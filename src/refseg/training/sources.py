@@ -35,6 +35,7 @@ from refseg.structures import Example, Size
 from refseg.training.config import RunConfig
 from refseg.training.lengths import epoch_length
 from refseg.training.sections import DataConfig, SetConfig
+from refseg.training.skips import Skip
 
 SCENES = "scenes"
 _SCENES_OPTIONS = ("motions", "twins", "sprites")  # fields of scenes that are no keys of [data]
@@ -126,7 +127,8 @@ class Drawn:
     """An example of a run, and why others that stood at its position were passed over."""
 
     example: Example
-    skipped: tuple[str, ...] = ()
+    skipped: tuple[Skip, ...] = ()
+    source: str = ""  # the set that the example is of
 
 
 class Positions:
@@ -135,6 +137,7 @@ class Positions:
     def __init__(self, sources: Sources) -> None:
         run = sources.run
         self.sources, self.run = sources, run
+        self.names = [source.examples.name for source in sources.sources]
         is_endless = run.data.name == SCENES
         counts = [len(source) for source in sources.sources]
         epoch = epoch_length(None if is_endless else sum(counts), run, distributed.world_size())
@@ -151,20 +154,22 @@ class Positions:
         Raises:
             InvalidInput: if an example cannot be used and may not be skipped, or too many in a row cannot.
         """
-        data, seed, skipped = self.run.data, self.run.seed, []
+        data, seed = self.run.data, self.run.seed
+        skipped: list[Skip] = []
         for attempt in range(MOST_TRIES):
             which, index = self._at(position, attempt)
-            key = (position,) if attempt == 0 else (position, attempt)
+            key, name = (position,) if attempt == 0 else (position, attempt), self.names[which]
             try:
                 example = self.sources.sources[which].draw(index, generator_at(seed, _VARIATION, *key))
             except RefsegError as error:
                 if not data.skip_bad:
                     raise
-                skipped.append(str(error))
+                skipped.append(Skip.of(str(error), kind="unreadable", source=name))
                 continue
             if is_seen(example) or not data.skip_unseen:
-                return Drawn(example, tuple(skipped))
-            skipped.append(f"{example.name}: no object is to be seen after the augmentation")
+                return Drawn(example, tuple(skipped), name)
+            sentence = f"{example.name}: no object is to be seen after the augmentation"
+            skipped.append(Skip.of(sentence, kind="unseen", source=name))
         raise InvalidInput(
             f"{MOST_TRIES} examples in a row cannot be learnt from; the last one: {skipped[-1]}"
         )

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from refseg import distributed
 from refseg.files import write_whole_text
 from refseg.training.adapter_file import ADAPTERS_NAME
 from refseg.training.best import best_at
+from refseg.training.interruption import Interrupted
 from refseg.training.log import LOG_NAME
 from refseg.training.resume import BEST_NAME, LAST_NAME, SUMMARY_NAME
 from refseg.training.state import Training, Workplace, steps_of
@@ -30,6 +32,16 @@ def tell_summary(training: Training, place: Workplace, *, is_short: bool = False
     write_whole_text(place.folder / SUMMARY_NAME, json.dumps(found, indent=1, ensure_ascii=False) + "\n")
     for line in [_head(found)] if is_short else table(found):
         place.log.say(line)
+
+
+@contextmanager
+def told_if_stopped(training: Training, place: Workplace) -> Iterator[None]:
+    """Lets a run that was asked to stop say in a line how far it came."""
+    try:
+        yield
+    except Interrupted:
+        tell_summary(training, place, is_short=True)
+        raise
 
 
 def summary(training: Training, place: Workplace) -> dict[str, Any]:

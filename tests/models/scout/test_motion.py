@@ -8,7 +8,7 @@ from refseg.errors import InvalidInput
 from refseg.models import catalog
 from refseg.models.scout.config import VARIANTS
 from refseg.models.scout.family import FAMILY
-from refseg.models.scout.motion import MotionBlock, beside, window
+from refseg.models.scout.motion import MotionBlock, MotionCue, beside, window
 from refseg.models.scout.moving import motion_labels
 from refseg.structures import Example, Things
 
@@ -67,6 +67,28 @@ def test_a_window_holds_the_cells_around_and_knows_the_edge():
     assert is_inside[0].tolist() == [False, False, False, False, True, True, False, True, True]
 
 
+def test_the_cue_marks_nothing_before_training_and_the_cells_it_means_after():
+    torch.manual_seed(0)
+    cue = MotionCue(4, 8, 6)
+    maps, logits = torch.randn(2, 6, 4, 4), torch.full((2, 1, 2, 2), -20.0)
+    logits[0, 0, 0, 1] = 20.0
+    assert torch.equal(cue.mark(maps, logits), maps)
+    torch.nn.init.ones_(cue.gain)
+    added = cue.mark(maps, logits) - maps
+    torch.testing.assert_close(added[0, 0, :2, 2:], torch.ones(2, 2))
+    torch.testing.assert_close(added[0, 0, 2:], torch.zeros(2, 4), atol=1e-6, rtol=0)
+    torch.testing.assert_close(added[1], torch.zeros(6, 4, 4), atol=1e-6, rtol=0)
+
+
+def test_another_sentence_asks_another_question():
+    torch.manual_seed(0)
+    cue = MotionCue(4, 8, 6)
+    concluded = torch.randn(1, 1, 4, 2, 2).expand(2, -1, -1, -1, -1)
+    answers = cue(concluded, torch.randn(2, 8))
+    assert answers.shape == (2, 1, 2, 2)
+    assert not torch.allclose(answers[0], answers[1])
+
+
 def moving_square(way, *, motions=True):
     """A clip of a white square that goes left (0) or right (1), three pixels a frame, among noise of its own."""
     generator = torch.Generator().manual_seed(way)
@@ -108,7 +130,7 @@ def test_pictures_have_the_terms_of_phrases_and_no_motion():
     picture = moving_square(0)
     picture = Example("still", picture.frames[:1], picture.phrases, picture.masks[:, :1])
     terms = FAMILY.objectives["phrases_and_motion"](model, collate([picture], DEBUG.frame))
-    assert terms["motion"] == 0
+    assert terms["motion"] == terms["cue"] == 0
     assert {"mask", "dice", "box", "giou", "existence"} <= terms.keys()
 
 

@@ -154,7 +154,7 @@ _DEBUG = ReferFormerConfig(
 # Small enough to learn drawn clips from nothing on a CPU; not published. Windows divide the maps of a 64 pixel canvas.
 _MINI = ReferFormerConfig(
     frame=replace(DATASET_FRAMES, size=64, longest=None),
-    backbone=VideoSwinSpec(32, (2, 2, 2, 2), (2, 2, 4, 8), window=(8, 4, 4), drop_path=0.0),
+    backbone=VideoSwinSpec(32, (2, 2, 2, 2), (4, 4, 8, 8), window=(8, 4, 4), drop_path=0.0),
     text=TextSpec(
         tokenizer=WORDS,
         vocabulary=len(SPECIALS),
@@ -175,7 +175,7 @@ _MINI = ReferFormerConfig(
     num_decoder_points=4,
     hidden_dim=128,
     dropout=0.0,
-    num_queries=3,
+    num_queries=1,
     mask_dim=16,
 )
 

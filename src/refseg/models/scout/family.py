@@ -25,8 +25,10 @@ FAMILY = Family(
     # Vectors (norms, biases, positions) and word embeddings are not drawn to zero. What clips teach is learnt last, on
     # top of finished weights, and learns faster than they change.
     param_rules=(
-        ParamRule(r"^(motion|naming\.motions)\..*(norm|bias|sharpness)", lr_scale=5.0, weight_decay=0.0),
-        ParamRule(r"^(motion|naming\.motions)\.", lr_scale=5.0),
+        ParamRule(
+            r"^(motion|cue|naming\.motions)\..*(norm|bias|sharpness|gain)", lr_scale=5.0, weight_decay=0.0
+        ),
+        ParamRule(r"^(motion|cue|naming\.motions)\.", lr_scale=5.0),
         ParamRule(r"(norm|bias|positions|text\.words)", weight_decay=0.0),
     ),
     objectives={"naming": naming_loss, "phrases_and_motion": phrases_and_motion},

@@ -24,7 +24,7 @@ from refseg.structures import Clips, Output, Placement, TextFeatures, TextTokens
 from .backbone import Stage, WordFusion, conv_norm
 from .config import ScoutConfig
 from .decoder import QueryDecoder
-from .motion import MotionBlock
+from .motion import MotionBlock, MotionCue
 from .naming import NamingHead
 from .places import CODE_DIM, STRIDES, Places, blank_padding, places
 from .pyramid import CellEncoder, Memory, Pyramid
@@ -47,6 +47,7 @@ class Scout(ReferringModel):
             Stage(before, after, config.blocks_per_stage) for before, after in pairwise(widths)
         )
         self.motion = MotionBlock(config.stage_channels[0], config.motion_dim, config.motion_reach)
+        self.cue = MotionCue(config.motion_dim, config.hidden_dim, config.stage_channels[0])
         self.rows = nn.Linear(CODE_DIM, config.stage_channels[0], bias=False)
         self.columns = nn.Linear(CODE_DIM, config.stage_channels[0], bias=False)
         self.fusions = nn.ModuleList(
@@ -68,7 +69,7 @@ class Scout(ReferringModel):
         return TextTokens(*self.vocabulary.encode(phrases))
 
     def encode_visual(self, clips: Clips) -> VisualFeatures:
-        """Fine detail and the first stage, both at stride 4.
+        """Fine detail and the first stage, both at stride 4; of clips also what cells of stride 8 conclude of motion.
 
         Raises:
             InvalidInput: if the canvas is not a multiple of 32 on both sides.
@@ -97,7 +98,13 @@ class Scout(ReferringModel):
         )
         fine, stage1 = (_of_targets(maps, clips) for maps in (fine, stage1))
         detail = self.detail(functional.pixel_unshuffle(fine.flatten(0, 1), 2)).unflatten(0, fine.shape[:2])
-        return VisualFeatures((detail, stage1), clips.valid, clips.content), motion
+        maps = [detail, stage1]
+        if motion is not None:
+            grid = motion.unflatten(1, tuple(side // 8 for side in clips.pixels.shape[-2:])).permute(
+                0, 3, 1, 2
+            )
+            maps.append(_of_targets(grid, clips))
+        return VisualFeatures(tuple(maps), clips.valid, clips.content), motion
 
     def encode_text(self, tokens: TextTokens) -> TextFeatures:
         """Word features and their mean."""
@@ -107,8 +114,10 @@ class Scout(ReferringModel):
     def segment(self, visual: VisualFeatures, text: TextFeatures) -> Output:
         """One candidate query per phrase; masks at stride 2, existence and box per frame."""
         num_frames = visual.maps[0].shape[1]
-        detail, stage1 = (level.flatten(0, 1) for level in visual.maps)
+        detail, stage1 = (level.flatten(0, 1) for level in visual.maps[:2])
         assert text.sentence is not None
+        if len(visual.maps) > 2:
+            stage1 = self.cue.mark(stage1, self.cue(visual.maps[2], text.sentence))
         where = places(visual.valid.repeat_interleave(num_frames, 0))
         tokens, valid, sentence = (
             part.repeat_interleave(num_frames, 0) if num_frames > 1 else part

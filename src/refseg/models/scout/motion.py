@@ -90,6 +90,36 @@ class MotionBlock(nn.Module):
         return told + self.spread[index](grid).permute(0, 2, 3, 1).flatten(1, 2).view(told.shape)
 
 
+class MotionCue(nn.Module):
+    """Which cells move as the phrase says; a clip trained model's shortest way from words to motion.
+
+    The sentence asks one question, and every cell answers with what it concluded of motion. The answer is added to the
+    first stage along one direction, which starts at zero.
+    """
+
+    def __init__(self, motion_dim: int, text_dim: int, channels: int) -> None:
+        super().__init__()
+        self.ask = nn.Sequential(
+            nn.Linear(text_dim, text_dim), nn.GELU(), nn.Linear(text_dim, motion_dim + 1)
+        )
+        self.norm = nn.LayerNorm(motion_dim)
+        self.gain = nn.Parameter(torch.zeros(channels))
+
+    def forward(self, concluded: Tensor, sentence: Tensor) -> Tensor:
+        """Logits [P, T, h, w] of what cells concluded [P, T, D, h, w] for sentences [P, D']."""
+        question = self.ask(sentence)
+        cells = self.norm(concluded.permute(0, 1, 3, 4, 2))
+        scale = question.shape[-1] ** -0.5
+        return (cells * question[:, None, None, None, :-1] * scale).sum(-1) + question[
+            :, None, None, None, -1
+        ]
+
+    def mark(self, maps: Tensor, logits: Tensor) -> Tensor:
+        """First-stage maps [P*T, C, 2h, 2w] with the cells marked that answer the sentence."""
+        marks = logits.flatten(0, 1).sigmoid()[:, None].repeat_interleave(2, -2).repeat_interleave(2, -1)
+        return maps + (marks * self.gain[:, None, None]).to(maps.dtype)
+
+
 def beside(frames: Tensor, step: int) -> Tensor:
     """For each frame of [B, T, ...] the one `step` later (earlier, if negative); zeros where there is none."""
     num_frames = frames.shape[1]

@@ -9,25 +9,29 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
+from refseg.distributed import mean_count
 from refseg.errors import InvalidInput
 from refseg.models.base import ReferringModel
 from refseg.structures import Batch, Targets, Things
 
 from .config import ScoutConfig, ScoutLoss
 from .loss import ScoutCriterion
-from .naming import owners, weighted_entropy
+from .naming import COVERED, STRIDE, owners, weighted_entropy
 
 if TYPE_CHECKING:
     from .model import Scout
 
 MOTION_WEIGHT = 0.5
+CUE_WEIGHT = 1.0
 
 
 def phrases_and_motion(model: ReferringModel, batch: Batch) -> dict[str, Tensor]:
-    """The terms of scout's criterion, and "motion": the cross-entropy of motions over the cells of every frame.
+    """The terms of scout's criterion, and two over the cells of clips.
 
-    A batch of pictures has no motion, and the term is zero.
+    "motion" is the cross-entropy of motions in every frame, "cue" that of whether a cell belongs to what a phrase means, as
+    far as motion alone can tell. Pictures have no motion, and both are zero.
 
     Raises:
         InvalidInput: if the data carry no masks, or the data of clips do not tell how things move.
@@ -37,14 +41,30 @@ def phrases_and_motion(model: ReferringModel, batch: Batch) -> dict[str, Tensor]
     scout: Scout = model  # type: ignore[assignment]
     visual, concluded = scout.see(batch.clips)
     tokens = scout.tokenize(batch.phrases).to(batch.clips.pixels.device)
-    output = scout.segment(visual.rows(batch.clip_of_phrase), scout.encode_text(tokens))
+    rows, text = visual.rows(batch.clip_of_phrase), scout.encode_text(tokens)
+    output = scout.segment(rows, text)
     with torch.autocast(batch.clips.pixels.device.type, enabled=False):
         terms = ScoutCriterion(ScoutLoss())(output.to(dtype=torch.float32), batch.targets)
     if concluded is None:
-        return {**terms, "motion": output.mask_logits.new_zeros(())}
+        zero = output.mask_logits.new_zeros(())
+        return {**terms, "motion": zero, "cue": zero}
+    assert text.sentence is not None
     labels, weights = motion_labels(batch.targets, scout.config)
     entropy = weighted_entropy(scout.naming.motions(concluded), labels, weights)
-    return {**terms, "motion": MOTION_WEIGHT * entropy / weights.sum().clamp(min=1)}
+    cue = _cue_entropy(scout.cue(rows.maps[2], text.sentence), batch, weights)
+    return {**terms, "motion": MOTION_WEIGHT * entropy / mean_count(weights.sum()), "cue": CUE_WEIGHT * cue}
+
+
+def _cue_entropy(logits: Tensor, batch: Batch, weights: Tensor) -> Tensor:
+    """Binary cross-entropy of cue logits [P, T', h, w], every thing weighing as in `motion_labels`, [B*T, h*w]."""
+    assert batch.targets is not None
+    cells = weights.unflatten(0, (len(batch.clips.pixels), -1))  # [B, T, A]
+    if batch.clips.target_frames is not None:
+        cells = cells[torch.arange(len(cells), device=cells.device)[:, None], batch.clips.target_frames]
+    cells = cells[batch.clip_of_phrase].view(logits.shape)
+    meant = (functional.avg_pool2d(batch.targets.masks.float(), STRIDE) > COVERED).float()
+    entropy = functional.binary_cross_entropy_with_logits(logits.float(), meant, reduction="none")
+    return (entropy * cells).sum() / mean_count(cells.sum())
 
 
 def motion_labels(targets: Targets, config: ScoutConfig) -> tuple[Tensor, Tensor]:
