@@ -16,7 +16,7 @@ from pathlib import Path
 # The server itself starts no thread and draws no number, so that what it forks is like a fresh process.
 SERVER = """
 import json, os, signal, sys, time
-import torch, torch._dynamo, cv2
+import torch, torch._dynamo, torch.nn.parallel, accelerate, accelerate.state, cv2
 torch.set_num_threads(1)
 import refseg.training.loop, refseg.predictor, refseg.data.scenes.dataset, refseg.models.scout.family
 import refseg.models.referformer.family, refseg.models.scout.naming, refseg.training.sources

@@ -86,7 +86,7 @@ def test_the_run_stops_at_the_step_and_says_where_its_inputs_are(stopped):
     assert said.startswith(
         f"dice became nan at step {BAD_STEP}; its inputs are in {folder}/bad-step-000003 (the term dice and "
     )
-    assert "go on with --resume" in said
+    assert "the state of step 2 is sound: mend the data and go on with --resume" in said
     summary = json.loads((folder / "bad-step-000003" / "step.json").read_text())
     names = [example["name"] for example in summary["batches"][1]["examples"]]
     assert f"examples {', '.join(names)})" in said

@@ -59,6 +59,7 @@ def rehearsed(**more):
         "save_seconds": 3.0,
         "start_bytes": GB // 2,
         "peak_bytes": 2 * GB,
+        "workers_bytes": 0,
         "device_peak_bytes": None,
         "state_bytes": 3 * GB,
         "checkpoint_bytes": GB,
@@ -105,7 +106,7 @@ def test_without_workers_computing_and_preparing_take_turns(planned):
     hours = planned().hours
     assert hours.step_seconds == pytest.approx(1.0 + 2 * 0.4)
     assert hours.steps == pytest.approx(1000 * 1.8 / 3600)
-    assert hours.evaluations == pytest.approx(4 * 8 * 0.5 / 3600)
+    assert hours.evaluations == pytest.approx((4 * 8 + 8) * 0.5 / 3600)  # once more for the model card
     assert hours.saves == pytest.approx(4 * 3.0 / 3600)
     assert hours.waiting == pytest.approx(0.8 / 1.8)
 
@@ -121,6 +122,12 @@ def test_memory_is_what_is_held_and_the_rest_of_the_peak(planned):
     assert memory.peak == memory.needed == 2 * GB
     assert memory.activations == 2 * GB - GB // 2 - memory.held.total
     assert memory.fits is True
+
+
+def test_workers_come_on_top_of_the_process_itself(planned):
+    plan = planned(workers_bytes=GB)
+    assert plan.memory.peak == 3 * GB
+    assert "workers, beside what they share          1.00 GB" in report(plan)
 
 
 def test_memory_that_does_not_suffice_is_told_with_advice(planned):
@@ -160,7 +167,7 @@ def test_the_disk_needs_room_for_a_file_beside_the_one_it_replaces(planned):
 def test_plain_data_holds_the_sums(planned):
     record = json.loads(json.dumps(planned().record()))
     assert record["memory"]["needed"] == 2 * GB
-    assert record["hours"]["total"] == pytest.approx((1000 * 1.8 + 4 * 8 * 0.5 + 4 * 3.0) / 3600)
+    assert record["hours"]["total"] == pytest.approx((1000 * 1.8 + 5 * 8 * 0.5 + 4 * 3.0) / 3600)
     assert record["rehearsal"]["steps"] == 2
 
 
@@ -208,7 +215,10 @@ def test_a_plan_without_a_measurement_tells_what_needs_no_step(tmp_path):
     told = refseg(*SMALL, "--plan", "--no-measure", "--out", tmp_path / "run").stdout
     assert told.startswith("scout debug, from scratch; objective phrases; float32 on cpu\n")
     assert re.search(r"^all parameters +0\.\d\d M +-$", told, re.MULTILINE)
-    assert "6 steps, cosine schedule; 1 evaluation of 2 examples; 1 save" in told
+    assert (
+        "6 steps, cosine schedule; 1 evaluation of 2 examples, and of 2 examples for the model card; 1 save"
+        in told
+    )
     assert "time: not measured" in told
     assert list(tmp_path.iterdir()) == []
 

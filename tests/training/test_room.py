@@ -1,9 +1,21 @@
 """Memory is what the machine has free, within the limits that a container sets."""
 
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 
-from refseg.training.room import free_disk, main_memory, nearest_folder, resident_bytes, room_on
+from refseg.training.room import (
+    children_watched,
+    childrens_bytes,
+    free_disk,
+    main_memory,
+    nearest_folder,
+    resident_bytes,
+    room_on,
+)
 
 GB = 10**9
 
@@ -71,6 +83,30 @@ def test_this_machine_has_memory():
         pytest.skip("this system does not tell its memory")
     assert 0 < room.free <= room.total
     assert resident_bytes() < room.total
+
+
+def test_the_private_memory_of_children_is_added_up(tmp_path):
+    for pid, private in (("11", 100), ("12", 23)):
+        (tmp_path / pid).mkdir()
+        text = (
+            f"00-ff ---p 0 00:00 0 [rollup]\nRss: 999 kB\nPrivate_Clean: 1 kB\nPrivate_Dirty: {private} kB\n"
+        )
+        (tmp_path / pid / "smaps_rollup").write_text(text)
+    (tmp_path / "self" / "task" / "7").mkdir(parents=True)
+    (tmp_path / "self" / "task" / "7" / "children").write_text("11 12 13 ")  # 13 has just ended
+    assert childrens_bytes(tmp_path) == 1024 * (100 + 23 + 2)
+
+
+def test_the_most_that_children_have_held_is_remembered():
+    if not Path("/proc/self/smaps_rollup").exists():
+        pytest.skip("this system does not tell what processes hold")
+    hold = "import time; held = bytearray(40_000_000); held[::4096] = held[::4096]; print('holds', flush=True); time.sleep(0.5)"
+    with (
+        children_watched(every=0.02) as most,
+        subprocess.Popen([sys.executable, "-c", hold], stdout=subprocess.PIPE) as child,
+    ):
+        child.wait()
+    assert most[0] > 40_000_000
 
 
 def test_the_disk_of_a_folder_that_is_not_there_is_that_of_the_one_above(tmp_path):

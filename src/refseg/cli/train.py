@@ -97,10 +97,12 @@ def _train(
 ) -> None:
     """Trains, alone or as one of the processes that a launcher such as torchrun has started."""
     from refseg import distributed
+    from refseg.errors import InvalidInput, is_full_memory
     from refseg.predictor import find_device
+    from refseg.training.companions import companions
     from refseg.training.interruption import Interrupted
     from refseg.training.loop import train as train_run
-    from refseg.training.refusals import must_be_possible
+    from refseg.training.refusals import memory_advice, must_be_possible
 
     found = distributed.start(find_device(device))
     try:
@@ -109,7 +111,8 @@ def _train(
     except distributed.Refused as refusal:
         raise typer.Exit(2) from refusal
     try:
-        last = train_run(run, folder, device=found, is_quiet=quiet, anyway=anyway)
+        with companions(folder):
+            last = train_run(run, folder, device=found, is_quiet=quiet, anyway=anyway)
     except distributed.Refused as refusal:
         raise typer.Exit(2) from refusal
     except Interrupted as stopped:
@@ -120,6 +123,13 @@ def _train(
         if distributed.is_first():
             _forget_unbegun(folder)
         raise
+    except (MemoryError, RuntimeError) as error:
+        if not is_full_memory(error):
+            raise
+        advice = "; ".join(memory_advice(run, found))
+        raise InvalidInput(
+            f"memory ran out on {found}; --plan tells what the run needs and what there is, and these make it smaller: {advice}"
+        ) from error
     if distributed.is_first():
         print(last)
     distributed.stop()

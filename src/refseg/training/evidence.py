@@ -87,7 +87,7 @@ def keep_evidence(scene: Scene, training: Training, found: Found) -> str:
     if distributed.world_size() > 1:
         folder = folder / f"rank-{distributed.rank()}"
     if is_known and not here:
-        return ""
+        return f"another process keeps its inputs in {folder.parent}"
     _write(folder, scene, found, shown, verdicts)
     return f"its inputs are in {folder}" + _culprits(shown, verdicts)
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from refseg.errors import InvalidInput
 from refseg.training.evidence import Found, Scene, keep_evidence
-from refseg.training.resume import LAST_NAME, STATE_NAME
+from refseg.training.resume import LAST_NAME, saved_step
 
 if TYPE_CHECKING:
     from refseg.training.log import Log
@@ -98,11 +98,11 @@ class Guard:
         found = Found(step, told, tuple(broken), is_untouched)
         kept = keep_evidence(self._scene, training, found)
         folder = self._scene.folder
+        saved = saved_step(folder)
         sound = (
-            f"the state in {folder} is from before: mend the data and go on with --resume, or begin another run with "
+            "nothing was saved before: begin again with a lower optimizer.lr, an optimizer.clip_norm, or float32"
+            if saved is None
+            else f"the state of step {saved} is sound: mend the data and go on with --resume, or begin another run with "
             f"init={folder / LAST_NAME} and a lower optimizer.lr, an optimizer.clip_norm, or float32"
-            if (folder / STATE_NAME).exists()
-            else "nothing was saved before: begin again with a lower optimizer.lr, an optimizer.clip_norm, or float32"
         )
-        where = f"; {kept}" if kept else ""
-        raise NotFinite(f"{broken[0]} became {told[broken[0]]} at step {step}{where}; {sound}")
+        raise NotFinite(f"{broken[0]} became {told[broken[0]]} at step {step}; {kept}; {sound}")

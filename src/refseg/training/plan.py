@@ -13,13 +13,14 @@ from torch import nn
 
 from refseg import distributed
 from refseg.models import catalog
+from refseg.training.adapters import attach
 from refseg.training.config import RunConfig
 from refseg.training.lengths import epoch_length, examples_per_step
 from refseg.training.loop import open_data
 from refseg.training.optimizer import build_optimizer
 from refseg.training.refusals import as_steps, doubts, memory_advice, must_be_possible, shards_of
 from refseg.training.rehearsal import MemoryTooSmall, Rehearsal, rehearse, side_of
-from refseg.training.resume import random_states, restore_random_states
+from refseg.training.resume import random_states, restore_random_states, seed_all
 from refseg.training.room import Room, free_disk, local_processes, room_on
 from refseg.training.sources import SCENES, open_evaluation_data
 from refseg.training.start import first_model
@@ -65,6 +66,7 @@ class Amounts:
     warmup_steps: int
     evaluations: int
     evaluation_examples: int
+    final_examples: int  # evaluated once more for the model card
     saves: int
 
 
@@ -93,15 +95,16 @@ class Memory:
         int | None
     )  # main memory before the model: Python, torch, the data's index; None unmeasured, 0 on a GPU
     activations: int | None  # the rest of the peak: activations, batches, work space; None unmeasured
+    workers: int  # what the processes that prepare batches have for themselves; 0 unmeasured, or on a GPU
     processes: int  # that share the device's memory
     room: Room | None
 
     @property
     def peak(self) -> int | None:
-        """Of one process."""
+        """Of one process with its workers."""
         if self.activations is None or self.start is None:
             return None
-        return self.start + self.held.total + self.activations
+        return self.start + self.held.total + self.activations + self.workers
 
     @property
     def needed(self) -> int:
@@ -203,11 +206,28 @@ def _looked_at(
     side = side_of(run)
     sources, plan = open_data(run, side)
     held_out = open_evaluation_data(run, side)
+    seed_all(run.seed)
     model, origin = first_model(run, sources.vocabulary)
+    model.train()
+    if run.adapters.patterns:
+        attach(model, run.adapters)
+        origin = f"{origin}; adapters of rank {run.adapters.rank}"
     optimizer = build_optimizer(model, catalog.family(run.family).param_rules, plan.optimizer)
     held = held_by(model, optimizer, is_averaged=bool(plan.run.ema))
-    amounts = _amounts(plan, len(sources), 0 if held_out is None else len(held_out))
+    measured = 0 if held_out is None else len(held_out)
+    amounts = _amounts(plan, len(sources), measured, _final_examples(run, measured, side))
     return plan, parts_of(model), groups_of(model, optimizer, plan), held, amounts, origin
+
+
+def _final_examples(run: RunConfig, measured: int, side: int) -> int:
+    """Examples that the model card is measured on."""
+    if run.run.final_protocols == "none" or not run.objective.startswith("phrases"):
+        return 0
+    if run.run.final_examples is None:
+        return measured
+    told = run.run.model_copy(update={"evaluate_examples": run.run.final_examples})
+    held_out = open_evaluation_data(run.model_copy(update={"run": told}), side)
+    return 0 if held_out is None else len(held_out)
 
 
 def parts_of(model: nn.Module) -> tuple[Part, ...]:
@@ -236,7 +256,7 @@ def groups_of(model: nn.Module, optimizer: torch.optim.Optimizer, plan: RunConfi
     return tuple(sorted(groups, key=lambda group: -group.parameters))
 
 
-def _amounts(plan: RunConfig, examples: int, evaluation_examples: int) -> Amounts:
+def _amounts(plan: RunConfig, examples: int, evaluation_examples: int, final_examples: int) -> Amounts:
     section, processes = plan.run, distributed.world_size()
     steps, each = as_steps(section.steps), examples_per_step(plan, processes)
     is_drawn = plan.data.name == SCENES
@@ -257,6 +277,7 @@ def _amounts(plan: RunConfig, examples: int, evaluation_examples: int) -> Amount
         warmup_steps=as_steps(plan.schedule.warmup_steps),
         evaluations=evaluations,
         evaluation_examples=evaluation_examples,
+        final_examples=final_examples,
         saves=math.ceil(steps / as_steps(section.save_every)),
     )
 
@@ -272,13 +293,13 @@ def _memory(plan: RunConfig, held: Held, rehearsal: Rehearsal | None, device: to
     dealt = held.on_each(shards_of(plan))
     sharing = local_processes() if device.type == "cpu" else 1
     if rehearsal is None:
-        return Memory(dealt, None, None, sharing, room_on(device))
+        return Memory(dealt, None, None, 0, sharing, room_on(device))
     if rehearsal.device_peak_bytes is not None:
-        start, peak = 0, rehearsal.device_peak_bytes
+        start, peak, workers = 0, rehearsal.device_peak_bytes, 0
     else:
-        start, peak = rehearsal.start_bytes, rehearsal.peak_bytes
+        start, peak, workers = rehearsal.start_bytes, rehearsal.peak_bytes, rehearsal.workers_bytes
     # The rehearsal, on one process, held all; its activations are those of every process.
-    return Memory(dealt, start, max(0, peak - start - held.total), sharing, rehearsal.room)
+    return Memory(dealt, start, max(0, peak - start - held.total), workers, sharing, rehearsal.room)
 
 
 def _disk(plan: RunConfig, held: Held, rehearsal: Rehearsal | None, folder: Path) -> Disk:
@@ -287,8 +308,10 @@ def _disk(plan: RunConfig, held: Held, rehearsal: Rehearsal | None, folder: Path
         checkpoint = held.weights * _BYTES[plan.run.weights] // 4
     else:
         state, checkpoint = rehearsal.state_bytes, rehearsal.checkpoint_bytes
-    kept = 1 if plan.run.evaluate_examples == 0 else 2  # the last one, and the best
-    files = state + kept * checkpoint
+    kept = 1 if plan.run.evaluate_examples == 0 else 1 + plan.run.keep_best  # the last one, and the best
+    files = (
+        state + kept * checkpoint + (held.gradients if plan.adapters.patterns else 0)
+    )  # adapters, by themselves
     return Disk(state, checkpoint, files, files + max(state, checkpoint), free_disk(folder))
 
 
@@ -297,7 +320,8 @@ def _hours(plan: RunConfig, amounts: Amounts, rehearsal: Rehearsal) -> Hours:
     compute = rehearsal.compute_seconds
     preparing = rehearsal.batch_seconds * amounts.accumulate / max(1, plan.data.workers)
     step = max(compute, preparing) if plan.data.workers else compute + preparing
-    evaluating = rehearsal.evaluation_seconds * amounts.evaluation_examples * amounts.evaluations
+    evaluated = amounts.evaluation_examples * amounts.evaluations + amounts.final_examples
+    evaluating = rehearsal.evaluation_seconds * evaluated
     return Hours(
         steps=step * amounts.steps / 3600,
         evaluations=evaluating / 3600,

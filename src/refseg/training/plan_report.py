@@ -50,6 +50,8 @@ def _amounts(plan: Plan) -> str:
     measured = "no evaluation"
     if has.evaluations:
         measured = f"{_many(has.evaluations, 'evaluation')} of {_many(has.evaluation_examples, 'example')}"
+    if has.final_examples:
+        measured += f", and of {_many(has.final_examples, 'example')} for the model card"
     return (
         f"data {has.data}: {many}; {has.examples_per_step} a step ({' x '.join(factors)})\n"
         f"{has.steps} steps{warm}{epochs}, {plan.schedule} schedule; {measured}; {_many(has.saves, 'save')}"
@@ -66,6 +68,7 @@ def _memory(memory: Memory, trouble: str | None) -> str:
     rows += [["averaged weights", size(held.average)]] if held.average else []
     if memory.activations is not None:
         rows.append(["activations and work space, measured", size(memory.activations)])
+    rows += [["workers, beside what they share", size(memory.workers)]] if memory.workers else []
     rows.append(["peak" if memory.peak is not None else "without activations", size(_sum(memory))])
     lines = [aligned(rows), _verdict(memory)]
     if trouble is not None:

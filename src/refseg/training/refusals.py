@@ -39,7 +39,7 @@ def must_be_possible(run: RunConfig, device: torch.device) -> None:
         raise UnknownName(f"objective of {family.name}", run.objective, ["phrases", *family.objectives])
     for sentence in _impossible(run, device):
         raise InvalidInput(sentence)
-    if run.objective == "phrases" and run.run.evaluate_examples != 0:
+    if run.objective.startswith("phrases") and run.run.evaluate_examples != 0:
         must_be_a_score(run.run.best_by)
 
 

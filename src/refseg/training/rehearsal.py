@@ -31,7 +31,7 @@ from refseg.training.loop import open_data, train
 from refseg.training.measure import measure_phrases
 from refseg.training.objective import PRECISIONS
 from refseg.training.resume import LAST_NAME, STATE_NAME, save_state
-from refseg.training.room import Room, nearest_folder, resident_bytes, room_on
+from refseg.training.room import Room, children_watched, nearest_folder, resident_bytes, room_on
 from refseg.training.sources import Sources, open_evaluation_data
 from refseg.training.start import changed
 
@@ -56,6 +56,7 @@ class Rehearsal:
     save_seconds: float
     start_bytes: int  # of main memory, held before the model is built: Python, torch, the data's index
     peak_bytes: int  # of main memory
+    workers_bytes: int  # of main memory, that workers have for themselves
     device_peak_bytes: int | None  # of tensors on a GPU; None where main memory is the device's
     state_bytes: int
     checkpoint_bytes: int
@@ -107,7 +108,8 @@ def rehearse_here(plan: RunConfig, folder: Path, device: torch.device) -> Rehear
     canvas, batch_seconds = _batches_alone(plan, sources, frame)
     start = resident_bytes()
     steps = STEPS
-    lines = _train(shortened(plan, steps), folder / "first", device)
+    with children_watched() as workers:
+        lines = _train(shortened(plan, steps), folder / "first", device)
     peak = peak_bytes()
     spare = int(_ENOUGH_SECONDS / max(_compute(lines), 1e-3))
     if spare > steps:
@@ -122,6 +124,7 @@ def rehearse_here(plan: RunConfig, folder: Path, device: torch.device) -> Rehear
         evaluation_seconds=_evaluation_seconds(plan, last, device),
         start_bytes=start,
         peak_bytes=peak,
+        workers_bytes=workers[0],
         device_peak_bytes=on_gpu,
         state_bytes=(folder / "first" / STATE_NAME).stat().st_size,
         checkpoint_bytes=last.stat().st_size,
@@ -132,9 +135,10 @@ def rehearse_here(plan: RunConfig, folder: Path, device: torch.device) -> Rehear
 
 def shortened(plan: RunConfig, steps: int) -> RunConfig:
     """The run, ended after `steps` steps: without measurements, with one save at its end."""
-    section = plan.run.model_copy(
-        update={"steps": steps, "evaluate_every": 0, "evaluate_examples": 0, "save_every": steps, "log_every": steps}
-    )  # fmt: skip
+    told: dict[str, Any] = {"evaluate_every": 0, "evaluate_examples": 0, "keep_best": 1, "patience": 0}
+    told |= {"min_gain": 0.0, "final_protocols": "none", "final_examples": None, "tensorboard": False}
+    told |= dict.fromkeys(("steps", "save_every", "log_every"), steps)
+    section = plan.run.model_copy(update=told)
     schedule = plan.schedule.model_copy(update={"warmup_steps": 0, "drops": ()})
     return plan.model_copy(update={"run": section, "schedule": schedule})
 
@@ -197,10 +201,12 @@ def _save_seconds(plan: RunConfig, folder: Path) -> float:
 
 
 def _evaluation_seconds(plan: RunConfig, checkpoint: Path, device: torch.device) -> float:
-    if plan.run.evaluate_examples == 0 or plan.objective != "phrases":
+    if (plan.run.evaluate_examples == 0 and not plan.run.final_examples) or not plan.objective.startswith(
+        "phrases"
+    ):
         return 0.0
     told = plan.run.evaluate_examples
-    few = _MEASURED if told == "all" else min(_MEASURED, told)
+    few = _MEASURED if told in ("all", 0) else min(_MEASURED, int(told))
     run = plan.model_copy(update={"run": plan.run.model_copy(update={"evaluate_examples": few})})
     held_out = open_evaluation_data(run, side_of(plan))
     if held_out is None:

@@ -5,6 +5,9 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -61,6 +64,38 @@ def nearest_folder(folder: Path) -> Path:
 def resident_bytes() -> int:
     """Memory that this process holds now; 0 where the system does not tell."""
     return 1024 * _fields(_PROC / "self" / "status").get("VmRSS", 0)
+
+
+def childrens_bytes(proc: Path = _PROC) -> int:
+    """Memory that the children of this process have for themselves; what they share with it is not counted again."""
+    total = 0
+    for listed in (proc / "self" / "task").glob("*/children"):
+        try:
+            numbers = listed.read_text().split()
+        except OSError:  # a thread that has just ended
+            continue
+        for number in numbers:
+            told = _fields(proc / number / "smaps_rollup")
+            total += 1024 * (told.get("Private_Clean", 0) + told.get("Private_Dirty", 0))
+    return total
+
+
+@contextmanager
+def children_watched(every: float = 0.1) -> Iterator[list[int]]:
+    """A list whose only entry is the most that `childrens_bytes` has told while the block lasts."""
+    most, is_over = [0], threading.Event()
+
+    def watch() -> None:
+        while not is_over.wait(every):
+            most[0] = max(most[0], childrens_bytes())
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    try:
+        yield most
+    finally:
+        is_over.set()
+        thread.join()
 
 
 def _limits(proc: Path, groups: Path) -> list[tuple[int, int]]:

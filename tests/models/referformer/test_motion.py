@@ -16,6 +16,9 @@ from refseg.training.sources import Positions, open_training_data
 from training.recipes import STEPS, _first_weights, _weights_have_moved
 
 NAMES = ("scenes-clips", "scenes-frames")
+LONE_CELL = (
+    r"^backbone\.layers\.3\..*bias_table$",
+)  # of a single small frame, the last map is one cell: no offset
 
 
 def recipe(name, **changes):
@@ -32,7 +35,7 @@ def test_a_recipe_takes_three_steps(name, tmp_path):
     losses = [json.loads(line)["loss"] for line in (tmp_path / "log.jsonl").read_text().splitlines()]
     assert len(losses) == len(set(losses)) == STEPS
     assert all(map(math.isfinite, losses))
-    _weights_have_moved(before, load_file(last), trained, ())
+    _weights_have_moved(before, load_file(last), trained, LONE_CELL if name == "scenes-frames" else ())
 
 
 def test_the_recipes_differ_in_what_the_model_is_shown_alone():
