@@ -16,7 +16,7 @@ from pathlib import Path
 # The server itself starts no thread and draws no number, so that what it forks is like a fresh process.
 SERVER = """
 import json, os, signal, sys, time
-import torch, torch._dynamo, cv2
+import torch, torch._dynamo, torch.nn.parallel, accelerate, accelerate.state, cv2
 torch.set_num_threads(1)
 import refseg.training.loop, refseg.predictor, refseg.data.scenes.dataset, refseg.models.scout.family
 import refseg.models.referformer.family, refseg.models.scout.naming, refseg.training.sources
@@ -51,7 +51,8 @@ for number, path in ((0, os.devnull), (1, job["out"]), (2, job["err"])):
     opened = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND)
     os.dup2(opened, number)
     os.close(opened)
-signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGINT, signal.default_int_handler)  # tests may run in the background, which ignores it
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # or under nohup
 os.environ.update(job["environment"])
 sys.argv = ["refseg", *job["arguments"]]
 exec(job["code"])
@@ -105,5 +106,6 @@ class ForkServer:
         """Starts `refseg ARGUMENTS`, which prints to files in the folder `told`; `code` runs before it."""
         self.count += 1
         out, err = told / f"out{self.count}.txt", told / f"err{self.count}.txt"
+        out.touch(), err.touch()
         job = {"arguments": [*map(str, arguments)], "out": str(out), "err": str(err), "code": code}
         return Forked(self, self.ask(job | {"environment": environment}), out, err)

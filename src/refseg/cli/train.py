@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Callable
 from functools import partial
@@ -49,6 +50,10 @@ def train(
     show_list: Annotated[bool, typer.Option("--list", help="Name the packaged recipes and leave.")] = False,
 ) -> None:
     """Train a model as a recipe says; Ctrl-C saves the state, --resume goes on from it, --plan tells what it takes."""
+    if (
+        "WORLD_SIZE" in os.environ
+    ):  # torch, not imported yet, would warn once a process that no parameter is left unused
+        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     from refseg.errors import InvalidInput
     from refseg.training.config import find_recipe, packaged_recipes, read_recipe
 
@@ -99,6 +104,7 @@ def _train(
     from refseg import distributed
     from refseg.errors import InvalidInput, is_full_memory
     from refseg.predictor import find_device
+    from refseg.training.companions import companions
     from refseg.training.interruption import Interrupted
     from refseg.training.loop import train as train_run
     from refseg.training.refusals import memory_advice, must_be_possible
@@ -110,7 +116,8 @@ def _train(
     except distributed.Refused as refusal:
         raise typer.Exit(2) from refusal
     try:
-        last = train_run(run, folder, device=found, is_quiet=quiet, anyway=anyway)
+        with companions(folder):
+            last = train_run(run, folder, device=found, is_quiet=quiet, anyway=anyway)
     except distributed.Refused as refusal:
         raise typer.Exit(2) from refusal
     except Interrupted as stopped:
