@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -55,7 +56,7 @@ def train(
     distributed.first_alone(lambda: must_agree(run))
     family = catalog.family(run.family)
     state = load_state(folder, run)
-    distributed.first_alone(lambda: regrouped(run, state))  # a refusal is said once
+    distributed.first_alone(partial(regrouped, run, state))  # a refusal is said once
     run, regrouping = regrouped(run, state)
     side = catalog.variant(run.family, run.variant).frame.size
     examples, plan = open_data(run, side)
