@@ -8,7 +8,6 @@ from refseg.checkpoints import native
 from refseg.errors import InvalidInput
 from refseg.training import resume
 from refseg.training.resume import STATE_NAME, save_state, saved_step
-from training.forks import ForkServer
 from training.test_kill import logged, must_be_equal, train
 
 RECIPE = """
@@ -65,12 +64,6 @@ else:
     is_due = lambda path, *_: path.name == moment and saved_step(path.parent) >= step
     before(native, "save", is_due)
 """
-
-
-@pytest.fixture(scope="module")
-def server():
-    with ForkServer() as server:
-        yield server
 
 
 @pytest.fixture
