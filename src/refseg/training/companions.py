@@ -8,6 +8,7 @@ they found each other, that it is alive.
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import threading
 import time
@@ -61,6 +62,7 @@ def companions(folder: Path) -> Iterator[None]:
             raise ProcessLost(_without_worker(error, folder)) from error
         if heart is None or not _is_of_connection(error):
             raise
+        _hear_no_launcher()
         gone = heart.gone()
         if _speaks(gone):
             raise ProcessLost(_sentence(gone, folder)) from error
@@ -162,6 +164,12 @@ def _without_worker(error: RuntimeError, folder: Path) -> str:
         f"a process that prepares batches was killed, most often for want of memory ({error}); {_state(folder)}, with fewer "
         "data.workers or smaller batches"
     )
+
+
+def _hear_no_launcher() -> None:
+    """Launchers end the survivors of a lost process; this one ends by itself in seconds, once it has said why."""
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 def _is_of_connection(error: RuntimeError) -> bool:
