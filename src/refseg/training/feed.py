@@ -52,12 +52,13 @@ class _Varied(Dataset[Any]):
 
 
 class Feed(Iterator[Batch]):
-    """The batches of a run, one after the other.
+    """The batches of a run, one after the other; `frame` is how their frames were placed.
 
     `skipped` holds, until `take_skipped` is asked, why examples were passed over for the batches given so far.
     """
 
-    def __init__(self, loader: DataLoader[Any]) -> None:
+    def __init__(self, loader: DataLoader[Any], frame: FrameSpec) -> None:
+        self.frame = frame
         self._prepared = iter(loader)
         self._skipped: list[str] = []
 
@@ -98,16 +99,17 @@ def batches(examples: PhraseDataset | Sources, run: RunConfig, spec: FrameSpec, 
         rank=distributed.rank(),
         world_size=distributed.world_size(),
     )
+    frame = training_frame(run, spec)
     loader = DataLoader(
         _Varied(sources),
         batch_sampler=positions,
-        collate_fn=partial(_collate, spec=training_frame(run, spec)),
+        collate_fn=partial(_collate, spec=frame),
         num_workers=run.data.workers,
         prefetch_factor=4 if run.data.workers else None,
         worker_init_fn=_quiet_worker,
         generator=torch.Generator(),  # of its own: the loader would draw from the global one
     )
-    return Feed(loader)
+    return Feed(loader, frame)
 
 
 def training_frame(run: RunConfig, spec: FrameSpec) -> FrameSpec:

@@ -11,6 +11,7 @@ from torch import Tensor
 from refseg import distributed
 from refseg.models import catalog
 from refseg.training.announce import announce, tell_leakage
+from refseg.training.canvas import on_one_canvas
 from refseg.training.config import RunConfig
 from refseg.training.feed import Feed, batches
 from refseg.training.interruption import Interruption
@@ -120,7 +121,8 @@ def _gradients(training: Training, feed: Feed, place: Workplace) -> tuple[Terms,
         asked = time.perf_counter()
         batch = next(feed)
         waited += time.perf_counter() - asked
-        terms = place.objective(training.model, batch.to(place.device))
+        batch = on_one_canvas(batch.to(place.device), feed.frame)
+        terms = place.objective(training.model, batch)
         training.scaler.scale(sum_of(terms) / count).backward()
         for name, term in terms.items():
             means[name] = means.get(name, 0.0) + term.detach() / count

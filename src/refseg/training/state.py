@@ -14,6 +14,7 @@ from refseg.checkpoints import native
 from refseg.data.catalog import PhraseDataset
 from refseg.errors import InvalidInput
 from refseg.files import write_whole_text
+from refseg.layers.shared_norm import share_statistics
 from refseg.models.base import Family, Objective, ReferringModel
 from refseg.training.config import RunConfig, to_toml
 from refseg.training.ema import AveragedModel
@@ -160,9 +161,7 @@ def _begin(model: ReferringModel, family: Family, run: RunConfig, device: torch.
 
 def _with_shared_statistics(model: ReferringModel, device: torch.device) -> ReferringModel:
     """The model whose batch norms normalise by the examples of all processes; names of weights stay."""
-    if device.type != "cuda":
-        raise InvalidInput(
-            "run.sync_batch_norm needs CUDA devices; set it to false for several processes on CPUs"
-        )
-    shared: ReferringModel = torch.nn.SyncBatchNorm.convert_sync_batchnorm(model)
-    return shared
+    if device.type == "cuda":
+        model = torch.nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    share_statistics(model)  # what torch's own does not cover
+    return model
