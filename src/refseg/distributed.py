@@ -3,28 +3,51 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 from torch import distributed as dist
 
+from refseg.errors import InvalidInput
+
+Value = TypeVar("Value")
+
 _PATIENCE = timedelta(hours=12)  # others wait while the first process measures
-_BUCKET = 25 << 20  # numbers that are sent at once
 _is_apart = False  # see `apart`
+
+
+class Refused(Exception):
+    """The first process cannot go on, and says why itself; the others leave without a word."""
+
+
+@dataclass(frozen=True)
+class Awaited:
+    """A tensor that the first process holds, told of in its place; `from_first` brings it."""
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype
 
 
 def start(device: torch.device) -> torch.device:
     """Joins the processes that a launcher such as torchrun has started, and returns the device of this one.
 
     Without a launcher nothing happens.
+
+    Raises:
+        InvalidInput: if this kind of device cannot share work.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) < 2 or _together():
         return device
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=_PATIENCE)
+    if device.type not in ("cpu", "cuda"):
+        raise InvalidInput(
+            f"several processes share work on CUDA devices or CPUs, not on {device.type}; give --device cpu, or start one"
+        )
+    dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo", timeout=_PATIENCE)
     if device.type == "cuda":
         device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", rank())) % torch.cuda.device_count())
         torch.cuda.set_device(device)
@@ -59,42 +82,6 @@ def total(count: int, device: torch.device) -> int:
     summed = torch.tensor([count], device=device)
     dist.all_reduce(summed)
     return int(summed.item())
-
-
-@torch.no_grad()
-def average_gradients(parameters: Iterable[torch.nn.Parameter]) -> None:
-    """Gives every process the mean of all gradients; a parameter that none has used stays without one."""
-    if not _together():
-        return
-    every = [parameter for parameter in parameters if parameter.requires_grad]
-    if not every:
-        return
-    used = torch.tensor([float(p.grad is not None) for p in every], device=every[0].device)
-    dist.all_reduce(used)
-    moved = [p for p, count in zip(every, used.tolist(), strict=True) if count]
-    for parameter in moved:
-        if parameter.grad is None:
-            parameter.grad = torch.zeros_like(parameter)
-    for bucket in _buckets(moved):
-        gradients = [p.grad for p in bucket if p.grad is not None]
-        flat = torch.cat([gradient.flatten() for gradient in gradients])
-        dist.all_reduce(flat)
-        parts = (flat / world_size()).split([gradient.numel() for gradient in gradients])
-        for gradient, part in zip(gradients, parts, strict=True):
-            gradient.copy_(part.view_as(gradient))
-
-
-def _buckets(parameters: list[torch.nn.Parameter]) -> list[list[torch.nn.Parameter]]:
-    """Parameters of one type in groups that are sent at once."""
-    buckets: list[list[torch.nn.Parameter]] = []
-    size = _BUCKET
-    for parameter in sorted(parameters, key=lambda p: str(p.dtype)):
-        if size + parameter.numel() > _BUCKET or buckets[-1][0].dtype != parameter.dtype:
-            buckets.append([])
-            size = 0
-        buckets[-1].append(parameter)
-        size += parameter.numel()
-    return buckets
 
 
 def world_size() -> int:
@@ -169,6 +156,59 @@ def apart() -> Iterator[None]:
         yield
     finally:
         _is_apart = before
+
+
+def first_alone(work: Callable[[], Value]) -> Value | None:
+    """What `work` gives on the first process, while the others wait; None on them.
+
+    Raises:
+        Exception: on the first process, what `work` raised.
+        Refused: on the others, at once, if it raised.
+    """
+    value, error = None, None
+    if is_first():
+        try:
+            value = work()
+        except Exception as raised:
+            error = raised
+    has_failed = shared(error is not None)
+    if error is not None:
+        raise error
+    if has_failed:
+        raise Refused
+    return value
+
+
+def shared(value: Value) -> Value:
+    """The first process's value, on all of them; plain data."""
+    if not _together():
+        return value
+    told: list[Any] = [value]
+    dist.broadcast_object_list(told, src=0)
+    shown: Value = told[0]
+    return shown
+
+
+def outline(value: Any) -> Any:
+    """Nested dicts, lists and tuples with tensors told of instead of held."""
+    if isinstance(value, Tensor):
+        return Awaited(tuple(value.shape), value.dtype)
+    if isinstance(value, dict):
+        return {key: outline(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(outline(item) for item in value)
+    return value
+
+
+def from_first(tensor: Tensor | Awaited) -> Tensor:
+    """A CPU tensor of the first process, on all of them; every process asks for the same ones in the same order."""
+    if not _together():
+        assert isinstance(tensor, Tensor), "one process holds its own tensors"
+        return tensor
+    held = tensor if isinstance(tensor, Tensor) else torch.empty(tensor.shape, dtype=tensor.dtype)
+    held = held.contiguous()
+    dist.broadcast(held, src=0)
+    return held
 
 
 def gather(value: Any) -> list[Any]:

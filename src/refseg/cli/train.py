@@ -68,11 +68,14 @@ def _train(run: RunConfig, folder: Path, device: str, *, quiet: bool, prepare: C
     from refseg.training.loop import train as train_run
 
     found = distributed.start(find_device(device))
-    if distributed.is_first():
-        prepare()
-    distributed.wait()
+    try:
+        distributed.first_alone(prepare)
+    except distributed.Refused as refusal:
+        raise typer.Exit(2) from refusal
     try:
         last = train_run(run, folder, device=found, is_quiet=quiet)
+    except distributed.Refused as refusal:
+        raise typer.Exit(2) from refusal
     except Interrupted as stopped:
         if distributed.is_first():
             print(f"refseg: {stopped}", file=sys.stderr)

@@ -78,6 +78,7 @@ SECTIONS: dict[str, type] = {
 # Keys that may differ when a run is taken up again: they change what is seen of the run, not what it computes.
 FREE_KEYS = frozenset(
     {"name", "data.workers", "run.log_every", "run.save_every", "run.evaluate_every", "run.evaluate_examples"}
+    | {"run.sharding", "run.compile"}  # of rounding alone
     | {"data.root", "data.evaluate_name", "data.evaluate_split", "data.evaluate_root"}
 )
 

@@ -7,6 +7,7 @@ from copy import deepcopy
 import torch
 
 from refseg.models.base import ReferringModel
+from refseg.training.shards import local
 
 
 class AveragedModel:
@@ -24,9 +25,10 @@ class AveragedModel:
     def update(self, model: ReferringModel, step: int) -> None:
         """Moves the average towards the weights of `model` after step `step` (from 0)."""
         decay = min(self.decay, (1 + step) / (10 + step))
-        followed = dict(model.state_dict())
+        followed = {name: local(value) for name, value in model.state_dict().items()}
         averages, values = [], []
-        for name, average in self.model.state_dict().items():
+        for name, held in self.model.state_dict().items():
+            average = local(held)  # a model and its copy are dealt out alike
             if average.is_floating_point():
                 averages.append(average)
                 values.append(followed[name])

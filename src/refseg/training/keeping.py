@@ -7,6 +7,7 @@ import signal
 from refseg import distributed
 from refseg.checkpoints import native
 from refseg.data.catalog import PhraseDataset
+from refseg.models.base import ReferringModel
 from refseg.training.announce import named
 from refseg.training.interruption import Interrupted, Interruption
 from refseg.training.measure import measure_objective, measure_phrases
@@ -23,12 +24,15 @@ def tell_and_keep(training: Training, place: Workplace, interruption: Interrupti
     saves = ends or stops or _is_due(step, settings.save_every)
     if measures or saves or step % settings.log_every == 0:
         place.log.flush()
-    if measures and place.held_out is not None and distributed.is_first():
-        _measure(training, place, place.held_out)
+    if measures or saves:
+        with training.result() as model:
+            if measures and place.held_out is not None and distributed.is_first():
+                _measure(training, model, place, place.held_out)
+            if saves and distributed.is_first():
+                _save_checkpoint(training, model, place, LAST_NAME)
     if saves:
         state = training.state()
         if distributed.is_first():
-            _save_checkpoint(training, place, LAST_NAME)
             save_state(place.folder, state)
         distributed.wait()
     if stops and not ends:
@@ -44,8 +48,8 @@ def _is_due(step: int, every: int | str) -> bool:
     return every > 0 and step % every == 0
 
 
-def _measure(training: Training, place: Workplace, held_out: PhraseDataset) -> None:
-    run, model = place.run, training.result
+def _measure(training: Training, model: ReferringModel, place: Workplace, held_out: PhraseDataset) -> None:
+    run = place.run
     if run.objective == "phrases":
         found = measure_phrases(model, held_out, device=place.device, best_by=run.run.best_by)
     else:
@@ -56,16 +60,16 @@ def _measure(training: Training, place: Workplace, held_out: PhraseDataset) -> N
     place.log.result(training.step, found.scores)
     if training.best is None or found.quality > training.best:
         training.best = found.quality
-        _save_checkpoint(training, place, BEST_NAME)
+        _save_checkpoint(training, model, place, BEST_NAME)
 
 
-def _save_checkpoint(training: Training, place: Workplace, name: str) -> None:
+def _save_checkpoint(training: Training, model: ReferringModel, place: Workplace, name: str) -> None:
     run = place.run
     origin = {"recipe": run.name, "data": named(run), "step": str(training.step)}
     origin |= {"objective": run.objective} | ({"init": run.init} if run.init else {})
     native.save(
         place.folder / name,
-        training.result,
+        model,
         family=run.family,
         variant=run.variant,
         origin=origin,

@@ -13,6 +13,7 @@ from refseg.models import catalog
 from refseg.training.announce import announce, tell_leakage
 from refseg.training.canvas import on_one_canvas
 from refseg.training.config import RunConfig
+from refseg.training.engine import must_agree
 from refseg.training.feed import Feed, batches
 from refseg.training.interruption import Interruption
 from refseg.training.keeping import tell_and_keep
@@ -20,6 +21,7 @@ from refseg.training.lengths import in_steps
 from refseg.training.log import Log
 from refseg.training.objective import build_objective
 from refseg.training.optimizer import schedule_ratio, set_learning_rate
+from refseg.training.regroup import load_state, regrouped
 from refseg.training.resume import LAST_NAME
 from refseg.training.sources import SCENES, Sources, as_sources, open_evaluation_data, open_training_data
 from refseg.training.state import Training, Workplace, begin_or_go_on, steps_of
@@ -39,14 +41,25 @@ def train(run: RunConfig, folder: Path, *, device: torch.device, is_quiet: bool 
         InvalidInput: if the data, the initial weights or the state do not fit the run, or a loss is not finite.
         Interrupted: on Ctrl-C or SIGTERM, after the state is saved.
     """
+    distributed.first_alone(lambda: must_agree(run))
     family = catalog.family(run.family)
+    state = load_state(folder, run)
+    run, regrouping = regrouped(run, state)
     side = catalog.variant(run.family, run.variant).frame.size
     examples, plan = _open(run, side)
     held_out = open_evaluation_data(run, side)
     objective = build_objective(family, run)
     training, origin = begin_or_go_on(
-        run, plan, family, folder, vocabulary=examples.vocabulary, device=device
+        run,
+        plan,
+        family,
+        folder,
+        state=state,
+        objective=objective,
+        vocabulary=examples.vocabulary,
+        device=device,
     )
+    del state  # whose tensors are in the training now
     log = Log(
         folder,
         total=steps_of(plan),
@@ -56,6 +69,8 @@ def train(run: RunConfig, folder: Path, *, device: torch.device, is_quiet: bool 
     )
     tell_leakage(log, examples, held_out, folder)
     announce(log, plan, training, origin=origin, num_examples=len(examples), device=device)
+    if regrouping:
+        log.say(regrouping)
     feed = batches(
         examples, plan, training.model.config.frame, start=training.step * run.optimizer.accumulate
     )
@@ -85,10 +100,8 @@ def _one_step(training: Training, feed: Feed, place: Workplace) -> None:
     rate = run.optimizer.lr * schedule_ratio(training.step, steps_of(run), run.schedule)
     set_learning_rate(training.optimizer, rate)
     terms, waited = _gradients(training, feed, place)
-    distributed.average_gradients(training.model.parameters())
     training.scaler.unscale_(training.optimizer)
-    moved = [p for p in training.model.parameters() if p.grad is not None]
-    norm = torch.nn.utils.clip_grad_norm_(moved, run.optimizer.clip_norm or float("inf"))
+    norm = training.engine.clip(training.model.parameters(), run.optimizer.clip_norm)
     training.scaler.step(training.optimizer)
     training.scaler.update()
     training.optimizer.zero_grad(set_to_none=True)
@@ -98,7 +111,8 @@ def _one_step(training: Training, feed: Feed, place: Workplace) -> None:
     seconds = time.perf_counter() - began
     facts = {"lr": rate, "seconds": seconds, "waiting": waited / seconds}
     facts |= _skipped(training, feed, place)
-    terms = {name: distributed.mean_over_ranks(term) for name, term in terms.items()}
+    means = distributed.mean_over_ranks(torch.stack([term.float() for term in terms.values()]))
+    terms = dict(zip(terms, means, strict=True))
     place.log.step(training.step, {"loss": sum_of(terms), **terms, "norm": norm}, facts)
 
 
@@ -117,13 +131,14 @@ def _gradients(training: Training, feed: Feed, place: Workplace) -> tuple[Terms,
     """Gradients of one step's batches; the mean of their loss terms, and the seconds spent waiting for data."""
     count, waited = place.run.optimizer.accumulate, 0.0
     means: Terms = {}
-    for _ in range(count):
+    for number in range(count):
         asked = time.perf_counter()
         batch = next(feed)
         waited += time.perf_counter() - asked
         batch = on_one_canvas(batch.to(place.device), feed.frame)
-        terms = place.objective(training.model, batch)
-        training.scaler.scale(sum_of(terms) / count).backward()
+        with training.engine.adding(is_last=number == count - 1):
+            terms = training.engine.step(batch)
+            training.scaler.scale(sum_of(terms) / count).backward()
         for name, term in terms.items():
             means[name] = means.get(name, 0.0) + term.detach() / count
     return means, waited

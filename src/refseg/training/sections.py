@@ -137,8 +137,12 @@ class RunSection(Section):
     epoch_ends: Literal["run_on", "drop", "fill"] = "run_on"  # what becomes of the last examples of an epoch
     precision: Literal["float32", "bfloat16", "float16"] = "float32"  # of autocast; weights stay float32
     channels_last: bool = False
+    compile: bool = False  # torch.compile of the model's verbs
     checkpoint_activations: bool = (
         False  # blocks compute again in the backward pass what they would have kept
+    )
+    sharding: Literal["none", "full"] = (
+        "none"  # several processes: each holds all weights, or a part of all (FSDP)
     )
     sync_batch_norm: bool = False  # several processes: batch norms see the examples of all of them
     ema: Annotated[float, Field(ge=0, lt=1)] = 0.0  # decay of the averaged weights; 0 = none

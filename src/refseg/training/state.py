@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,24 +14,25 @@ import torch
 from refseg import distributed
 from refseg.checkpoints import native
 from refseg.data.catalog import PhraseDataset
-from refseg.errors import InvalidInput
 from refseg.files import write_whole_text
 from refseg.layers.shared_norm import share_statistics
 from refseg.models.base import Family, Objective, ReferringModel
 from refseg.training.config import RunConfig, to_toml
 from refseg.training.ema import AveragedModel
+from refseg.training.engine import Engine, build_engine, is_sharded
+from refseg.training.lengths import examples_per_step
 from refseg.training.log import Log, cut_log
 from refseg.training.optimizer import build_optimizer
 from refseg.training.recompute import recompute_activations
+from refseg.training.regroup import seed_of_rank
 from refseg.training.resume import (
     LAST_NAME,
     RUN_NAME,
-    must_be_same_run,
     random_states,
     restore_random_states,
     seed_all,
-    tidy_and_load_state,
 )
+from refseg.training.shards import fill, fill_optimizer, whole
 from refseg.training.start import first_model
 
 
@@ -38,50 +41,70 @@ class Training:
     """All that changes while a run goes on."""
 
     model: ReferringModel
-    optimizer: torch.optim.Optimizer
+    engine: Engine  # carries the model's steps
     scaler: torch.amp.GradScaler
     average: AveragedModel | None = None
     step: int = 0  # steps done
     best: float | None = None
     skipped: int = 0  # examples passed over so far
+    examples: int = 0  # of one step, on all processes
+    shell: ReferringModel | None = (
+        None  # of a model that is dealt out: a whole one, filled when it is asked for
+    )
 
     @property
-    def result(self) -> ReferringModel:
-        """The model that is evaluated and saved."""
-        return self.model if self.average is None else self.average.model
+    def optimizer(self) -> torch.optim.Optimizer:
+        """What moves the weights."""
+        return self.engine.optimizer
+
+    @contextmanager
+    def result(self) -> Iterator[ReferringModel]:
+        """The model that is evaluated and saved, whole on every process; all of them ask for it together."""
+        model = self.model if self.average is None else self.average.model
+        if self.shell is None:
+            yield model
+            return
+        weights = model.state_dict()
+        for name, own in self.shell.state_dict().items():
+            own.copy_(whole(weights[name]))
+        try:
+            yield self.shell
+        finally:
+            self.shell.to("cpu")  # a measurement has moved it
 
     def state(self) -> dict[str, Any]:
-        """Everything that a run needs to go on as if it had never stopped; all processes ask for it together."""
+        """Everything that a run needs to go on as if it had never stopped, for the first process to save.
+
+        All processes ask for it together.
+        """
+        kept = distributed.is_first()
+        average = None if self.average is None else self.average.model.state_dict()
         return {
             "step": self.step,  # also the position in the data: a batch depends on its number alone
             "best": self.best,
             "skipped": self.skipped,
-            "model": self.model.state_dict(),
-            "average": None if self.average is None else self.average.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
+            "examples": self.examples,
+            "processes": distributed.world_size(),
+            "model": whole(self.model.state_dict(), is_kept=kept),
+            "average": whole(average, is_kept=kept),
+            "optimizer": whole(self.optimizer.state_dict(), is_kept=kept),
             "scaler": self.scaler.state_dict(),
             "random": distributed.gather(random_states()),  # of every process
         }
 
-    def restore(self, state: dict[str, Any]) -> None:
-        """Takes back what `state` gave.
-
-        Raises:
-            InvalidInput: if another number of processes gave it.
-        """
-        random = state["random"]
-        if len(random) != distributed.world_size():
-            raise InvalidInput(
-                f"the run was saved by {len(random)} processes and cannot go on with {distributed.world_size()}, which "
-                "would see other examples; start as many"
-            )
+    def restore(self, state: dict[str, Any], seed: int) -> None:
+        """Takes back what `state` gave, on any number of processes; a process without random states begins new ones."""
         self.step, self.best, self.skipped = state["step"], state["best"], state.get("skipped", 0)
-        self.model.load_state_dict(state["model"])
+        fill(self.model.state_dict(), state["model"])
         if self.average is not None:
-            self.average.model.load_state_dict(state["average"])
-        self.optimizer.load_state_dict(state["optimizer"])
+            fill(self.average.model.state_dict(), state["average"])
+        fill_optimizer(self.optimizer, state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])
-        restore_random_states(random[distributed.rank()])
+        random, rank = state["random"], distributed.rank()
+        if rank < len(random):
+            restore_random_states(random[rank])
+        else:
+            seed_all(seed_of_rank(seed, self.step, rank))
 
 
 @dataclass(frozen=True)
@@ -109,59 +132,63 @@ def begin_or_go_on(
     family: Family,
     folder: Path,
     *,
+    state: dict[str, Any] | None,
+    objective: Objective,
     vocabulary: Sequence[str],
     device: torch.device,
 ) -> tuple[Training, str]:
-    """The training at its first step, or where the state in `folder` left it; and where its weights come from."""
-    state = _load_together(folder)
+    """The training at its first step, or where `state` left it; and where its weights come from."""
     seed_all(run.seed)
     if state is None:
         model, origin = first_model(run, vocabulary)
-        if distributed.is_first():
-            write_whole_text(folder / RUN_NAME, to_toml(run))
+        distributed.first_alone(lambda: write_whole_text(folder / RUN_NAME, to_toml(run)))
     else:
-        must_be_same_run(folder, run)
-        # The last checkpoint was saved with the state; it alone is sure to know its own configuration.
-        model, origin = native.load(folder / LAST_NAME)[0], f"resumed after step {state['step']}"
-    training = _begin(model.to(device).train(), family, plan, device)
+        model, origin = _saved_model(run, folder), f"resumed after step {state['step']}"
+    training = _begin(model.train(), family, objective, plan, device)
     if state is not None:
-        training.restore(state)
+        training.restore(state, run.seed)
     elif distributed.world_size() > 1:
-        seed_all(run.seed + distributed.rank())  # weights are equal everywhere, what is dropped out is not
+        # Weights are equal everywhere, what is dropped out is not.
+        seed_all(run.seed + distributed.rank())
     if distributed.is_first():
         cut_log(folder, training.step)
     return training, origin
 
 
-def _load_together(folder: Path) -> dict[str, Any] | None:
-    """The state of the run in `folder`, tidied by the first process before the others look."""
-    if distributed.is_first():
-        state = tidy_and_load_state(folder)
-        distributed.wait()
-        return state
-    distributed.wait()
-    return tidy_and_load_state(folder)
+def _saved_model(run: RunConfig, folder: Path) -> ReferringModel:
+    """The model of the last checkpoint, which was saved with the state; it alone is sure to know its own configuration.
+
+    Only the first process reads it; the others build the same one and wait for its weights.
+    """
+    loaded = distributed.first_alone(lambda: native.load(folder / LAST_NAME)[0])
+    told = distributed.shared(None if loaded is None else (loaded.config, loaded.extra_state()))
+    if loaded is not None:
+        return loaded
+    assert told is not None, "the first process has told it"
+    config, extra = told
+    model = native.blank(run.family, config)
+    model.load_extra_state(extra)
+    return model
 
 
-def _begin(model: ReferringModel, family: Family, run: RunConfig, device: torch.device) -> Training:
+def _begin(
+    model: ReferringModel, family: Family, objective: Objective, run: RunConfig, device: torch.device
+) -> Training:
+    sharded = is_sharded(run)
     if run.run.sync_batch_norm and distributed.world_size() > 1:
-        model = _with_shared_statistics(model, device)
+        share_statistics(model)
+    if not sharded:  # parts come to the device one by one
+        model = model.to(device)
     if run.run.channels_last:
         model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    training = Training(
-        model=model,
-        optimizer=build_optimizer(model, family.param_rules, run.optimizer),
-        scaler=torch.amp.GradScaler(device.type, enabled=run.run.precision == "float16"),
-        average=AveragedModel(model, run.run.ema) if run.run.ema else None,
-    )
+    optimizer = build_optimizer(model, family.param_rules, run.optimizer)
+    shell = deepcopy(model).requires_grad_(False).eval() if sharded else None
+    average = AveragedModel(model, run.run.ema) if run.run.ema else None
     if run.run.checkpoint_activations:
-        recompute_activations(model)  # after the average was copied, whose blocks keep their own forward
-    return training
-
-
-def _with_shared_statistics(model: ReferringModel, device: torch.device) -> ReferringModel:
-    """The model whose batch norms normalise by the examples of all processes; names of weights stay."""
-    if device.type == "cuda":
-        model = torch.nn.SyncBatchNorm.convert_sync_batchnorm(model)
-    share_statistics(model)  # what torch's own does not cover
-    return model
+        recompute_activations(model)  # after the copies, whose blocks keep their own forward
+    engine = build_engine(model, objective, optimizer, run, device)
+    if average is not None and engine.is_sharded:
+        engine.shard_alike(average.model)
+    scaler = torch.amp.GradScaler(device.type, enabled=run.run.precision == "float16")
+    examples = examples_per_step(run, distributed.world_size())
+    return Training(model, engine, scaler, average, examples=examples, shell=shell)

@@ -1,0 +1,93 @@
+"""A run taken up again: its saved state, and its batches dealt to as many processes as there are now."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from refseg import distributed
+from refseg.data.sampling import generator_at
+from refseg.errors import InvalidInput
+from refseg.training.config import RunConfig, read_recipe
+from refseg.training.lengths import examples_per_step
+from refseg.training.resume import RUN_NAME, must_be_same_run, tidy_and_load_state
+
+_REGROUPING = 5  # what the numbers are for; see data.sampling
+
+
+def load_state(folder: Path, run: RunConfig) -> dict[str, Any] | None:
+    """The state of the run in `folder`, or None; the first process alone reads it, and alone holds its tensors.
+
+    Raises:
+        InvalidInput: on the first process, if the state is damaged or of another run.
+        Refused: on the others then.
+    """
+
+    def load() -> dict[str, Any] | None:
+        state = tidy_and_load_state(folder)
+        if state is not None:
+            saved = read_recipe(folder / RUN_NAME)
+            state.setdefault("processes", len(state["random"]))
+            state.setdefault("examples", examples_per_step(saved, state["processes"]))
+            # How a step's examples are dealt out may differ; how many there are may not, see `regrouped`.
+            must_be_same_run(folder, _with_batches(run, saved.run.batch_size, saved.optimizer.accumulate))
+        return state
+
+    state = distributed.first_alone(load)
+    if distributed.world_size() == 1:
+        return state
+    told = distributed.shared(None if state is None else _outline(state))
+    return told if state is None else state
+
+
+def _outline(state: dict[str, Any]) -> dict[str, Any]:
+    """The state without its tensors, except random states, which every process takes its own of."""
+    return {**distributed.outline(state), "random": state["random"]}
+
+
+def regrouped(run: RunConfig, state: dict[str, Any] | None) -> tuple[RunConfig, str]:
+    """The run with as many examples a step as the saved one has, and a line about what differs now, if anything does.
+
+    A step shows the same examples on any number of processes. A recipe whose own numbers make up the step is taken as
+    it is; else processes get larger or smaller batches, and where these are no whole number, more or fewer of them.
+
+    Raises:
+        InvalidInput: if the step's examples cannot be dealt out evenly, naming numbers of processes that can.
+    """
+    if state is None:
+        return run, ""
+    before, now, examples = state["processes"], distributed.world_size(), state["examples"]
+    given = examples_per_step(run, now) == examples
+    changed = run if given else _fitting(run, examples, now, before)
+    if before == now and given:
+        return run, ""
+    return changed, (
+        f"saved by {before} processes, goes on with {now}: {examples} examples a step as before, in batches of "
+        f"{changed.run.batch_size} x {changed.optimizer.accumulate} a process; the order of the data stays, what is dropped "
+        "out from here on differs"
+    )
+
+
+def seed_of_rank(seed: int, step: int, rank: int) -> int:
+    """The seed of a process that joins a run after `step`."""
+    return int(generator_at(seed, _REGROUPING, step, rank).initial_seed())
+
+
+def _fitting(run: RunConfig, examples: int, processes: int, before: int) -> RunConfig:
+    accumulate, size = run.optimizer.accumulate, run.run.batch_size
+    if examples % (accumulate * processes) == 0:  # the same batches over all processes: nothing else changes
+        return _with_batches(run, examples // (accumulate * processes), accumulate)
+    if examples % (size * processes) == 0 and not run.data.same_shape:
+        return _with_batches(run, size, examples // (size * processes))
+    fitting = [str(n) for n in range(1, examples + 1) if examples % (accumulate * n) == 0]
+    raise InvalidInput(
+        f"the run was saved by {before} processes with {examples} examples a step, which {processes} cannot share evenly; "
+        f"start {' or '.join(fitting) or before} processes, or give run.batch_size and optimizer.accumulate so that both times "
+        f"{processes} are {examples}"
+    )
+
+
+def _with_batches(run: RunConfig, size: int, accumulate: int) -> RunConfig:
+    section = run.run.model_copy(update={"batch_size": size})
+    optimizer = run.optimizer.model_copy(update={"accumulate": accumulate})
+    return run.model_copy(update={"run": section, "optimizer": optimizer})
