@@ -26,10 +26,10 @@ torch.float32 = torch.float = torch.float64  # before the package reads these na
 torch.Tensor.float = torch.Tensor.double
 torch.set_default_dtype(torch.float64)
 
-from refseg import distributed
-from refseg.losses import points
-from refseg.training.config import run_from_values
-from refseg.training.loop import train
+from refseg import distributed  # noqa: E402
+from refseg.losses import points  # noqa: E402
+from refseg.training.config import run_from_values  # noqa: E402
+from refseg.training.loop import train  # noqa: E402
 
 
 def draw_alike(rows, count, device):
@@ -39,8 +39,12 @@ def draw_alike(rows, count, device):
 
 
 def keep_everything():
-    plain = functional.scaled_dot_product_attention
-    functional.scaled_dot_product_attention = lambda *given, dropout_p=0.0, **named: plain(*given, **named)
+    attend = functional.scaled_dot_product_attention
+
+    def without_dropout(*given, dropout_p=0.0, **named):
+        return attend(*given, **named)
+
+    functional.scaled_dot_product_attention = without_dropout
     functional.dropout = lambda values, *_, **__: values
     torch.nn.Dropout.forward = lambda self, values: values
     points.uniform = draw_alike

@@ -19,7 +19,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 from safetensors.torch import load_file
 
@@ -55,6 +54,15 @@ VARIANTS = {
     "vlformer": {"model": {"padded_words": "excluded", "frame": {"size": 32}}},
     "vlt": {},
     "vpd": {},
+    # With the weights dealt out over the processes (FSDP); one process has nobody to deal them to.
+    "lgformer-sharded": {"family": "lgformer", "model": SMALL | WITHOUT_DROPS, "run": {"sharding": "full"}},
+    "referformer-swin-sharded": {
+        "family": "referformer",
+        "variant": "debug-swin",
+        "model": SMALL | WITHOUT_DROPS,
+        "run": {"sharding": "full"},
+    },
+    "vpd-sharded": {"family": "vpd", "run": {"sharding": "full"}},
 }
 COMMON = {
     "variant": "debug",
@@ -143,9 +151,7 @@ def trained(tmp_path_factory):
 
 
 def logged(folder, size, name):
-    return [
-        json.loads(line) for line in (folder / str(size) / name / "log.jsonl").read_text().splitlines()
-    ]
+    return [json.loads(line) for line in (folder / str(size) / name / "log.jsonl").read_text().splitlines()]
 
 
 def terms_of(line):
@@ -166,9 +172,7 @@ def test_every_loss_of_every_step_is_that_of_one_process(trained, name, size):
 @pytest.mark.parametrize("size", [2, 4])
 @pytest.mark.parametrize("name", VARIANTS)
 def test_the_weights_at_the_end_are_those_of_one_process(trained, name, size):
-    one, several = (
-        load_file(trained / str(n) / name / "last.safetensors") for n in (1, size)
-    )
+    one, several = (load_file(trained / str(n) / name / "last.safetensors") for n in (1, size))
     assert one.keys() == several.keys()
     first = max(float((one[key] - several[key]).abs().max()) for key in one if one[key].is_floating_point())
     assert first < 1e-5

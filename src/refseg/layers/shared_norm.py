@@ -72,7 +72,7 @@ def share_statistics(model: nn.Module) -> None:
     """
     for module in list(model.modules()):
         if hasattr(module, "shares_statistics"):
-            module.shares_statistics = True
+            module.shares_statistics = True  # type: ignore[assignment]
         for name, child in module.named_children():
             if type(child) is nn.BatchNorm2d:
                 setattr(module, name, SharedBatchNorm2d.of(child))

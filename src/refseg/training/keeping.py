@@ -26,7 +26,7 @@ def tell_and_keep(training: Training, place: Workplace, interruption: Interrupti
         place.log.flush()
     if measures or saves:
         with training.result() as model:
-            if measures and place.held_out is not None and distributed.is_first():
+            if measures and place.held_out is not None:
                 _measure(training, model, place, place.held_out)
             if saves and distributed.is_first():
                 _save_checkpoint(training, model, place, LAST_NAME)
@@ -60,7 +60,8 @@ def _measure(training: Training, model: ReferringModel, place: Workplace, held_o
     place.log.result(training.step, found.scores)
     if training.best is None or found.quality > training.best:
         training.best = found.quality
-        _save_checkpoint(training, model, place, BEST_NAME)
+        if distributed.is_first():
+            _save_checkpoint(training, model, place, BEST_NAME)
 
 
 def _save_checkpoint(training: Training, model: ReferringModel, place: Workplace, name: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections import defaultdict
 from collections.abc import Mapping
@@ -9,10 +10,12 @@ from dataclasses import dataclass
 
 import torch
 
+from refseg import distributed
 from refseg.data.catalog import PhraseDataset
 from refseg.data.collate import collate
 from refseg.errors import InvalidInput
-from refseg.evaluation.run import evaluate
+from refseg.evaluation.dealing import Form, dealt
+from refseg.evaluation.run import Result, evaluate
 from refseg.metrics.overlap import THRESHOLDS
 from refseg.models.base import Objective, ReferringModel
 from refseg.predictor import Predictor
@@ -31,12 +34,29 @@ def measure_phrases(
 ) -> Measurement:
     """What a user would get: overlaps at source size over all phrases, and mIoU of every register.
 
+    Several processes share the examples out and get the same measurement; all ask for it together.
+
     The quality is the score called `best_by`, such as the mIoU or the oIoU of phrases that have a target.
 
     Raises:
         InvalidInput: if there is no score of that name.
     """
+    have_equal_buffers(model)
     result = evaluate(Predictor(model, device=device), examples)
+    found = distributed.shared(distributed.first_alone(lambda: _of_phrases(result, best_by)))
+    assert found is not None, "the first process has told it"
+    return found
+
+
+def have_equal_buffers(model: ReferringModel) -> None:
+    """Gives the model of every process the buffers of the first one's, which is the one that is saved.
+
+    Averages that batch norms keep of their inputs differ between processes, where they are not shared.
+    """
+    distributed.copy_from_first(list(model.buffers()))
+
+
+def _of_phrases(result: Result, best_by: str) -> Measurement:
     overall = result.score()
     scores = {"mIoU": overall.miou, "oIoU": overall.oiou, f"P@{THRESHOLDS[0]}": overall.precision[0]}
     for register in sorted(filter(None, result.overlaps.registers)):
@@ -57,12 +77,22 @@ def measure_objective(
     batch_size: int,
     device: torch.device,
 ) -> Measurement:
-    """The mean terms of a named objective; the smaller their sum, the better."""
+    """The mean terms of a named objective; the smaller their sum, the better.
+
+    Several processes share the batches out and get the same measurement; all ask for it together.
+    """
+    have_equal_buffers(model)
     model.eval()
-    totals: dict[str, float] = defaultdict(float)
-    for start in range(0, len(examples), batch_size):
+
+    def terms(start: int) -> dict[str, float]:
         numbers = range(start, min(start + batch_size, len(examples)))
         batch = collate([examples[index] for index in numbers], model.config.frame)
-        for name, term in objective(model, batch.to(device)).items():
-            totals[name] += float(term) * len(numbers) / len(examples)
-    return Measurement(dict(totals), quality=-sum(totals.values()))
+        with distributed.apart():  # others hold batches of other sizes, or none any more
+            found = objective(model, batch.to(device))
+        return {name: float(term) * len(numbers) / len(examples) for name, term in found.items()}
+
+    totals: dict[str, float] = defaultdict(float)
+    for found in dealt(range(0, len(examples), batch_size), terms, Form(json.dumps, json.loads)):
+        for name, term in found.items():
+            totals[name] += term
+    return distributed.shared(Measurement(dict(totals), quality=-sum(totals.values())))
