@@ -2,7 +2,7 @@
 
     python equal_ranks.py FOLDER    (with the variables that torchrun sets: RANK, WORLD_SIZE, ...)
 
-FOLDER/runs.json names runs with the batch of all processes; each is trained by the package's own `train` into
+FOLDER/runs.json names runs with the batch of all processes, and the world sizes that they are for; each is trained by the package's own `train` into
 FOLDER/<world size>/<name>. Two things differ from `refseg train`:
 
 - What is drawn at random on the way differs between processes by design, so here nothing is: dropout keeps everything, and
@@ -73,9 +73,13 @@ def main(folder):
     keep_everything()
     torch.save, native.save = by_their_names(torch.save), by_their_names(native.save)
     torch.from_numpy = in_double(torch.from_numpy)
-    for name, values in json.loads((folder / "runs.json").read_text()).items():
-        values["run"]["batch_size"] //= distributed.world_size()
-        out = folder / str(distributed.world_size()) / name
+    size = distributed.world_size()
+    for name, run in json.loads((folder / "runs.json").read_text()).items():
+        values = run["values"]
+        if size not in run["sizes"]:
+            continue
+        values["run"]["batch_size"] //= size
+        out = folder / str(size) / name
         out.mkdir(parents=True, exist_ok=True)
         train(run_from_values(values, source=name), out, device=device, is_quiet=True)
     distributed.stop()
