@@ -42,6 +42,14 @@ class CheckpointMismatch(RefsegError):
         super().__init__("; ".join(parts) + ".")
 
 
+def is_full_memory(error: BaseException) -> bool:
+    """Whether an error says that memory ran out, of the machine or of a GPU."""
+    # Torch tells of a full GPU by a class of its own, known here by name so that torch is not loaded, and of full main
+    # memory by words.
+    is_torch = type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error)
+    return isinstance(error, MemoryError) or is_torch
+
+
 def nearest(given: str, known: Iterable[str], count: int = 3) -> list[str]:
     """The known names most like `given`, best first; empty when nothing is near."""
     return difflib.get_close_matches(given, list(known), n=count, cutoff=0.5)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 import uuid
@@ -24,15 +25,61 @@ def whole_file(path: Path) -> Iterator[Path]:
     try:
         yield temporary
         temporary.replace(path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        if error.filename in (None, str(temporary)):
+            error.filename = str(path)  # the name that a reader knows
+        raise
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+@contextmanager
+def durable_file(path: Path) -> Iterator[Path]:
+    """As `whole_file`; besides, the file and its name have reached the disk when the block ends.
+
+    So a machine that loses power leaves the old file or the new one, and what is written later is never there without
+    what was written before.
+    """
+    with whole_file(path) as temporary:
+        yield temporary
+        with temporary.open("rb+") as file:
+            os.fsync(file.fileno())
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Brings the names in `folder` to the disk, where the system knows how."""
+    if os.name != "posix":
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def write_whole_text(path: Path, text: str) -> None:
     """Writes `text` to `path` in UTF-8; the file is whole or unchanged."""
     with whole_file(path) as temporary:
         temporary.write_text(text, encoding="utf-8", newline="\n")
+
+
+def write_durable_text(path: Path, text: str) -> None:
+    """As `write_whole_text`; besides, the text has reached the disk."""
+    with durable_file(path) as temporary:
+        temporary.write_text(text, encoding="utf-8", newline="\n")
+
+
+def reason(error: BaseException) -> str:
+    """What the system refused: the OSError behind an error of a library that wrote through us, or else its own words."""
+    behind: BaseException | None = error
+    while behind is not None:
+        if isinstance(behind, OSError) and behind.strerror:
+            return behind.strerror
+        behind = behind.__cause__ or behind.__context__
+    return str(error)
 
 
 @contextmanager

@@ -57,6 +57,7 @@ class Things(_Movable):
     ids: Tensor  # [T, H, W] uint8; 0 = background, n = thing n
     nouns: Tensor  # [N] int64 index into the world's list of nouns; entry n - 1 belongs to thing n
     colours: Tensor  # [N] int64 index into the world's list of colours; -1 = has no colour word
+    motions: Tensor | None = None  # [N] int64 index into the world's list of motions; None in pictures
 
 
 @dataclass(slots=True)

@@ -129,3 +129,32 @@ def test_a_phrase_that_the_model_cannot_read_names_the_picture(checkpoint, data)
 def test_options_of_scenes_do_not_fit_a_file(checkpoint, data):
     with pytest.raises(InvalidInput, match="frames belong to scenes"):
         refseg_evaluate(checkpoint, data, "--frames", "2")
+
+
+def test_a_further_field_of_the_scenes_world_is_taken_as_it_is_written(checkpoint, monkeypatch):
+    monkeypatch.setattr(
+        SeeingModel,
+        "tokenize",
+        lambda self, phrases, real=SeeingModel.tokenize: real(self, ["left"] * len(phrases)),
+    )
+    words = ["--count", "2", "--size", "32", "--frames", "3", "--sprites", "none"]
+    world = ["--world", "twins=1.0", "--world", "motions=['left', 'right']", "--world", "registers={mot=1}"]
+    record = json.loads(refseg_evaluate(checkpoint, "scenes", *words, *world, "--json").stdout)
+    assert record["source"]["twins"] == 1.0
+    assert record["source"]["motions"] == ["left", "right"]
+    assert record["source"]["registers"] == {"mot": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("world", "words"),
+    [
+        (["twins"], "KEY=VALUE"),
+        (["twins=1.0", "twins=0.5"], "twice"),
+        (["twins=all"], "twins of scenes is 'all'"),
+        (["twinns=1.0"], "twins"),
+    ],
+)
+def test_a_field_that_no_world_has_is_refused(checkpoint, world, words):
+    given = [part for one in world for part in ("--world", one)]
+    with pytest.raises((InvalidInput, UnknownName), match=words):
+        refseg_evaluate(checkpoint, "scenes", "--frames", "2", *given)

@@ -205,6 +205,23 @@ def test_a_video_cut_in_the_middle_is_told(tmp_path):
         read_clip(path)
 
 
+def test_a_matroska_file_cut_in_the_middle_is_told_and_a_whole_one_is_read(tmp_path):
+    path = tmp_path / "v.mkv"
+    noise = np.random.default_rng(0).integers(0, 256, (30, 64, 64, 3), dtype=np.uint8)
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("ffv1", rate=10)
+        stream.width, stream.height, stream.pix_fmt = 64, 64, "bgr0"
+        for pixels in noise:
+            frame = av.VideoFrame.from_ndarray(pixels, format="rgb24").reformat(format="bgr0")
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    assert len(read_clip(path).frames) == 30
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(InvalidInput, match=r"is cut short: 3\.0 seconds are promised, 1\.\d can be read"):
+        read_clip(path)
+
+
 def test_a_file_with_sound_alone_is_told(tmp_path):
     with av.open(str(tmp_path / "sound.mkv"), "w") as container:
         stream = container.add_stream("pcm_s16le", rate=8000)

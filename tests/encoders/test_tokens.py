@@ -3,7 +3,14 @@
 import pytest
 import torch
 
-from refseg.encoders.tokens import BYTES, PhraseTokenizer, byte_tokenizer, cached_tokenizer, word_tokenizer
+from refseg.encoders.tokens import (
+    BYTES,
+    PhraseTokenizer,
+    WordTokenizer,
+    byte_tokenizer,
+    cached_tokenizer,
+    word_tokenizer,
+)
 from refseg.errors import InvalidInput
 
 
@@ -93,3 +100,37 @@ def test_a_word_tokenizer_gives_a_known_word_one_token_between_the_ends():
     tokens = reads(["the left dog", "the zebra"])
     assert tokens.values.tolist() == [[0, 7, 6, 5, 2], [0, 7, 3, 2, 1]]
     assert tokens.valid.tolist() == [[True] * 5, [True] * 4 + [False]]
+
+
+def of_words(*words, **changes):
+    return WordTokenizer(words, **{"max_tokens": 6, "pad_id": 1, **changes})
+
+
+def test_a_closed_vocabulary_gives_each_word_one_token():
+    tokens = of_words("red", "dog")(["Red, dog!", "dog"])
+    assert tokens.values.tolist() == [[0, 5, 6, 2], [0, 6, 2, 1]]
+    assert tokens.valid.tolist() == [[True] * 4, [True, True, True, False]]
+    assert of_words("red", "dog").pieces("Red, dog!") == [None, "red", "dog", None]
+
+
+def test_its_words_travel_as_a_tokenizer_file():
+    other = PhraseTokenizer("given", max_tokens=6, pad_id=1)
+    other.take(of_words("red", "dog").text)
+    assert other(["red dog"]).values.tolist() == [[0, 5, 6, 2]]
+
+
+def test_a_word_outside_a_closed_vocabulary_is_named_with_its_nearest():
+    with pytest.raises(InvalidInput, match=r"'hog'.*2 words.*dog"):
+        of_words("red", "dog")(["red dog", "red hog"])
+    with pytest.raises(InvalidInput, match="knows 0 words"):
+        of_words()(["dog"])
+
+
+def test_a_phrase_without_a_word_is_empty_to_a_closed_vocabulary():
+    with pytest.raises(InvalidInput, match="empty"):
+        of_words("red")(["?!"])
+
+
+def test_a_phrase_too_long_for_a_closed_vocabulary_is_refused():
+    with pytest.raises(InvalidInput, match="at most 6"):
+        of_words("red")(["red red red red red"])

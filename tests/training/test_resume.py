@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from refseg import files
 from refseg.errors import InvalidInput
 from refseg.training import resume
 from refseg.training.resume import (
@@ -63,7 +64,7 @@ def test_a_save_that_fails_leaves_the_old_state_and_no_half_file(tmp_path, monke
     def full(descriptor):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(resume.os, "fsync", full)
+    monkeypatch.setattr(files.os, "fsync", full)
     with pytest.raises(InvalidInput, match=r"state of the run cannot be written to .*No space left"):
         save_state(tmp_path, {"step": 4})
     assert tidy_and_load_state(tmp_path)["step"] == 3
@@ -71,9 +72,11 @@ def test_a_save_that_fails_leaves_the_old_state_and_no_half_file(tmp_path, monke
 
 
 def test_half_files_of_a_killed_save_are_cleared_away(tmp_path):
-    (tmp_path / f".{STATE_NAME}.part").write_bytes(b"half")
+    for half in (".state.0a.part.pt", ".last.0b.part.safetensors", ".run.0c.part.toml", ".log.0d.part.jsonl"):
+        (tmp_path / half).write_bytes(b"half")
+    (tmp_path / ".photo.0e.part.png").write_bytes(b"of another command, which is still writing")
     tidy_and_load_state(tmp_path)
-    assert list(tmp_path.iterdir()) == []
+    assert [path.name for path in tmp_path.iterdir()] == [".photo.0e.part.png"]
 
 
 def test_a_damaged_state_is_told_in_a_sentence(tmp_path):

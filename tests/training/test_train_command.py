@@ -313,6 +313,19 @@ def test_the_loss_of_one_picture_falls_when_it_is_shown_again_and_again(tmp_path
     assert losses[-1] < 0.6 * losses[0]
 
 
+def test_memory_that_runs_out_in_training_is_told_with_what_makes_the_run_smaller(tmp_path, monkeypatch):
+    def fail(training, feed, place):
+        raise RuntimeError(
+            "[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"
+        )
+
+    monkeypatch.setattr(loop, "_one_step", fail)
+    with pytest.raises(
+        InvalidInput, match=r"memory ran out on cpu; --plan tells .* run.batch_size=1 optimizer.accumulate=2"
+    ):
+        refseg(*NAMING, "--out", tmp_path / "run")
+
+
 @pytest.mark.gpu
 def test_a_recipe_trains_on_a_gpu(tmp_path):
     if not torch.cuda.is_available():

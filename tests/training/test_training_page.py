@@ -9,6 +9,7 @@ import pytest
 from refseg.data.steps import STEPS
 from refseg.models import catalog
 from refseg.training.config import FREE_KEYS, RunConfig, run_from_values, to_toml
+from refseg.training.sections import ClipsConfig
 
 PAGE = (Path(__file__).parents[2] / "docs" / "training.md").read_text()
 
@@ -26,6 +27,12 @@ def test_every_key_of_a_recipe_is_on_the_page_and_no_other():
     assert keys_of_page("Top") == set(fields) - sections - {"model", "loss"}
     for name in sections:
         assert keys_of_page(f"[{name}]") == set(fields[name].annotation.model_fields), name
+
+
+def test_every_key_of_clips_is_on_the_page_and_no_other():
+    _, _, rest = PAGE.partition("**[data.clips]**")
+    table = next(part for part in rest.split("\n\n") if part.startswith("| key"))
+    assert set(re.findall(r"^\| `(\w+)`", table, flags=re.MULTILINE)) == set(ClipsConfig.model_fields)
 
 
 def test_the_keys_that_may_differ_on_resuming_are_on_the_page():

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -28,7 +27,7 @@ from refseg.checkpoints.tensor_file import (
     write_one_by_one,
 )
 from refseg.errors import CheckpointMismatch, InvalidInput
-from refseg.files import whole_file
+from refseg.files import durable_file
 from refseg.models import catalog
 from refseg.models.base import ReferringModel
 
@@ -39,6 +38,7 @@ _DRAWING = frozenset(
     f"{way}{kind}_" for way in ("", "kaiming_", "xavier_", "trunc_") for kind in ("uniform", "normal")
 )  # ways of giving first values, as functions of torch.nn.init and as methods of tensors
 
+_ADAPTERS = "refseg_adapters"  # the entry of a file that is laid over a checkpoint
 _KEY = "refseg"  # the entry of the safetensors metadata that holds our JSON
 
 
@@ -57,9 +57,21 @@ class Header:
     sha256: str  # of the tensors: names, types, shapes and values
 
 
+class Stored(Protocol):
+    """What a file keeps of a model."""
+
+    config: Any
+
+    def state_dict(self) -> Mapping[str, Tensor]:
+        """The weights by name."""
+
+    def extra_state(self) -> dict[str, str]:
+        """Texts that prediction needs beside them."""
+
+
 def save(
     path: Path,
-    model: ReferringModel,
+    model: Stored | ReferringModel,
     *,
     family: str,
     variant: str,
@@ -81,7 +93,7 @@ def save(
 def save_tensors(
     path: Path,
     tensors: Mapping[str, Tensor],
-    model: ReferringModel,
+    model: Stored | ReferringModel,
     *,
     family: str,
     variant: str,
@@ -139,7 +151,12 @@ def read_header(path: Path) -> Header:
     Raises:
         InvalidInput: if the file is absent, cut short, or not a refseg checkpoint.
     """
-    text = _metadata(path).get(_KEY)
+    metadata = _metadata(path)
+    text = metadata.get(_KEY)
+    if _ADAPTERS in metadata:
+        raise InvalidInput(
+            f"{path} holds adapters alone; lay them over their checkpoint with: refseg merge {path}"
+        )
     if text is None:
         raise InvalidInput(
             f"{path} is a safetensors file, but not written by refseg; bring it over with: refseg convert {path} --family F --variant V"
@@ -254,15 +271,13 @@ def written_whole(path: Path) -> Iterator[Path]:
         InvalidInput: if the system refuses to write (no room, no permission).
     """
     try:
-        with whole_file(path) as part:
+        with durable_file(path) as part:
             part.touch()
             mode = (
                 part.stat().st_mode
             )  # what the person's umask gives; a library may write with a stricter one
             yield part
             part.chmod(mode)
-            with part.open("rb+") as file:
-                os.fsync(file.fileno())
     except (OSError, SafetensorError) as error:
         raise InvalidInput(f"cannot write {path}: {error}") from error
 

@@ -15,12 +15,13 @@ from typing import Annotated, NoReturn
 import typer
 
 from refseg import __version__
-from refseg.errors import RefsegError
+from refseg.errors import RefsegError, is_full_memory
 
 _VERBS = (
     "demo",
     "predict",
     "train",
+    "calibrate",
     "evaluate",
     "data",
     "data_list",
@@ -55,7 +56,7 @@ def main() -> None:
     except OSError as error:
         _stop(_told(error))
     except (MemoryError, RuntimeError) as error:
-        if not _is_full_memory(error):
+        if not is_full_memory(error):
             raise
         _stop("memory ran out; give smaller or fewer frames (--every), fewer phrases, or another --device")
     except KeyboardInterrupt:
@@ -81,13 +82,6 @@ def _options(
     ] = False,
 ) -> None:
     pass
-
-
-def _is_full_memory(error: Exception) -> bool:
-    # Torch tells of a full GPU by a class of its own, known here by name so that torch is not loaded, and of full main
-    # memory by words.
-    is_torch = type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error)
-    return isinstance(error, MemoryError) or is_torch
 
 
 def _told(error: OSError) -> str:

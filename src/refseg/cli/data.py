@@ -12,6 +12,7 @@ import typer
 
 from refseg.cli import app
 from refseg.cli._progress import progress_bars
+from refseg.cli._world import WORLD_HELP, world_fields
 
 if TYPE_CHECKING:
     from refseg.cli._progress import Bars
@@ -36,6 +37,7 @@ def scenes(
     sprites: Annotated[
         str, typer.Option(help="auto (the system's emoji font), none (shapes only), or a sprite file.")
     ] = "auto",
+    world: Annotated[list[str] | None, typer.Option(help=WORLD_HELP)] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace a folder of scenes.")] = False,
 ) -> None:
     """Draw scenes with exact masks into a folder, in the open form.
@@ -45,15 +47,15 @@ def scenes(
     from refseg.data.scenes.dataset import ScenesSpec
     from refseg.data.scenes.export import write_scenes
 
-    spec = ScenesSpec(
-        size=size,
-        frames=frames,
-        phrases=phrases,
-        split=split,  # type: ignore[arg-type]  # an unknown split is told by name
-        count=count,
-        seed=seed,
-        sprites=sprites,
-    )
+    values: dict[str, Any] = {
+        "size": size,
+        "frames": frames,
+        "phrases": phrases,
+        "split": split,
+        "count": count,
+    }
+    values |= {"seed": seed, "sprites": sprites} | world_fields(world or ())
+    spec = ScenesSpec.of(values)
     with progress_bars() as bars:
         path = write_scenes(
             out, spec=spec, count=count, force=force, on_scene=_stepper(bars, "scenes", count)

@@ -11,11 +11,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from refseg.cli import app
+from refseg.cli._world import WORLD_HELP, world_fields
 
 if TYPE_CHECKING:
     from refseg.checkpoints.cards import Published
     from refseg.data.catalog import PhraseDataset
     from refseg.evaluation.run import Result
+    from refseg.evaluation.setup import Ready
+    from refseg.predictor import Predictor
 
 
 def _print_protocols(wanted: bool) -> None:
@@ -91,6 +94,7 @@ def evaluate(
     sprites: Annotated[
         str | None, typer.Option(help="Scenes: auto, none (shapes only), or a sprite file.")
     ] = None,
+    world: Annotated[list[str] | None, typer.Option(help=WORLD_HELP)] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")] = "auto",
     dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "float32",
     out: Annotated[Path | None, typer.Option("--out", "-o", help="A JSON file for the result.")] = None,
@@ -98,6 +102,10 @@ def evaluate(
     as_card: Annotated[
         bool, typer.Option("--card", help="Print [[checkpoint.measured]] tables for a result card.")
     ] = False,
+    card_file: Annotated[
+        Path | None,
+        typer.Option(help="A model card (README.md of a run, say) that the numbers are added to."),
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace a file of the same name.")] = False,
 ) -> None:
     """Measure a checkpoint on a data set by our conventions and, where they differ, by the published ones beside them.
@@ -109,15 +117,17 @@ def evaluate(
     from refseg import distributed
     from refseg.data.catalog import open_dataset
     from refseg.evaluation.machine import this_machine
+    from refseg.evaluation.model_card import result_facts
     from refseg.evaluation.report import write_report
     from refseg.evaluation.run import evaluate as run_evaluation
-    from refseg.evaluation.setup import Ready, Request, prepare
+    from refseg.evaluation.setup import Request, prepare
     from refseg.evaluation.table import result_record
-    from refseg.predictor import Predictor, find_device, load
+    from refseg.files import check_writable
+    from refseg.predictor import find_device, load
 
     del protocols  # printed before anything else was read
     scenes = {"size": size, "frames": frames, "phrases": phrases, "seed": seed, "sprites": sprites}
-    given = {name: value for name, value in scenes.items() if value is not None}
+    given = {name: value for name, value in scenes.items() if value is not None} | world_fields(world or ())
     split = "valid" if split is None and submission is not None else split
     request = Request(tuple(protocol or ()), window, rows, resume, submission, shuffle_phrases, dtype)
     place = distributed.start(find_device(device))
@@ -125,6 +135,8 @@ def evaluate(
     def begin(files: ExitStack) -> tuple[PhraseDataset, dict[str, Any], Ready, Predictor]:
         if distributed.is_first():
             _check_files(out, report, force=force)
+            if card_file is not None:
+                check_writable(card_file.parent)
         dataset = open_dataset(data, split=split, count=count, root=root, scenes=given)
         weights = _checkpoint_facts(checkpoint)
         _look_at_as_many_frames(dataset, checkpoint)
@@ -150,6 +162,8 @@ def evaluate(
     if report is not None:
         title = f"{weights['name']} on {dataset.name}"
         write_report(report, result, predictor, dataset, title=title, published=ready.published)
+    if card_file is not None:
+        _add_to_card(card_file, checkpoint, result_facts(result, record, ready.published), predictor)
     _tell(result, record, ready.published, out=out, as_json=as_json, as_card=as_card)
     if written is not None:
         typer.echo(
@@ -200,6 +214,14 @@ def _tell(
         print(card_tables(record))
     else:
         print(result_table(result, published))
+
+
+def _add_to_card(page: Path, checkpoint: str, found: dict[str, Any], predictor: Predictor) -> None:
+    from refseg.checkpoints import zoo
+    from refseg.evaluation.model_card import add_to_card
+
+    count = sum(parameter.numel() for parameter in predictor.model.parameters())
+    add_to_card(page, checkpoint, zoo.resolve(checkpoint), count, found)
 
 
 def _look_at_as_many_frames(dataset: PhraseDataset, checkpoint: str) -> None:

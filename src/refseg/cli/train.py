@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Callable
 from functools import partial
@@ -34,10 +35,20 @@ def train(
         bool, typer.Option("--resume", help="Go on from the state in the output folder.")
     ] = False,
     force: Annotated[bool, typer.Option("--force", help="Throw away the run that is in the folder.")] = False,
+    plan: Annotated[
+        bool, typer.Option("--plan", help="Tell parameters, memory, time and disk of the run, and leave.")
+    ] = False,
+    no_measure: Annotated[
+        bool, typer.Option("--no-measure", help="With --plan: make no step, and tell what needs none.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="With --plan: print JSON.")] = False,
+    anyway: Annotated[
+        bool, typer.Option("--anyway", help="Begin although memory seems too small for the run.")
+    ] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="Print nothing but errors.")] = False,
     show_list: Annotated[bool, typer.Option("--list", help="Name the packaged recipes and leave.")] = False,
 ) -> None:
-    """Train a model as a recipe says; Ctrl-C saves the state, --resume goes on from it."""
+    """Train a model as a recipe says; Ctrl-C saves the state, --resume goes on from it, --plan tells what it takes."""
     from refseg.errors import InvalidInput
     from refseg.training.config import find_recipe, packaged_recipes, read_recipe
 
@@ -50,40 +61,75 @@ def train(
         raise InvalidInput(
             "--resume goes on with the run in the folder, --force throws it away; give one of them"
         )
+    if (no_measure or as_json) and not plan:
+        raise InvalidInput("--no-measure and --json say how a plan is told; give --plan with them")
     path = find_recipe(recipe)
     run = read_recipe(path, overrides or [], name=_name(recipe, path))
     folder = out or Path("runs") / run.name
-    _train(run, folder, device, quiet=quiet, prepare=partial(_prepare, folder, resume=resume, force=force))
+    if plan:
+        _plan(run, folder, device, measures=not no_measure, as_json=as_json)
+        return
+    prepare = partial(_prepare, folder, resume=resume, force=force)
+    _train(run, folder, device, quiet=quiet, anyway=anyway, prepare=prepare)
 
 
 def _name(recipe: str, path: Path) -> str:
     return recipe.replace("/", "-") if not Path(recipe).is_file() else path.stem
 
 
-def _train(run: RunConfig, folder: Path, device: str, *, quiet: bool, prepare: Callable[[], None]) -> None:
-    """Trains, alone or as one of the processes that a launcher such as torchrun has started."""
+def _plan(run: RunConfig, folder: Path, device: str, *, measures: bool, as_json: bool) -> None:
+    """Prints what the run would take; of several processes the first one does."""
     from refseg import distributed
     from refseg.predictor import find_device
+    from refseg.training.plan import make_plan
+    from refseg.training.plan_report import report
+
+    found = distributed.start(find_device(device))
+    if distributed.is_first():
+        made = make_plan(run, folder, found, measures=measures)
+        print(json.dumps(made.record()) if as_json else report(made))
+    distributed.wait()
+    distributed.stop()
+
+
+def _train(
+    run: RunConfig, folder: Path, device: str, *, quiet: bool, anyway: bool, prepare: Callable[[], None]
+) -> None:
+    """Trains, alone or as one of the processes that a launcher such as torchrun has started."""
+    from refseg import distributed
+    from refseg.errors import InvalidInput, is_full_memory
+    from refseg.predictor import find_device
+    from refseg.training.companions import companions
     from refseg.training.interruption import Interrupted
     from refseg.training.loop import train as train_run
+    from refseg.training.refusals import memory_advice, must_be_possible
 
     found = distributed.start(find_device(device))
     try:
+        distributed.first_alone(lambda: must_be_possible(run, found))
         distributed.first_alone(prepare)
     except distributed.Refused as refusal:
         raise typer.Exit(2) from refusal
     try:
-        last = train_run(run, folder, device=found, is_quiet=quiet)
+        with companions(folder):
+            last = train_run(run, folder, device=found, is_quiet=quiet, anyway=anyway)
     except distributed.Refused as refusal:
         raise typer.Exit(2) from refusal
     except Interrupted as stopped:
         if distributed.is_first():
             print(f"refseg: {stopped}", file=sys.stderr)
         raise typer.Exit(stopped.exit_code) from stopped
-    except ValueError:  # the mistakes a user can make
+    except (ValueError, OSError):  # the mistakes a user can make, and what the system refuses
         if distributed.is_first():
             _forget_unbegun(folder)
         raise
+    except (MemoryError, RuntimeError) as error:
+        if not is_full_memory(error):
+            raise
+        advice = "; ".join(memory_advice(run, found))
+        raise InvalidInput(
+            f"memory ran out on {found}; --plan tells what the run needs and what there is, and these make it smaller: {advice}"
+        ) from error
     if distributed.is_first():
         print(last)
     distributed.stop()
@@ -92,21 +138,21 @@ def _train(run: RunConfig, folder: Path, device: str, *, quiet: bool, prepare: C
 def _forget_unbegun(folder: Path) -> None:
     """Takes away what a run wrote that failed before its first step, so that the same words can start it again."""
     from refseg.training.log import LOG_NAME
-    from refseg.training.resume import OWN_FILES, STATE_NAME
+    from refseg.training.resume import STATE_NAME, own_files
 
     log = folder / LOG_NAME
     if (folder / STATE_NAME).exists() or (log.exists() and log.stat().st_size):
         return
-    for name in OWN_FILES:
-        (folder / name).unlink(missing_ok=True)
+    for path in own_files(folder):
+        path.unlink(missing_ok=True)
 
 
 def _prepare(folder: Path, *, resume: bool, force: bool) -> None:
     """The output folder, empty of another run unless it is to be resumed."""
     from refseg.errors import InvalidInput
-    from refseg.training.resume import OWN_FILES
+    from refseg.training.resume import own_files
 
-    present = [folder / name for name in OWN_FILES if (folder / name).exists()]
+    present = own_files(folder)
     if resume and not present:
         raise InvalidInput(f"there is no run in {folder} to resume; leave out --resume to start one")
     if present and not resume and not force:

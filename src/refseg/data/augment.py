@@ -45,6 +45,8 @@ def mirror(example: Example) -> Example:
         maps=lambda maps: maps.flip(-1),
         points=lambda xy: xy * xy.new_tensor([-1, 1]) + xy.new_tensor([width, 0]),
     )
+    if flipped.things is not None:
+        flipped.things = replace(flipped.things, motions=None)  # what went left goes right
     return replace(flipped, phrases=tuple(map(swap_sides, example.phrases)))
 
 

@@ -173,4 +173,4 @@ def _file_in(folder: Path, split: str | None) -> Path:
 def _scenes(split: str | None, count: int | None, fields: Mapping[str, Any]) -> PhraseDataset:
     from refseg.data.scenes.dataset import Scenes, ScenesSpec
 
-    return Scenes(ScenesSpec(split=split or DEFAULT_SPLITS["scenes"], count=count, **fields))  # type: ignore[arg-type]
+    return Scenes(ScenesSpec.of({"split": split or DEFAULT_SPLITS["scenes"], "count": count, **fields}))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -131,7 +132,7 @@ def _things(examples: Sequence[Example], placements: Sequence[Placement]) -> tup
     for example, placement in zip(examples, placements, strict=True):
         things = example.things
         assert things is not None
-        placed.append(Things(_ids_to_canvas(things.ids, placement), things.nouns, things.colours))
+        placed.append(replace(things, ids=_ids_to_canvas(things.ids, placement)))
     return tuple(placed)
 
 

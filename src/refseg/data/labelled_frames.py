@@ -132,6 +132,11 @@ class LabelledFrames(torch.utils.data.Dataset[Example], ABC):
     def __iter__(self) -> Iterator[Example]:
         return (self[index] for index in range(len(self)))
 
+    @property
+    def num_phrases(self) -> int:
+        """Phrases of all examples."""
+        return sum(map(len, self._items))
+
     @cached_property
     def vocabulary(self) -> tuple[str, ...]:
         """The words of the phrases."""

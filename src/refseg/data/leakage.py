@@ -96,6 +96,11 @@ class Subset:
     def __getitem__(self, index: int) -> Example:
         return self.examples[self.numbers[index]]
 
+    @property
+    def num_phrases(self) -> int:
+        """Phrases of these examples."""
+        return sum(map(self.examples.num_phrases_of, self.numbers))
+
     def timeline(self, index: int) -> Timeline:
         """How many frames example `index` has."""
         return self.examples.timeline(self.numbers[index])

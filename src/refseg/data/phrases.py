@@ -65,6 +65,15 @@ class PhraseFile(torch.utils.data.Dataset[Example]):
     def __iter__(self) -> Iterator[Example]:
         return (self[index] for index in range(len(self)))
 
+    @property
+    def num_phrases(self) -> int:
+        """Phrases of all examples."""
+        return sum(map(self.num_phrases_of, range(len(self))))
+
+    def num_phrases_of(self, index: int) -> int:
+        """How many phrases example `index` has."""
+        return len(self._places[index])
+
     def __getitem__(self, index: int) -> Example:
         """Example `index`; an empty mask is a phrase that nothing answers to.
 

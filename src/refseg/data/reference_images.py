@@ -108,6 +108,11 @@ class ReferenceImages(torch.utils.data.Dataset[Example]):
     def __iter__(self) -> Iterator[Example]:
         return (self[index] for index in range(len(self)))
 
+    @property
+    def num_phrases(self) -> int:
+        """Phrases of all examples."""
+        return int(self._starts[-1])
+
     @cached_property
     def vocabulary(self) -> tuple[str, ...]:
         """The words of the phrases."""

@@ -319,6 +319,29 @@ def draw_neighbours(example: Example, count: int, generator: torch.Generator) ->
     return replace(pick_frames(example, numbers[first : first + count]), target_frames=None)
 
 
+def draw_targets(example: Example, count: int, generator: torch.Generator) -> Example:
+    """The example with `count` of its annotated frames left to segment, in their order; all frames stay to be seen.
+
+    Raises:
+        InvalidInput: if it has fewer.
+    """
+    annotated = torch.arange(len(example.frames)) if example.target_frames is None else example.target_frames
+    if len(annotated) < count:
+        raise InvalidInput(
+            f"{example.name} has {len(annotated)} frames with masks, and {count} were asked for; lower data.clips.targets"
+        )
+    kept = torch.tensor(sorted(distinct(generator, len(annotated), count)))
+    return replace(
+        example,
+        target_frames=annotated[kept],
+        masks=None if example.masks is None else example.masks[:, kept],
+        boxes=None if example.boxes is None else example.boxes[:, kept],
+        outlines=None
+        if example.outlines is None
+        else tuple(tuple(row[place] for place in kept.tolist()) for row in example.outlines),
+    )
+
+
 def redraws(steps: Sequence[Step]) -> bool:
     """Whether some step draws masks from outlines, which the data set must then bring."""
     return any(

@@ -234,18 +234,34 @@ def decoded(
     Raises:
         InvalidInput: at the end of a file that is cut short.
     """
-    number, is_cut = 0, False
+    number, is_cut, time = 0, False, None
     for packet in container.demux(stream):
         is_cut = is_cut or packet.is_corrupt
         for frame in packet.decode():
+            unit = frame.time_base
+            time = None if frame.pts is None or unit is None else frame.pts * unit
             if number % every == 0:
-                unit = frame.time_base
-                time = None if frame.pts is None or unit is None else frame.pts * unit
                 yield f"frame {number}", upright(frame), time
             number += 1
     if is_cut and number < stream.frames:
         raise InvalidInput(
             f"{path} is cut short: {stream.frames} frames are promised, {number} can be read; get a whole copy"
+        )
+    _must_reach_its_end(path, stream, time)
+
+
+def _must_reach_its_end(path: Path, stream: VideoStream, last: Fraction | None) -> None:
+    """Refuses a track of a Matroska file that ends long before the length its header tells.
+
+    Such files mark no packet as damaged where they are cut; a second is allowed for a last frame that is shown long.
+    """
+    told = re.fullmatch(r"(\d+):(\d\d):(\d\d(?:\.\d+)?)", stream.metadata.get("DURATION", ""))
+    if told is None or last is None:
+        return
+    promised = 3600 * int(told[1]) + 60 * int(told[2]) + Fraction(told[3])
+    if last + max(Fraction(1), 2 / average_rate(stream, 1)) < promised:
+        raise InvalidInput(
+            f"{path} is cut short: {float(promised):.1f} seconds are promised, {float(last):.1f} can be read; get a whole copy"
         )
 
 

@@ -88,6 +88,11 @@ class VideoPhrases(torch.utils.data.Dataset[Example], ABC):
     def __iter__(self) -> Iterator[Example]:
         return (self[index] for index in range(len(self)))
 
+    @property
+    def num_phrases(self) -> int:
+        """Phrases of all examples."""
+        return sum(len(rows) for _, rows in self._items)
+
     @cached_property
     def vocabulary(self) -> tuple[str, ...]:
         """The words of the phrases."""

@@ -83,6 +83,7 @@ class VideoSentences(torch.utils.data.Dataset[Example]):
     """
 
     def __init__(self, path: Path, *, pictures: Path | None = None, count: int | None = None) -> None:
+        self.path = path
         self.name, self.split = path.absolute().parent.name, path.stem
         self.pictures = pictures or path.parent / self.split / PICTURES
         self.has_masks = "train" in self.split
@@ -102,6 +103,11 @@ class VideoSentences(torch.utils.data.Dataset[Example]):
 
     def __iter__(self) -> Iterator[Example]:
         return (self[index] for index in range(len(self)))
+
+    @property
+    def num_phrases(self) -> int:
+        """Phrases of all examples."""
+        return len(self.records)
 
     @cached_property
     def vocabulary(self) -> tuple[str, ...]:

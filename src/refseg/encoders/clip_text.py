@@ -10,7 +10,7 @@ Source: "Learning Transferable Visual Models From Natural Language Supervision" 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import cast
+from typing import ClassVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -41,6 +41,9 @@ CLIP_LARGE_TEXT = ClipTextSpec(  # https://huggingface.co/openai/clip-vit-large-
 
 class ClipTextTower(nn.Module):
     """A causal transformer over token ids; parameter names are the hub's without `text_model.`."""
+
+    layer_order: ClassVar[tuple[str, ...]] = (r"embeddings\.", r"encoder\.layers\.(\d+)\.")
+    """The names of its layers from input to output, for rates that fall with depth."""
 
     def __init__(self, spec: ClipTextSpec) -> None:
         super().__init__()

@@ -14,10 +14,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import torch
-
 from refseg.encoders.text_repair import repair
-from refseg.encoders.tokens import BYTES, cached_tokenizer
+from refseg.encoders.tokens import BYTES, absent, cached_tokenizer, check_phrases, padded, parsed, too_long
 from refseg.errors import InvalidInput
 from refseg.structures import TextTokens
 
@@ -78,11 +76,7 @@ class ClipTokenizer:
         Raises:
             InvalidInput: if a phrase is empty or too long, or no vocabulary is at hand.
         """
-        for phrase in phrases:
-            if not phrase.strip():
-                raise InvalidInput("a phrase is empty; say in words what to segment")
-        if not phrases:
-            raise InvalidInput("no phrase was given; give at least one")
+        check_phrases(phrases)
         return self.encode(phrases)
 
     def encode(self, texts: Sequence[str]) -> TextTokens:
@@ -97,8 +91,7 @@ class ClipTokenizer:
         found = tokenizer.encode_batch([plain(text) for text in texts])
         rows = [self._fitted(text, encoding.ids, end) for text, encoding in zip(texts, found, strict=True)]
         longest = self.max_tokens if self.fills else max(map(len, rows))
-        values = torch.tensor([ids + [end] * (longest - len(ids)) for ids in rows])
-        return TextTokens(values, torch.arange(longest) < torch.tensor([[len(ids)] for ids in rows]))
+        return padded(rows, end, longest)
 
     def pieces(self, phrase: str) -> list[str | None]:
         """What each token of a phrase stands for, as byte pairs read it; None for the start and the end."""
@@ -116,19 +109,13 @@ class ClipTokenizer:
             return ids
         if self.truncates:
             return [*ids[: self.max_tokens - 1], end]
-        raise InvalidInput(
-            f"the phrase {text[:40] + '...'!r} has {len(ids)} tokens and the model reads at most {self.max_tokens}; "
-            "shorten it"
-        )
+        raise too_long(text, len(ids), self.max_tokens)
 
     def _loaded(self) -> Tokenizer:
         if self._tokenizer is None:
             text = self.text
             if text is None:
-                raise InvalidInput(
-                    f"the tokenizer {self.name!r} is not on this machine: the checkpoint carries none and the Hugging "
-                    f"Face cache has none; run `hf download {self.name} tokenizer.json` once, then try again"
-                )
+                raise absent(self.name)
             self._tokenizer = _parsed(text)
         return self._tokenizer
 
@@ -212,17 +199,7 @@ def _merges(text: str) -> list[tuple[str, str]]:
 
 
 def _parsed(text: str) -> Tokenizer:
-    from tokenizers import Tokenizer
-
-    try:
-        tokenizer = Tokenizer.from_str(text)
-    except Exception as cause:  # tokenizers raises bare Exception
-        raise InvalidInput(
-            f"the tokenizer text is not a tokenizer.json ({cause}); give the file of the tokenizer that the weights "
-            "were trained with"
-        ) from cause
+    tokenizer = parsed(text)
     if tokenizer.token_to_id(START) is None or tokenizer.token_to_id(END) is None:
         raise InvalidInput(f"the tokenizer has no {START} and {END}, so it is not CLIP's; give CLIP's own")
-    tokenizer.no_truncation()
-    tokenizer.no_padding()
     return tokenizer

@@ -7,6 +7,7 @@ torchvision and detectron2 ship it. Which parts are trained is a matter of each 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 from torch import Tensor, nn
 from torch.nn import functional
@@ -42,6 +43,9 @@ class ResNet(nn.Module):
     With `is_dilated` the last stage keeps the resolution of the one before, and all its blocks but the first look twice as
     far (torchvision's `replace_stride_with_dilation` of the last stage).
     """
+
+    layer_order: ClassVar[tuple[str, ...]] = (r"stem\.", r"stages\.(\d+)\.")
+    """The names of its layers from input to output, for rates that fall with depth."""
 
     def __init__(
         self,

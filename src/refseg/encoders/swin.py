@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import cast
+from typing import ClassVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -57,6 +57,12 @@ class Swin(nn.Module):
 
     Maps are channel-last: [N, h, w, C].
     """
+
+    layer_order: ClassVar[tuple[str, ...]] = (
+        r"patch_embed\.",
+        r"(?:layers|norms)\.(\d+)\.(?:blocks\.(\d+)\.)?",
+    )
+    """The names of its layers from input to output, for rates that fall with depth."""
 
     def __init__(self, spec: SwinSpec) -> None:
         super().__init__()

@@ -7,7 +7,7 @@ positions count from zero and which comes without a pooler. Both are post-norm.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, cast
+from typing import ClassVar, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -22,7 +22,7 @@ class TextSpec:
     """The numbers of a tower, and which tokenizer feeds it."""
 
     tower: Literal["roberta", "bert"] = "roberta"
-    tokenizer: str = "roberta-base"  # a hub name, or "bytes" or "letters", which need no file
+    tokenizer: str = "roberta-base"  # a hub name, or "bytes" or "words", which need no file
     vocabulary: int = 50265
     width: int = 768
     num_layers: int = 12
@@ -63,6 +63,9 @@ class TowerOutput:
 
 class TextTower(nn.Module):
     """A transformer encoder over token ids."""
+
+    layer_order: ClassVar[tuple[str, ...]] = (r"embeddings\.", r"encoder\.layer\.(\d+)\.")
+    """The names of its layers from input to output, for rates that fall with depth."""
 
     def __init__(self, spec: TextSpec) -> None:
         super().__init__()

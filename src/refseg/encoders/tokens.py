@@ -6,6 +6,8 @@ nothing is downloaded here.
 
 from __future__ import annotations
 
+import difflib
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 BYTES = "bytes"  # the tokenizer that needs no file: RoBERTa's form, one id a byte
+WORDS = "words"  # the tokenizer of a closed vocabulary, which needs no file: RoBERTa's form, one id a word
 SPECIALS = ("<s>", "<pad>", "</s>", "<unk>", "<mask>")  # ids 0 to 4
 BYTES_VOCABULARY = len(SPECIALS) + 256
 ORGANISATIONS = {  # names of today for names of then
@@ -50,7 +53,7 @@ class PhraseTokenizer:
         Raises:
             InvalidInput: if it is not one.
         """
-        self._tokenizer = _parsed(text)
+        self._tokenizer = parsed(text)
         self._text = text
 
     def __call__(self, phrases: Sequence[str]) -> TextTokens:
@@ -59,22 +62,12 @@ class PhraseTokenizer:
         Raises:
             InvalidInput: if a phrase is empty or too long, or no tokenizer file is at hand.
         """
-        for phrase in phrases:
-            if not phrase.strip():
-                raise InvalidInput("a phrase is empty; say in words what to segment")
-        if not phrases:
-            raise InvalidInput("no phrase was given; give at least one")
+        check_phrases(phrases)
         rows = [encoding.ids for encoding in self._loaded().encode_batch(list(phrases))]
         for phrase, ids in zip(phrases, rows, strict=True):
             if len(ids) > self.max_tokens:
-                raise InvalidInput(
-                    f"the phrase {phrase[:40] + '...'!r} has {len(ids)} tokens and the model reads at most "
-                    f"{self.max_tokens}; shorten it"
-                )
-        longest = max(map(len, rows))
-        values = torch.tensor([ids + [self.pad_id] * (longest - len(ids)) for ids in rows])
-        lengths = torch.tensor([[len(ids)] for ids in rows])
-        return TextTokens(values, torch.arange(longest) < lengths)
+                raise too_long(phrase, len(ids), self.max_tokens)
+        return padded(rows, self.pad_id, max(map(len, rows)))
 
     def pieces(self, phrase: str) -> list[str | None]:
         """What each token of a phrase stands for, as it is written there; None for tokens that the tokenizer adds."""
@@ -86,12 +79,81 @@ class PhraseTokenizer:
         if self._tokenizer is None:
             text = self.text
             if text is None:
-                raise InvalidInput(
-                    f"the tokenizer {self.name!r} is not on this machine: the checkpoint carries none and the Hugging "
-                    f"Face cache has none; run `hf download {_repository(self.name)} tokenizer.json` once, then try again"
-                )
-            self._tokenizer = _parsed(text)
+                raise absent(self.name)
+            self._tokenizer = parsed(text)
         return self._tokenizer
+
+
+class WordTokenizer(PhraseTokenizer):
+    """One token for each word of a closed vocabulary; case and punctuation are left out, other words are refused."""
+
+    def __init__(self, words: Sequence[str], *, max_tokens: int, pad_id: int) -> None:
+        super().__init__(WORDS, max_tokens=max_tokens, pad_id=pad_id)
+        self.words = tuple(words)
+
+    @property
+    def text(self) -> str:
+        """The tokenizer's file, made of the words."""
+        return word_tokenizer(self.words)
+
+    def __call__(self, phrases: Sequence[str]) -> TextTokens:
+        """Ids [P, L] padded to the longest phrase, on the CPU.
+
+        Raises:
+            InvalidInput: if a phrase is empty or too long, or has a word that is not in the vocabulary.
+        """
+        plain = [_plain(phrase) for phrase in phrases]
+        for phrase, words in zip(phrases, plain, strict=True):
+            unknown = [word for word in words.split() if word not in self.words]
+            if unknown:
+                near = difflib.get_close_matches(unknown[0], self.words, n=3, cutoff=0.0)
+                raise InvalidInput(
+                    f"the phrase {phrase!r} has {', '.join(map(repr, unknown))}, which the model never learnt; it knows "
+                    f"{len(self.words)} words, the nearest to {unknown[0]!r} are {', '.join(near) or 'none'}"
+                )
+        return super().__call__(plain)
+
+    def pieces(self, phrase: str) -> list[str | None]:
+        """The word of each token; None for tokens that the tokenizer adds."""
+        return super().pieces(_plain(phrase))
+
+
+def _plain(phrase: str) -> str:
+    """Words in lower case with single blanks between them."""
+    return " ".join(re.findall(r"[^\W_]+", phrase.lower()))
+
+
+def check_phrases(phrases: Sequence[str]) -> None:
+    """Refuses no phrase, and phrases without a word.
+
+    Raises:
+        InvalidInput: in these cases.
+    """
+    if not phrases:
+        raise InvalidInput("no phrase was given; give at least one")
+    if not all(phrase.strip() for phrase in phrases):
+        raise InvalidInput("a phrase is empty; say in words what to segment")
+
+
+def padded(rows: Sequence[list[int]], padding: int, length: int) -> TextTokens:
+    """Rows of ids as one table [P, length] on the CPU."""
+    values = torch.tensor([ids + [padding] * (length - len(ids)) for ids in rows])
+    return TextTokens(values, torch.arange(length) < torch.tensor([[len(ids)] for ids in rows]))
+
+
+def too_long(phrase: str, count: int, most: int) -> InvalidInput:
+    """What to say of a phrase with more tokens than a model reads."""
+    return InvalidInput(
+        f"the phrase {phrase[:40] + '...'!r} has {count} tokens and the model reads at most {most}; shorten it"
+    )
+
+
+def absent(name: str) -> InvalidInput:
+    """What to say where no file of the tokenizer `name` is at hand."""
+    return InvalidInput(
+        f"the tokenizer {name!r} is not on this machine: the checkpoint carries none and the Hugging Face cache has none; "
+        f"run `hf download {_repository(name)} tokenizer.json` once, then try again"
+    )
 
 
 def cached_tokenizer(name: str) -> str | None:
@@ -142,7 +204,12 @@ def _repository(name: str) -> str:
     return ORGANISATIONS.get(name, name)
 
 
-def _parsed(text: str) -> Tokenizer:
+def parsed(text: str) -> Tokenizer:
+    """The tokenizer that a `tokenizer.json` describes; it neither cuts nor pads.
+
+    Raises:
+        InvalidInput: if the text is no such file.
+    """
     from tokenizers import Tokenizer
 
     try:

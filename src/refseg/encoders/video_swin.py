@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -251,6 +252,12 @@ class PatchEmbedding(nn.Module):
 
 class VideoSwin(nn.Module):
     """A patch embedding and four stages; stage k has strides 4 * 2^k. All frames of a clip are seen together."""
+
+    layer_order: ClassVar[tuple[str, ...]] = (
+        r"patch_embed\.",
+        r"(?:layers|downsamples|norms)\.(\d+)\.(?:blocks\.(\d+)\.)?",
+    )
+    """The names of its layers from input to output, for rates that fall with depth."""
 
     def __init__(self, spec: VideoSwinSpec = VIDEO_SWIN_T) -> None:
         super().__init__()

@@ -12,9 +12,7 @@ import string
 import unicodedata
 from collections.abc import Iterator, Sequence
 
-import torch
-
-from refseg.encoders.tokens import cached_tokenizer
+from refseg.encoders.tokens import absent, cached_tokenizer, check_phrases, padded
 from refseg.errors import InvalidInput
 from refseg.structures import TextTokens
 
@@ -72,20 +70,13 @@ class WordPieceTokenizer:
         Raises:
             InvalidInput: if a phrase is empty, or no vocabulary is at hand.
         """
-        if not phrases:
-            raise InvalidInput("no phrase was given; give at least one")
-        for phrase in phrases:
-            if not phrase.strip():
-                raise InvalidInput("a phrase is empty; say in words what to segment")
+        check_phrases(phrases)
         return self.encode(phrases)
 
     def encode(self, texts: Sequence[str]) -> TextTokens:
         """The same for any texts, empty ones too: those are [CLS] [SEP]."""
         rows = [self.ids(text)[: self.length] for text in texts]
-        lengths = torch.tensor([[len(row)] for row in rows])
-        padding = self._loaded()[PAD]
-        values = torch.tensor([row + [padding] * (self.length - len(row)) for row in rows])
-        return TextTokens(values, torch.arange(self.length) < lengths)
+        return padded(rows, self._loaded()[PAD], self.length)
 
     def pieces(self, phrase: str) -> list[str | None]:
         """What each token that is read of a phrase stands for; None for the start and the end."""
@@ -103,10 +94,7 @@ class WordPieceTokenizer:
         if self._ids is None:
             text = self.text
             if text is None:
-                raise InvalidInput(
-                    f"the tokenizer {self.name!r} is not on this machine: the checkpoint carries none and the Hugging "
-                    f"Face cache has none; run `hf download {self.name} tokenizer.json` once, then try again"
-                )
+                raise absent(self.name)
             self.take(text)
         assert self._ids is not None
         return self._ids
@@ -175,10 +163,10 @@ def _pieces(word: str, known: dict[str, int]) -> list[str]:
 
 def _vocabulary_of(text: str) -> dict[str, int]:
     ids = _from_json(text) if text.lstrip().startswith("{") else _from_lines(text)
-    absent = [token for token in SPECIALS if token not in ids]
-    if absent:
+    lacking = [token for token in SPECIALS if token not in ids]
+    if lacking:
         raise InvalidInput(
-            f"the tokenizer text is no vocabulary of BERT word pieces: it lacks {', '.join(absent)}; give the "
+            f"the tokenizer text is no vocabulary of BERT word pieces: it lacks {', '.join(lacking)}; give the "
             "tokenizer.json or vocab.txt of bert-base-uncased"
         )
     return ids

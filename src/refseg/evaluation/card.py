@@ -30,12 +30,21 @@ def card_tables(record: dict[str, Any]) -> str:
         if name != OURS:
             ruler = shared | {"protocol": f"{name}: {entry['means']}; {record['data']['phrases']} phrases"}
             numbers += [(ruler, *pair) for pair in _rounded(entry["scores"])]
+    numbers += [(shared, *pair) for pair in _calibration(record.get("calibration"))]
     tables = []
     for facts, metric, value in numbers:
         pairs = [*facts.items(), ("metric", metric), ("machine", where)]
         lines = [f"{key} = {json.dumps(text, ensure_ascii=False)}" for key, text in pairs]
         tables.append("\n".join(["[[checkpoint.measured]]", *lines, f"value = {value}", f"date = {date}"]))
     return "\n\n".join(tables)
+
+
+def _calibration(found: dict[str, Any] | None) -> Iterator[tuple[str, float]]:
+    """Errors in percent; the Brier score is a mean square and no share."""
+    for claim, entry in (found or {}).items():
+        yield f"ECE {claim} ({len(entry['bins'])} bins)", round(100 * entry["ece"], 2)
+        yield f"adaptive ECE {claim}", round(100 * entry["adaptive_ece"], 2)
+        yield f"Brier {claim}", round(entry["brier"], 4)
 
 
 def _rounded(scores: dict[str, float | None]) -> Iterator[tuple[str, float]]:

@@ -52,25 +52,32 @@ def dealt(items: Sequence[Item], work: Callable[[Item], Gift], form: Form[Gift])
     if distributed.world_size() == 1:
         yield from map(work, items)
         return
-    table = _Table()
+    table, error, speaks = _Table(), None, False
     try:
-        if distributed.is_first():
-            yield from _bring_together(items, work, form, table)
-        else:
-            for place in table.turns(len(items)):
-                gift = work(items[place])
-                table.put(place, form.write(gift))
-                yield gift
-            table.leave()
-    except (distributed.Refused, GeneratorExit):
-        raise
-    except Exception:
-        if not table.claims_failure():
-            raise distributed.Refused from None
-        raise
+        yield from (
+            _all(items, work, form, table) if distributed.is_first() else _own(items, work, form, table)
+        )
+    except distributed.Refused as refusal:
+        error = refusal
+    except Exception as raised:
+        error, speaks = raised, table.claims_failure()
+    others_failed = table.meet(has_failed=error is not None)
+    if error is not None and speaks:
+        raise error
+    if error is not None or others_failed:
+        raise distributed.Refused
 
 
-def _bring_together(
+def _own(
+    items: Sequence[Item], work: Callable[[Item], Gift], form: Form[Gift], table: _Table
+) -> Iterator[Gift]:
+    for place in table.turns(len(items)):
+        gift = work(items[place])
+        table.put(place, form.write(gift))
+        yield gift
+
+
+def _all(
     items: Sequence[Item], work: Callable[[Item], Gift], form: Form[Gift], table: _Table
 ) -> Iterator[Gift]:
     told = 0
@@ -81,12 +88,8 @@ def _bring_together(
             yield own.pop(told) if told in own else form.read(table.take(told))
             told += 1
     while told < len(items):
-        if told in own:
-            yield own.pop(told)
-        else:
-            yield form.read(table.wait_for(told))
+        yield own.pop(told) if told in own else form.read(table.wait_for(told))
         told += 1
-    table.leave()
 
 
 class _Table:
@@ -136,14 +139,19 @@ class _Table:
             time.sleep(_PAUSE)
         return self.take(place)
 
-    def leave(self) -> None:
-        """Returns when every process has come to the end."""
+    def meet(self, *, has_failed: bool) -> bool:
+        """Whether another process has failed; told when all have come to the end, well or not.
+
+        Raises:
+            InvalidInput: on the first process, if another one was killed.
+        """
         try:
             (self._end or self._all_at_end()).wait()
-        except RuntimeError as error:
-            if self._somebody_failed() or not distributed.is_first():
-                raise distributed.Refused from error
-            raise self._killed() from error
+            return distributed.any_of(has_failed, torch.device("cpu"))
+        except RuntimeError:  # a broken connection
+            if distributed.is_first() and not has_failed:
+                raise self._killed() from None
+            return True
 
     def claims_failure(self) -> bool:
         """Whether this process is the first that fails, and speaks."""

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from refseg.evaluation.reading import pieces
+from refseg.evaluation.reliability import diagrams
 from refseg.evaluation.rows import Done, Row
 from refseg.evaluation.table import result_table
 from refseg.files import write_whole_text
@@ -102,6 +103,7 @@ def write_report(
         f"<pre>{html.escape(result_table(result, published))}</pre>",
         "<h2>By kind of phrase</h2>",
         *(_slices(heading, cases, name) for heading, name in SLICES.items()),
+        *_reliability(result),
         f"<h2>The {len(worst)} answers that are furthest off</h2>",
         '<p class="key"><span style="background:#e63c28">answer</span> <span style="background:#1ec85a">target</span></p>',
         f'<div class="cases">{"".join(figures[id(case)] for case in worst)}</div>',
@@ -116,6 +118,11 @@ def _page(title: str, parts: Iterable[str]) -> str:
         + "\n".join(parts)
         + "\n</body></html>\n"
     )
+
+
+def _reliability(result: Result) -> list[str]:
+    trust = result.trust()
+    return [] if trust is None else ["<h2>How often a score is true</h2>", f"<p>{diagrams(trust)}</p>"]
 
 
 def _by_example(cases: Sequence[Case]) -> list[Case]:

@@ -24,6 +24,7 @@ from refseg.evaluation.ranking import ranked_record
 from refseg.evaluation.reading import Piece, annotated_boxes, can_read_parts, check_masks, pieces
 from refseg.evaluation.rows import Done, Journal, Row, as_line, from_line
 from refseg.evaluation.scoring import Scored, scored
+from refseg.evaluation.trust import Trust, trust_in
 from refseg.evaluation.views import OWN, Plan, centre_of, counts_of, joined, target_on_canvas
 from refseg.metrics.contour import contour_accuracies
 from refseg.metrics.overlap import Overlap, Overlaps, Score
@@ -87,6 +88,10 @@ class Result:
     def score(self, *registers: str) -> Score:
         """The score of some registers together; of all phrases where none is named."""
         return self.overlaps.score(*registers)
+
+    def trust(self) -> Trust | None:
+        """How far scores are to be believed; None where there are none, and of the control, whose phrases are of others."""
+        return None if self.is_shuffled else trust_in(self.done)
 
     def scored(self) -> list[Scored]:
         """The numbers of every protocol, in the order asked for; none where there was nothing to compare with."""
@@ -212,7 +217,7 @@ class _Task:
         pairs = zip(done.rows, self._answers(piece, asked.phrases), strict=True)
         for (row, answer), seconds in _timed(pairs):
             done.predicting_seconds += seconds
-            row.score = answer.score
+            row.score = _surer(row.score, answer.score)
             target = piece.target(row.number)
             if self.writer is None:
                 check_masks(target, example.name, self.dataset)
@@ -273,6 +278,11 @@ def _count(row: Row, answer: Answer, target: Tensor, other: Tensor | None, plan:
     row.centre = row.centre or centre_of(target)
     if plan.takes_contours:
         row.contour += contour_accuracies(answer.masks[OWN].numpy(), target.numpy()).tolist()
+
+
+def _surer(one: float | None, other: float | None) -> float | None:
+    """Of a clip answered in pieces, the score of the surest: what is found in one of them is in the clip."""
+    return one if other is None else other if one is None else max(one, other)
 
 
 def _timed(items: Iterator[T]) -> Iterator[tuple[T, float]]:

@@ -8,6 +8,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from refseg.evaluation.run import PROTOCOL
+from refseg.evaluation.trust import trust_record, trust_rows
 from refseg.metrics.overlap import THRESHOLDS
 
 if TYPE_CHECKING:
@@ -36,6 +37,8 @@ def result_table(result: Result, published: Sequence[Published] = ()) -> str:
         parts.append(
             "the masks of this part are not public: answers were written, and nothing could be measured here"
         )
+    if has_targets and not result.is_shuffled:
+        parts.append(aligned(trust_rows(result.trust())))
     parts.append(_cost(result))
     return "\n\n".join(parts) if several else "\n".join(parts)
 
@@ -109,6 +112,7 @@ def result_record(result: Result, machine: Machine, **facts: Any) -> dict[str, A
         "protocol": PROTOCOL,
         "scores": {name: score_record(score) for name, score in _scores(result)},
         "protocols": {scored.protocol.name: _protocol_record(scored) for scored in result.scored()},
+        "calibration": trust_record(result.trust()),
         "speed": {
             "predicting_seconds": result.predicting_seconds,
             "reading_seconds": result.reading_seconds,

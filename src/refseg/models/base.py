@@ -75,6 +75,20 @@ class ParamRule:
     trained: bool = True
 
 
+@dataclass(frozen=True)
+class Tower:
+    """An encoder whose layers stand one behind the other, for learning rates that fall towards its input.
+
+    What of it no layer claims (a last norm, a pooler) counts as a part of the last one.
+    """
+
+    name: str  # for messages
+    prefix: str  # of the names of its parameters; a regular expression
+    layers: tuple[
+        str, ...
+    ]  # regular expressions of what follows the prefix, input first; captured numbers count towards the output
+
+
 class ReferringModel(nn.Module, ABC):
     """A network that answers which pixels phrases refer to."""
 
@@ -127,6 +141,16 @@ class ReferringModel(nn.Module, ABC):
         assert output.mask_logits.shape[1] == 1, "a model with several candidate queries says how to choose"
         return output.mask_logits.new_zeros(len(output.mask_logits), dtype=torch.int64), None
 
+    def rescale_score(self, temperature: float, bias: float) -> None:
+        """From now on the score's logit is divided by `temperature`, then `bias` is added; the weights take both in.
+
+        Raises:
+            InvalidInput: if the family's score is not the sigmoid of a linear layer, which is the default.
+        """
+        raise InvalidInput(
+            f"{type(self).__name__} has no score that its weights could take a temperature into"
+        )
+
     def finish(self, output: Output, placements: Sequence[Placement], at: Ruler = "source") -> list[Tensor]:
         """Bool masks [T', H, W] of each phrase, by its chosen query, on the canvas or at the size of its source.
 
@@ -156,6 +180,10 @@ class ReferringModel(nn.Module, ABC):
         Each is called with tensors by position or by name and returns tensors; the model calls it as ever. A family that
         names none cannot be trained with `run.checkpoint_activations`.
         """
+        return ()
+
+    def towers(self) -> Sequence[Tower]:
+        """The encoders that `optimizer.layer_decay` slows layer by layer; the default has none."""
         return ()
 
     def offload(self, device: torch.device) -> None:

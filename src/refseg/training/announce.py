@@ -10,9 +10,10 @@ import torch
 from refseg import distributed
 from refseg.data.catalog import PhraseDataset
 from refseg.data.leakage import shared_pictures
-from refseg.files import write_whole_text
+from refseg.files import write_durable_text
 from refseg.training.config import RunConfig
 from refseg.training.log import Log
+from refseg.training.refusals import doubts
 from refseg.training.resume import LEAKAGE_NAME
 from refseg.training.sources import SCENES, Sources
 from refseg.training.state import Training
@@ -24,7 +25,7 @@ def tell_leakage(log: Log, examples: Sources, held_out: PhraseDataset | None, fo
         for fallen in examples.leakage.fallen:
             log.say(str(fallen))
         if distributed.is_first():
-            write_whole_text(folder / LEAKAGE_NAME, json.dumps(examples.leakage.record(), indent=1) + "\n")
+            write_durable_text(folder / LEAKAGE_NAME, json.dumps(examples.leakage.record(), indent=1) + "\n")
     if held_out is None:
         return
     shared, total = shared_pictures([source.examples for source in examples.sources], held_out)
@@ -52,3 +53,5 @@ def announce(
     log.say(f"{run.family} {run.variant}: {total:.2f} M parameters, {trained:.2f} M trained, {origin}")
     log.say(f"data {named(run).replace(',', '')}: {many}, {batch} a step, {run.data.workers} workers")
     log.say(f"{run.run.steps} steps on {device} in {run.run.precision}")
+    for doubt in doubts(run, device):
+        log.say(f"note: {doubt}")

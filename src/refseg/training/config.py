@@ -14,10 +14,12 @@ from pydantic import Field, ValidationError, model_validator
 from refseg.errors import InvalidInput, UnknownName
 from refseg.training.complaints import told
 from refseg.training.sections import (
+    AdaptersConfig,
     Change,
     Count,
     DataConfig,
     OptimizerConfig,
+    Pattern,
     RunSection,
     ScheduleConfig,
     Section,
@@ -33,10 +35,10 @@ class RunConfig(Section):
     objective: str = "phrases"
     init: str | None = None  # checkpoint that gives the first weights; absent: from scratch
     init_allow: tuple[
-        str, ...
+        Pattern, ...
     ] = ()  # regular expressions of weights that may be left out of `init` or fit nothing
     init_without: tuple[
-        str, ...
+        Pattern, ...
     ] = ()  # regular expressions of weights that start fresh though `init` has them
     init_new_words: bool = False  # whether words of the data that `init` does not know are learnt
     seed: Count = 0
@@ -48,6 +50,7 @@ class RunConfig(Section):
     )  # fields of the family's loss configuration that differ
     data: DataConfig
     optimizer: OptimizerConfig
+    adapters: AdaptersConfig = AdaptersConfig()
     schedule: ScheduleConfig = ScheduleConfig()
     run: RunSection
 
@@ -59,18 +62,33 @@ class RunConfig(Section):
             raise ValueError("init_without says which weights of init are not taken, and there is no init")
         if self.init_new_words and self.init is None:
             raise ValueError("init_new_words adds words to those that init knows, and there is no init")
+        self._adapters_fit()
         if self.data.same_shape and self.run.epoch_ends != "run_on":
             raise ValueError("data.same_shape leaves out what fills no batch; leave out run.epoch_ends")
+        clips = self.data.clips
+        if clips is not None and (clips.batch_size or 0) > self.run.batch_size:
+            raise ValueError(
+                f"data.clips.batch_size {clips.batch_size} is more than run.batch_size {self.run.batch_size}"
+            )
         warm, steps = self.schedule.warmup_steps, self.run.steps
         if isinstance(warm, int) and isinstance(steps, int) and warm > steps:
             raise ValueError(f"schedule.warmup_steps {warm} is longer than run.steps {steps}")
         return self
+
+    def _adapters_fit(self) -> None:
+        if self.adapters.patterns and self.init is None:
+            raise ValueError("adapters change the weights of a checkpoint a little, and there is no init")
+        if self.adapters.patterns and self.optimizer.freeze:
+            raise ValueError(
+                "adapters freeze all that adapters.train_too does not name; leave out optimizer.freeze"
+            )
 
 
 SECTIONS: dict[str, type] = {
     "": RunConfig,
     "data": DataConfig,
     "optimizer": OptimizerConfig,
+    "adapters": AdaptersConfig,
     "schedule": ScheduleConfig,
     "run": RunSection,
 }
@@ -79,7 +97,9 @@ SECTIONS: dict[str, type] = {
 FREE_KEYS = frozenset(
     {"name", "data.workers", "run.log_every", "run.save_every", "run.evaluate_every", "run.evaluate_examples"}
     | {"run.sharding", "run.compile"}  # of rounding alone
+    | {"run.final_protocols", "run.final_examples"}
     | {"data.root", "data.evaluate_name", "data.evaluate_split", "data.evaluate_root"}
+    | {"run.keep_best", "run.patience", "run.min_gain", "run.tensorboard"}
 )
 
 

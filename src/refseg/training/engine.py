@@ -7,6 +7,7 @@ precision of the forward pass and the scaling of losses stay with refseg, so tha
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
@@ -72,6 +73,8 @@ class Engine:
 def must_agree(run: RunConfig) -> None:
     """Refuses what `accelerate launch` asks for and the recipe does not: the recipe alone says what is computed.
 
+    Keys that do not go together on several processes are refused too.
+
     Raises:
         InvalidInput: naming both.
     """
@@ -104,6 +107,11 @@ def must_agree(run: RunConfig) -> None:
         if _is_asked(f"ACCELERATE_USE_{other}"):
             raise InvalidInput(
                 f'accelerate launch asks for {name}, which refseg does not use; shard by run.sharding = "full" instead'
+            )
+    for key in ("compile", "channels_last"):
+        if is_sharded(run) and getattr(run.run, key):
+            raise InvalidInput(
+                f'run.{key} = true does not go with run.sharding = "full" on several processes; set one of them back'
             )
 
 
@@ -149,6 +157,8 @@ def _accelerator(model: ReferringModel, run: RunConfig, device: torch.device) ->
     # A family may leave parameters out of a step. Statistics of batch norms stay with their process, or are shared by
     # the norms themselves.
     ways = DistributedDataParallelKwargs(find_unused_parameters=True, broadcast_buffers=False)
+    # Torch deprecates the second one, which accelerate still calls by its old name.
+    warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
     plugin = _sharding(model) if is_sharded(run) else None
     accelerator = Accelerator(
         cpu=device.type == "cpu",
@@ -178,9 +188,9 @@ def _sharding(model: ReferringModel) -> Any:
 
 def _shard_on_cpus(accelerator: Any, plugin: Any) -> None:
     # Accelerate turns to FSDP on GPUs alone, though torch shards on CPUs as well; there the choice is made for it.
-    from accelerate import DistributedType
+    from accelerate import DistributedType, PartialState
 
-    accelerator.state.distributed_type = DistributedType.FSDP
+    PartialState().distributed_type = accelerator.state.distributed_type = DistributedType.FSDP
     accelerator.state.fsdp_plugin = plugin
 
 

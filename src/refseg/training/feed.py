@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import ctypes
 import signal
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from types import FrameType
 from typing import Any
 
 import torch
@@ -19,8 +22,11 @@ from refseg.errors import InvalidInput, RefsegError
 from refseg.framing import FrameSpec
 from refseg.structures import Batch
 from refseg.training.config import RunConfig
-from refseg.training.sources import Drawn, Positions, Sources, as_sources
+from refseg.training.skips import Skip, Tally
+from refseg.training.sources import Drawn, Positions, Sources, as_sources, is_of_clips
 from refseg.training.start import changed
+
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 @dataclass(frozen=True)
@@ -35,7 +41,8 @@ class _Prepared:
     """A batch, and why examples were passed over while it was put together."""
 
     batch: Batch
-    skipped: tuple[str, ...]
+    skipped: tuple[Skip, ...]
+    sources: tuple[str, ...]  # the set of each example
 
 
 class _Varied(Dataset[Any]):
@@ -51,16 +58,33 @@ class _Varied(Dataset[Any]):
             return _Refusal(str(error))
 
 
+class _ClipsCutShort:
+    """The positions of every batch; those of clips leave the last positions of theirs unseen."""
+
+    def __init__(self, positions: BatchPositions, run: RunConfig) -> None:
+        self.positions, self.run = positions, run
+
+    def __iter__(self) -> Iterator[list[int]]:
+        clips = self.run.data.clips
+        for batch in self.positions:
+            short = clips is not None and is_of_clips(batch[0], self.run)
+            yield batch[: clips.batch_size] if short and clips is not None else batch
+
+    def __len__(self) -> int:
+        return len(self.positions)
+
+
 class Feed(Iterator[Batch]):
     """The batches of a run, one after the other; `frame` is how their frames were placed.
 
-    `skipped` holds, until `take_skipped` is asked, why examples were passed over for the batches given so far.
+    `take_skipped` tells why examples were passed over since it was last asked; `tally` counts them all, by set.
     """
 
     def __init__(self, loader: DataLoader[Any], frame: FrameSpec) -> None:
         self.frame = frame
         self._prepared = iter(loader)
-        self._skipped: list[str] = []
+        self._skipped: list[Skip] = []
+        self.tally = Tally()
 
     def __next__(self) -> Batch:
         """The next batch.
@@ -72,9 +96,10 @@ class Feed(Iterator[Batch]):
         if isinstance(prepared, _Refusal):
             raise InvalidInput(prepared.sentence)
         self._skipped += prepared.skipped
+        self.tally.note(prepared.sources, prepared.skipped)
         return prepared.batch
 
-    def take_skipped(self) -> list[str]:
+    def take_skipped(self) -> list[Skip]:
         """Why examples were passed over since this was last asked."""
         taken, self._skipped = self._skipped, []
         return taken
@@ -87,22 +112,15 @@ def batches(examples: PhraseDataset | Sources, run: RunConfig, spec: FrameSpec, 
         InvalidInput: if a set is empty.
     """
     sources = as_sources(examples, run)
-    for source, own in zip(sources.sources, run.data.each, strict=True):
+    for source, own in zip(sources.sources, run.data.each, strict=run.data.clips is None):
         if len(source) == 0:
             raise InvalidInput(f"the data set {own.name}, split {own.split}, holds no example")
     steps = run.run.steps
     assert isinstance(steps, int), "lengths in epochs are resolved before a run begins"
-    positions = BatchPositions(
-        start,
-        steps * run.optimizer.accumulate,
-        batch_size=run.run.batch_size,
-        rank=distributed.rank(),
-        world_size=distributed.world_size(),
-    )
     frame = training_frame(run, spec)
     loader = DataLoader(
         _Varied(sources),
-        batch_sampler=positions,
+        batch_sampler=positions_of(run, start, steps * run.optimizer.accumulate),
         collate_fn=partial(_collate, spec=frame),
         num_workers=run.data.workers,
         prefetch_factor=4 if run.data.workers else None,
@@ -110,6 +128,18 @@ def batches(examples: PhraseDataset | Sources, run: RunConfig, spec: FrameSpec, 
         generator=torch.Generator(),  # of its own: the loader would draw from the global one
     )
     return Feed(loader, frame)
+
+
+def positions_of(run: RunConfig, start: int, stop: int) -> BatchPositions | _ClipsCutShort:
+    """The positions of this process's batches from number `start` up to `stop`."""
+    positions = BatchPositions(
+        start,
+        stop,
+        batch_size=run.run.batch_size,
+        rank=distributed.rank(),
+        world_size=distributed.world_size(),
+    )
+    return positions if run.data.clips is None else _ClipsCutShort(positions, run)
 
 
 def training_frame(run: RunConfig, spec: FrameSpec) -> FrameSpec:
@@ -126,14 +156,33 @@ def _collate(drawn: Sequence[Drawn | _Refusal], spec: FrameSpec) -> _Prepared | 
         batch = collate([each.example for each in accepted], spec)
     except RefsegError as error:
         return _Refusal(str(error))
-    return _Prepared(batch, tuple(reason for each in accepted for reason in each.skipped))
+    skipped = tuple(reason for each in accepted for reason in each.skipped)
+    return _Prepared(batch, skipped, tuple(each.source for each in accepted))
 
 
 def _quiet_worker(_: int) -> None:
-    """Workers end with the training process, which alone answers to signals; each computes on one thread."""
+    """Workers end with the training process, which alone answers to signals; each computes on one thread.
+
+    Launchers, queues and terminals send a request to stop to every process of a run; the step that is under way still
+    needs its batches. A second SIGTERM is obeyed: it is how the training process ends a worker that hangs.
+    """
     import cv2
 
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.set_wakeup_fd(-1)  # of the training process
+    for number in (signal.SIGINT, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else [])):
+        signal.signal(number, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, _obey_the_next)
+    _end_with_parent()
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
+
+
+def _obey_the_next(number: int, _: FrameType | None) -> None:
+    signal.signal(number, signal.SIG_DFL)
+
+
+def _end_with_parent() -> None:
+    """Has Linux end this process when its parent ends, however that came about; elsewhere torch looks every few seconds."""
+    if not sys.platform.startswith("linux"):
+        return
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)

@@ -7,7 +7,8 @@ import math
 import os
 import re
 import sys
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,8 @@ import torch
 from torch import Tensor
 
 from refseg.errors import InvalidInput
-from refseg.files import write_whole_text
+from refseg.files import reason, write_durable_text
+from refseg.training.watch import Watch
 
 LOG_NAME = "log.jsonl"
 
@@ -28,6 +30,7 @@ class Log:
     Arguments:
         is_kept: whether the file is written; of several processes the first one's is.
         may_overflow: in float16 a gradient too large for its type is met by skipping the step, and is no mistake.
+        workers: the processes that prepare batches, for advice where they are too few.
     """
 
     def __init__(
@@ -38,10 +41,13 @@ class Log:
         is_quiet: bool = False,
         is_kept: bool = True,
         may_overflow: bool = False,
+        workers: int = 0,
     ) -> None:
         self.total, self.is_quiet = total, is_quiet
+        self._watch = Watch(self.say, workers=workers)
         self._unchecked = {"norm"} if may_overflow else set()
-        self._file = (folder / LOG_NAME if is_kept else Path(os.devnull)).open("a", encoding="utf-8")
+        self._path = folder / LOG_NAME if is_kept else Path(os.devnull)
+        self._file = self._path.open("a", encoding="utf-8")
         self._pending: list[tuple[dict[str, Any], list[str], Tensor]] = []
 
     def step(self, step: int, terms: Mapping[str, Tensor], facts: Mapping[str, float]) -> None:
@@ -53,7 +59,7 @@ class Log:
         """Writes what was noted, and prints one line about it.
 
         Raises:
-            InvalidInput: if a loss was not a finite number; the steps up to it are written.
+            InvalidInput: if a loss was not a finite number; the steps up to it are written. Or if the file cannot be.
         """
         if not self._pending:
             return
@@ -65,44 +71,89 @@ class Log:
         for line in lines:
             _must_be_finite(line, self._unchecked)
             self._write(line)
-        self._file.flush()
+        self._flush()
         self.say(_summary(lines, self.total))
+        self._watch.interval(lines)
+
+    def end_at(self, step: int, values: Mapping[str, float]) -> None:
+        """Writes the steps that were noted, and the numbers of one that will not be finished; says nothing."""
+        pending, self._pending = [facts for facts in self._pending if facts[0]["step"] < step], []
+        for facts, names, numbers in pending:
+            self._write({**facts, **dict(zip(names, numbers.tolist(), strict=True))})
+        self._write({"step": step, **values})
+        self._flush()
 
     def result(self, step: int, scores: Mapping[str, float]) -> None:
         """Writes and prints what an evaluation found."""
         self._write({"step": step, "evaluation": dict(scores)})
-        self._file.flush()
+        self._flush()
         self.say(
             f"step {step} evaluation  " + "  ".join(f"{name} {value:.3f}" for name, value in scores.items())
         )
 
     def say(self, line: str) -> None:
-        """Prints a line unless the run is quiet."""
-        if not self.is_quiet:
+        """Prints a line unless the run is quiet, or nobody reads any longer (the terminal was closed)."""
+        if self.is_quiet:
+            return
+        try:
             print(line, file=sys.stderr, flush=True)
+        except OSError:
+            self.is_quiet = True
+
+    def sync(self) -> None:
+        """Brings what was written to the disk.
+
+        Raises:
+            InvalidInput: if the file cannot be written.
+        """
+        with self._told():
+            self._file.flush()
+            os.fsync(self._file.fileno())
 
     def close(self) -> None:
         """Ends the file."""
         self._file.close()
 
     def _write(self, line: Mapping[str, Any]) -> None:
-        self._file.write(json.dumps({name: _short(value) for name, value in line.items()}) + "\n")
+        with self._told():
+            self._file.write(json.dumps({name: _short(value) for name, value in line.items()}) + "\n")
+
+    def _flush(self) -> None:
+        with self._told():
+            self._file.flush()
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise InvalidInput(
+                f"the log {self._path} cannot be written: {reason(error)}; the state that was saved last stays: make room "
+                "and go on with --resume"
+            ) from error
 
 
-def cut_log(folder: Path, step: int) -> None:
-    """Drops the lines of steps after `step`: a resumed run writes them anew."""
+def cut_log(folder: Path, step: int, *, keeps_measurement: bool = True) -> None:
+    """Drops the lines of steps after `step`, and without `keeps_measurement` what was measured then.
+
+    A resumed run writes them anew.
+    """
     path = folder / LOG_NAME
     if not path.exists():
         return
-    kept = [line for line in path.read_text(encoding="utf-8").splitlines() if _step_of(line) <= step]
-    write_whole_text(path, "".join(f"{line}\n" for line in kept))
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    kept = [line for line in lines if _is_before(line, step, keeps_measurement)]
+    write_durable_text(path, "".join(f"{line}\n" for line in kept))
 
 
-def _step_of(line: str) -> float:
+def _is_before(line: str, step: int, with_measurement: bool) -> bool:
     try:
-        return json.loads(line)["step"]
-    except (json.JSONDecodeError, KeyError):
-        return float("inf")  # the last line of a killed run may be cut in the middle
+        told = json.loads(line)
+        return told["step"] < step or (
+            told["step"] == step and (with_measurement or "evaluation" not in told)
+        )
+    except (json.JSONDecodeError, KeyError, TypeError):
+        return False  # the last line of a killed run may be cut in the middle
 
 
 def _must_be_finite(line: Mapping[str, Any], unchecked: Collection[str]) -> None:

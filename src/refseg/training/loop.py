@@ -12,17 +12,22 @@ from refseg import distributed
 from refseg.models import catalog
 from refseg.training.announce import announce, tell_leakage
 from refseg.training.canvas import on_one_canvas
+from refseg.training.card import finish_with_card
 from refseg.training.config import RunConfig
 from refseg.training.engine import must_agree
+from refseg.training.evidence import Scene
 from refseg.training.feed import Feed, batches
+from refseg.training.guard import Guard
 from refseg.training.interruption import Interruption
-from refseg.training.keeping import tell_and_keep
+from refseg.training.keeping import goes_on, measure_what_is_owed, tell_and_keep
 from refseg.training.lengths import in_steps
 from refseg.training.log import Log
 from refseg.training.objective import build_objective
 from refseg.training.optimizer import schedule_ratio, set_learning_rate
+from refseg.training.refusals import must_hold
 from refseg.training.regroup import load_state, regrouped
 from refseg.training.resume import LAST_NAME
+from refseg.training.saving import mend
 from refseg.training.sources import SCENES, Sources, as_sources, open_evaluation_data, open_training_data
 from refseg.training.state import Training, Workplace, begin_or_go_on, steps_of
 
@@ -32,21 +37,26 @@ MOST_TOLD = 5
 """Skipped examples that are told with their reason; further ones are counted only."""
 
 
-def train(run: RunConfig, folder: Path, *, device: torch.device, is_quiet: bool = False) -> Path:
+def train(
+    run: RunConfig, folder: Path, *, device: torch.device, is_quiet: bool = False, anyway: bool = False
+) -> Path:
     """Trains what `run` describes and returns the last checkpoint; goes on from the state in `folder`, if there is one.
 
     `folder` receives run.toml, log.jsonl, state.pt, last.safetensors and best.safetensors.
 
+    Arguments:
+        anyway: begin although gradients and optimizer state alone are larger than free memory.
+
     Raises:
         InvalidInput: if the data, the initial weights or the state do not fit the run, or a loss is not finite.
-        Interrupted: on Ctrl-C or SIGTERM, after the state is saved.
+        Interrupted: on Ctrl-C, SIGTERM or SIGHUP, after the state is saved.
     """
     distributed.first_alone(lambda: must_agree(run))
     family = catalog.family(run.family)
     state = load_state(folder, run)
     run, regrouping = regrouped(run, state)
     side = catalog.variant(run.family, run.variant).frame.size
-    examples, plan = _open(run, side)
+    examples, plan = open_data(run, side)
     held_out = open_evaluation_data(run, side)
     objective = build_objective(family, run)
     training, origin = begin_or_go_on(
@@ -60,12 +70,15 @@ def train(run: RunConfig, folder: Path, *, device: torch.device, is_quiet: bool 
         device=device,
     )
     del state  # whose tensors are in the training now
+    if not anyway:
+        distributed.first_alone(lambda: must_hold(training.model, training.optimizer, plan, device))
     log = Log(
         folder,
         total=steps_of(plan),
         is_quiet=is_quiet or not distributed.is_first(),
         is_kept=distributed.is_first(),
         may_overflow=run.run.precision == "float16",
+        workers=run.data.workers,
     )
     tell_leakage(log, examples, held_out, folder)
     announce(log, plan, training, origin=origin, num_examples=len(examples), device=device)
@@ -74,18 +87,25 @@ def train(run: RunConfig, folder: Path, *, device: torch.device, is_quiet: bool 
     feed = batches(
         examples, plan, training.model.config.frame, start=training.step * run.optimizer.accumulate
     )
-    place = Workplace(plan, folder, device, objective, held_out, log)
-    with Interruption() as interruption:
-        while training.step < steps_of(plan):
+    scene = Scene(plan, folder, device, objective, examples, training.model.config.frame)
+    guard = Guard(scene, log, may_overflow=run.run.precision == "float16")
+    place = Workplace(plan, folder, device, objective, held_out, log, guard)
+    mend(training, place)
+    with Interruption(speaks=distributed.is_first() and not is_quiet) as interruption:
+        measure_what_is_owed(training, place, interruption)
+        while goes_on(training, place):
             _one_step(training, feed, place)
             tell_and_keep(training, place, interruption)
     if training.skipped:
         log.say(f"{training.skipped} examples were skipped; log.jsonl counts them by step")
+    for line in feed.tally.summary():
+        log.say(line)
+    finish_with_card(place, examples)
     log.close()
     return folder / LAST_NAME
 
 
-def _open(run: RunConfig, side: int) -> tuple[Sources, RunConfig]:
+def open_data(run: RunConfig, side: int) -> tuple[Sources, RunConfig]:
     """The training data, and the run with every length in steps of it."""
     if run.data.name == SCENES:
         plan = in_steps(run, None, distributed.world_size())
@@ -102,6 +122,9 @@ def _one_step(training: Training, feed: Feed, place: Workplace) -> None:
     terms, waited = _gradients(training, feed, place)
     training.scaler.unscale_(training.optimizer)
     norm = training.engine.clip(training.model.parameters(), run.optimizer.clip_norm)
+    means = distributed.mean_over_ranks(torch.stack([term.float() for term in terms.values()]))
+    terms = dict(zip(terms, means, strict=True))
+    place.guard.look(training, terms, norm)
     training.scaler.step(training.optimizer)
     training.scaler.update()
     training.optimizer.zero_grad(set_to_none=True)
@@ -111,8 +134,6 @@ def _one_step(training: Training, feed: Feed, place: Workplace) -> None:
     seconds = time.perf_counter() - began
     facts = {"lr": rate, "seconds": seconds, "waiting": waited / seconds}
     facts |= _skipped(training, feed, place)
-    means = distributed.mean_over_ranks(torch.stack([term.float() for term in terms.values()]))
-    terms = dict(zip(terms, means, strict=True))
     place.log.step(training.step, {"loss": sum_of(terms), **terms, "norm": norm}, facts)
 
 
@@ -121,6 +142,8 @@ def _skipped(training: Training, feed: Feed, place: Workplace) -> dict[str, floa
     reasons = feed.take_skipped()
     for reason in reasons[: max(0, MOST_TOLD - training.skipped)]:
         place.log.say(f"step {training.step}: skipped an example: {reason}")
+    for sentence in feed.tally.news() if reasons else ():
+        place.log.say(f"step {training.step}: {sentence}")
     may_skip = place.run.data.skip_bad or place.run.data.skip_unseen
     count = distributed.total(len(reasons), place.device) if may_skip else 0
     training.skipped += count

@@ -68,6 +68,20 @@ def _of_phrases(result: Result, best_by: str) -> Measurement:
     return Measurement(told, quality=told.get(best_by, 0.0))
 
 
+def must_be_a_score(best_by: str) -> None:
+    """Refuses, before a run begins, a name that no measurement will give.
+
+    Raises:
+        InvalidInput: if there is no score of that name; "mIoU" of a register is one.
+    """
+    known = ("mIoU", "oIoU", f"P@{THRESHOLDS[0]}", "kept", "refused")
+    if best_by not in known and not best_by.startswith("mIoU "):
+        raise InvalidInput(
+            f"run.best_by is {best_by!r}, and a measurement knows {', '.join(known)}, and mIoU of each register such as "
+            "'mIoU app'"
+        )
+
+
 @torch.no_grad()
 def measure_objective(
     model: ReferringModel,

@@ -10,8 +10,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from refseg.errors import InvalidInput
+from refseg.errors import InvalidInput, nearest
 from refseg.models.base import ParamRule
+from refseg.training.adapters import base_name, is_adapter
+from refseg.training.depths import layer_scales
 from refseg.training.keras_adam import KerasAdam
 from refseg.training.sections import OptimizerConfig, ScheduleConfig
 
@@ -24,20 +26,22 @@ def parameter_groups(
     """Parameter groups of equal learning rate and weight decay; parameters that a rule freezes lose their gradient.
 
     What a configuration froze when the model was built (a text tower) stays frozen. The first rule whose pattern is
-    found in a parameter's name decides, the recipe's before the family's. A group carries `lr_scale`, by which the
-    schedule's rate is multiplied.
+    found in a parameter's name decides: `freeze`, then the recipe's, then the family's. Names are those without adapters; an
+    adapter obeys the recipe's rules for its weight, not the family's. A group carries `lr_scale`, by which the schedule's rate
+    is multiplied: the rule's scale times that of the parameter's layer.
 
     Raises:
         InvalidInput: if a rule matches no parameter, or nothing is left to train.
     """
     _every_rule_matches(model, rules)
-    rules = (*_own_rules(model, settings), *rules)
+    own, depths = _own_rules(model, settings), layer_scales(model, settings.layer_decay)
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
-    for name, parameter in model.named_parameters():
-        rule = _rule_of(name, rules)
+    for given_name, parameter in model.named_parameters():
+        name = base_name(given_name)
+        rule = _rule_of(name, own if is_adapter(given_name) else (*own, *rules))
         parameter.requires_grad_(rule.trained and parameter.requires_grad)
         if parameter.requires_grad:
-            key = (rule.lr_scale, _decay(parameter, rule, settings))
+            key = (rule.lr_scale * depths.get(name, 1.0), _decay(parameter, rule, settings))
             groups.setdefault(key, []).append(parameter)
     if not groups:
         raise InvalidInput("no parameter is left to train: the rules freeze all of them")
@@ -56,6 +60,23 @@ def build_optimizer(
         return KerasAdam(groups, lr=settings.lr, betas=settings.betas, eps=settings.eps)
     kind = torch.optim.AdamW if settings.kind == "adamw" else torch.optim.Adam
     return kind(groups, lr=settings.lr, betas=settings.betas, eps=settings.eps, fused=True)
+
+
+def train_mode(model: nn.Module) -> None:
+    """Puts a model into training mode, but for batch norms that do not learn: those normalise by their stored statistics.
+
+    Batches would otherwise move the statistics under weights that were fitted to them. A family's own kind of norm obeys the
+    family's rule.
+    """
+    model.train()
+    for module in model.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm) and _is_frozen(module):
+            module.eval()
+
+
+def _is_frozen(norm: nn.Module) -> bool:
+    weights = list(norm.parameters(recurse=False))
+    return bool(weights) and not any(weight.requires_grad for weight in weights)
 
 
 def schedule_ratio(step: int, total: int, settings: ScheduleConfig) -> float:
@@ -93,9 +114,19 @@ def _rule_of(name: str, rules: Sequence[ParamRule]) -> ParamRule:
 
 
 def _own_rules(model: nn.Module, settings: OptimizerConfig) -> list[ParamRule]:
+    names = [base_name(name) for name, _ in model.named_parameters()]
+    for pattern in settings.freeze:
+        if not any(re.search(pattern, name) for name in names):
+            near = nearest(pattern.lstrip("^"), dict.fromkeys(name.partition(".")[0] for name in names))
+            hint = (
+                f"did you mean {' or '.join(f'^{part}' for part in near)}?"
+                if near
+                else f"the first is {names[0]}"
+            )
+            raise InvalidInput(f"optimizer.freeze: {pattern!r} finds no parameter of the model; {hint}")
     own = [ParamRule(rule.pattern, rule.lr_scale, rule.weight_decay, rule.trained) for rule in settings.rules]
     _every_rule_matches(model, own)
-    return own
+    return [*(ParamRule(pattern, trained=False) for pattern in settings.freeze), *own]
 
 
 def _decay(parameter: nn.Parameter, rule: ParamRule, settings: OptimizerConfig) -> float:
@@ -105,7 +136,7 @@ def _decay(parameter: nn.Parameter, rule: ParamRule, settings: OptimizerConfig) 
 
 
 def _every_rule_matches(model: nn.Module, rules: Sequence[ParamRule]) -> None:
-    names = [name for name, _ in model.named_parameters()]
+    names = [base_name(name) for name, _ in model.named_parameters()]
     for rule in rules:
         if not any(re.search(rule.pattern, name) for name in names):
             raise InvalidInput(f"the parameter rule {rule.pattern!r} matches no parameter of the model")

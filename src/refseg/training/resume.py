@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import random
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,17 +10,27 @@ from typing import Any
 import numpy as np
 import torch
 
+from refseg.checkpoints import native
 from refseg.errors import InvalidInput
+from refseg.files import durable_file, reason
 from refseg.training.config import RunConfig, differences, read_recipe
 from refseg.training.log import LOG_NAME
 
 RUN_NAME, STATE_NAME = "run.toml", "state.pt"
 LAST_NAME, BEST_NAME = "last.safetensors", "best.safetensors"
 LEAKAGE_NAME = "leakage.json"
-OWN_FILES = (RUN_NAME, STATE_NAME, LAST_NAME, BEST_NAME, LOG_NAME, LEAKAGE_NAME)
-"""All that a run leaves in its folder."""
+CARD_NAME = "card.json"
+OWN_FILES = (STATE_NAME, LAST_NAME, BEST_NAME, LOG_NAME, LEAKAGE_NAME, CARD_NAME, RUN_NAME)
+"""All that a run leaves in its folder, but for README.md, in which a person may have written.
 
-LAYOUT = 2
+In the order in which they are thrown away: a state never stays without its recipe.
+"""
+
+SUMMARY_NAME = "summary.json"
+OWN_PATTERNS = ("best-at-*.safetensors", "adapters.safetensors", SUMMARY_NAME, "events.out.tfevents.*")
+"""Further ones, of runs that ask for them."""
+
+LAYOUT = 3
 
 
 def save_state(folder: Path, values: Mapping[str, Any]) -> None:
@@ -33,17 +42,30 @@ def save_state(folder: Path, values: Mapping[str, Any]) -> None:
     Raises:
         InvalidInput: if the file cannot be written (no room, no permission).
     """
-    path, part = folder / STATE_NAME, folder / f".{STATE_NAME}.part"
+    path = folder / STATE_NAME
     try:
-        with part.open("wb") as file:
+        with durable_file(path) as part, part.open("wb") as file:
             torch.save({"layout": LAYOUT, **values}, file)
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
-        _sync_folder(folder)
-    except (OSError, RuntimeError) as error:
-        part.unlink(missing_ok=True)
-        raise InvalidInput(f"the state of the run cannot be written to {path}: {error}") from error
+    except (OSError, RuntimeError) as error:  # torch hides what the system said behind an error of its own
+        raise InvalidInput(
+            f"the state of the run cannot be written to {path}: {reason(error)}; {_left(folder)}"
+        ) from error
+
+
+def _left(folder: Path) -> str:
+    step = saved_step(folder)
+    if step is None:
+        return "no state was saved before; make room, or give another folder, and start again"
+    return f"the state of step {step} stays; make room and go on with --resume"
+
+
+def saved_step(folder: Path) -> int | None:
+    """The step of the state in `folder`; None where there is none that can be read. Weights are not read."""
+    try:
+        values = torch.load(folder / STATE_NAME, map_location="cpu", weights_only=True, mmap=True)
+        return int(values["step"])
+    except Exception:  # torch raises many kinds for a damaged file
+        return None
 
 
 def tidy_and_load_state(folder: Path) -> dict[str, Any] | None:
@@ -52,8 +74,9 @@ def tidy_and_load_state(folder: Path) -> dict[str, Any] | None:
     Raises:
         InvalidInput: if the file is damaged or of another layout.
     """
-    for half in folder.glob(".*.part"):
-        half.unlink()
+    for name in (*OWN_FILES, *OWN_PATTERNS, "README.md"):
+        for half in folder.glob(f".{name.partition('.')[0].rstrip('*')}*.part*"):
+            half.unlink(missing_ok=True)
     path = folder / STATE_NAME
     if not path.exists():
         return None
@@ -62,8 +85,19 @@ def tidy_and_load_state(folder: Path) -> dict[str, Any] | None:
     except Exception as error:  # torch raises many kinds for a damaged file
         raise InvalidInput(f"the state {path} cannot be read: {error}") from error
     if values.get("layout") != LAYOUT:
-        raise InvalidInput(f"the state {path} has layout {values.get('layout')}; this refseg reads {LAYOUT}")
+        raise InvalidInput(
+            f"the state {path} has layout {values.get('layout')}; this refseg reads {LAYOUT}: finish the run with the "
+            "refseg that began it, or start anew from its last checkpoint (init=)"
+        )
     return values
+
+
+def is_of_step(path: Path, step: int) -> bool:
+    """Whether the checkpoint at `path` is whole, and a run saved it after `step`."""
+    try:
+        return native.read_header(path).origin.get("step") == str(step)
+    except InvalidInput:
+        return False
 
 
 def must_be_same_run(folder: Path, run: RunConfig) -> None:
@@ -115,11 +149,7 @@ def seed_all(seed: int) -> None:
     np.random.seed(seed % 2**32)
 
 
-def _sync_folder(folder: Path) -> None:
-    if os.name != "posix":
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+def own_files(folder: Path) -> list[Path]:
+    """What a run has left in `folder`; other files there are not its own."""
+    named = [folder / name for name in OWN_FILES if (folder / name).exists()]
+    return named + sorted(path for pattern in OWN_PATTERNS for path in folder.glob(pattern))

@@ -2,17 +2,31 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from refseg.data.steps import Step
 from refseg.data.windows import Sampling
+from refseg.errors import UnknownName
+from refseg.metrics.protocols import PROTOCOLS
 from refseg.training.lengths import Drop, Length, LengthOrNone
 
 Positive = Annotated[int, Field(ge=1)]
 Count = Annotated[int, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
+
+
+def _compiled(pattern: str) -> str:
+    try:
+        re.compile(pattern)
+    except re.error as error:
+        raise ValueError(f"is no regular expression ({error})") from error
+    return pattern
+
+
+Pattern = Annotated[str, AfterValidator(_compiled)]
 Change = bool | int | float | str | list[int] | list[float] | list[str] | dict[str, Any]
 
 
@@ -42,6 +56,25 @@ class SetConfig(Section):
     augment: tuple[Step, ...] = ()  # steps in order
 
 
+class ClipsConfig(Section):
+    """Batches of clips among those of pictures, both drawn from scenes."""
+
+    every: Positive  # each so-manieth batch is one of clips
+    frames: Annotated[int, Field(ge=2)]
+    targets: Positive | None = None  # frames of a clip that phrases are asked about, drawn anew; absent: all
+    phrases: Count = 2  # of every clip
+    registers: dict[str, Annotated[float, Field(ge=0)]] = {}  # share of each kind of phrase
+    batch_size: Positive | None = (
+        None  # clips of one batch on one process; absent: run.batch_size, which it may not exceed
+    )
+
+    @model_validator(mode="after")
+    def _targets_are_frames(self) -> ClipsConfig:
+        if self.targets is not None and self.targets > self.frames:
+            raise ValueError(f"targets {self.targets} is more than frames {self.frames}")
+        return self
+
+
 class DataConfig(SetConfig):
     """What is learnt from, how an example is varied, and who prepares it."""
 
@@ -51,6 +84,7 @@ class DataConfig(SetConfig):
     frames: Positive = (
         1  # frames of an example, neighbours in time, where `sample` does not say; 1 = an image
     )
+    clips: ClipsConfig | None = None  # scenes: batches of clips among those of pictures
     flip: Share = 0.0  # probability of mirroring, with left and right exchanged in the phrase
     scale: tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]] | None = None  # random resize
     crop: Share = 0.0  # probability of a random crop that keeps every object whole
@@ -67,6 +101,12 @@ class DataConfig(SetConfig):
     evaluate_name: str | None = None  # where it is measured; absent: `name`
     evaluate_split: str = "val"  # "" = every line of a file
     evaluate_root: str | None = None  # absent: `root`
+
+    @model_validator(mode="after")
+    def _clips_are_drawn(self) -> DataConfig:
+        if self.clips is not None and (self.name != "scenes" or self.frames != 1):
+            raise ValueError('clips stand beside the pictures of name = "scenes" with frames = 1')
+        return self
 
     @model_validator(mode="after")
     def _one_or_several(self) -> DataConfig:
@@ -95,7 +135,7 @@ class DataConfig(SetConfig):
 class RuleConfig(Section):
     """How parameters whose name `pattern` finds are trained; goes before the family's own rules."""
 
-    pattern: str
+    pattern: Pattern
     lr_scale: Annotated[float, Field(ge=0)] = 1.0  # times optimizer.lr
     weight_decay: Annotated[float, Field(ge=0)] | None = None  # absent: optimizer.weight_decay
     trained: bool = True
@@ -111,8 +151,39 @@ class OptimizerConfig(Section):
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
     decay_vectors: bool = False  # whether biases and the scales of norms decay too
     rules: tuple[RuleConfig, ...] = ()  # before those of the family
+    freeze: tuple[Pattern, ...] = ()  # regular expressions of weights that stay as they are; before the rules
+    layer_decay: Annotated[float, Field(gt=0, le=1)] = (
+        1.0  # each layer of an encoder learns by this factor slower than the next one; 1 = alike
+    )
     clip_norm: Annotated[float, Field(ge=0)] = 0.0  # largest norm of the whole gradient; 0 = no clipping
     accumulate: Positive = 1  # batches whose gradients make one step
+
+
+class AdaptersConfig(Section):
+    """Low-rank changes of weights that stay frozen themselves: W + alpha / rank * up @ down."""
+
+    patterns: tuple[Pattern, ...] = ()  # regular expressions of the weights that get one; none = no adapters
+    rank: Positive = 8
+    alpha: Annotated[float, Field(gt=0)] = 16.0
+    dropout: Annotated[float, Field(ge=0, lt=1)] = (
+        0.0  # share of a layer's inputs that adapters do not see, drawn anew
+    )
+    train_too: tuple[
+        Pattern, ...
+    ] = ()  # regular expressions of weights that learn as a whole beside the adapters
+
+    @model_validator(mode="after")
+    def _has_patterns(self) -> AdaptersConfig:
+        given = self.model_fields_set - {"patterns"}
+        if not self.patterns and any(getattr(self, key) != _default_of(self, key) for key in given):
+            raise ValueError(
+                "patterns names the weights that get an adapter; give some, or leave the section out"
+            )
+        return self
+
+
+def _default_of(section: Section, key: str) -> Any:
+    return type(section).model_fields[key].default
 
 
 class ScheduleConfig(Section):
@@ -149,6 +220,37 @@ class RunSection(Section):
     weights: Literal["float32", "bfloat16", "float16"] = "float32"  # in which checkpoints are stored
     evaluate_every: LengthOrNone = 0  # 0 = only at the end
     evaluate_examples: Count | Literal["all"] = 100  # 0 = never evaluate
-    best_by: str = "mIoU"  # the score by which the best checkpoint is chosen
+    best_by: str = (
+        "mIoU"  # the score by which the best checkpoint is chosen; of an objective, its loss or a term
+    )
+    keep_best: Positive = 1  # best checkpoints that are kept
+    patience: Count = 0  # measurements without a gain after which the run ends; 0 = it never ends early
+    min_gain: Annotated[float, Field(ge=0)] = 0.0  # what best_by must rise by to count as a gain
+    final_protocols: Literal["ours", "all", "none"] | tuple[str, ...] = (
+        "ours"  # what the model card is measured by; all: the published ones too; or their names
+    )
+    final_examples: Positive | Literal["all"] | None = None  # of that; absent: as evaluate_examples
     save_every: Length = 500
     log_every: Positive = 20  # steps
+    tensorboard: bool = False  # whether the log is written for TensorBoard too
+
+    @model_validator(mode="after")
+    def _measures_what_it_counts(self) -> RunSection:
+        if self.min_gain and not self.patience:
+            raise ValueError("min_gain is what patience waits for; give patience too")
+        if self.patience and not self.evaluate_every:
+            raise ValueError(
+                "patience counts measurements, and evaluate_every = 0 measures at the end only; give it a length"
+            )
+        if (self.patience or self.keep_best > 1) and self.evaluate_examples == 0:
+            raise ValueError(
+                "patience and keep_best go by measurements, and evaluate_examples = 0 makes none"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _protocols_exist(self) -> RunSection:
+        for name in () if isinstance(self.final_protocols, str) else self.final_protocols:
+            if name not in PROTOCOLS:
+                raise ValueError(str(UnknownName("protocol", name, PROTOCOLS)))
+        return self

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,18 +24,21 @@ from refseg.data.steps import (
     Step,
     draw_neighbours,
     draw_phrases,
+    draw_targets,
     redraws,
     uses_mirrors,
     vary,
 )
 from refseg.data.windows import Sampled
-from refseg.errors import InvalidInput, RefsegError
+from refseg.errors import InvalidInput, RefsegError, UnknownName
 from refseg.structures import Example, Size
 from refseg.training.config import RunConfig
 from refseg.training.lengths import epoch_length
 from refseg.training.sections import DataConfig, SetConfig
+from refseg.training.skips import Skip
 
 SCENES = "scenes"
+_SCENES_OPTIONS = ("motions", "twins", "sprites")  # fields of scenes that are no keys of [data]
 MOST_TRIES = 50
 """Examples that are tried for one position before a run that skips gives up."""
 
@@ -50,6 +53,7 @@ class Source:
     sampled: Sampled | None = None
     phrases: int | None = None
     frames: int | None = None
+    targets: int | None = None  # frames that phrases are asked about
     steps: tuple[Step, ...] = ()
 
     def __len__(self) -> int:
@@ -76,6 +80,8 @@ class Source:
             example = draw_phrases(example, self.phrases, generator)
         if self.frames is not None and self.sampled is None:
             example = draw_neighbours(example, self.frames, generator)
+        if self.targets is not None:
+            example = draw_targets(example, self.targets, generator)
         return vary(example, self.steps, generator)
 
 
@@ -121,7 +127,8 @@ class Drawn:
     """An example of a run, and why others that stood at its position were passed over."""
 
     example: Example
-    skipped: tuple[str, ...] = ()
+    skipped: tuple[Skip, ...] = ()
+    source: str = ""  # the set that the example is of
 
 
 class Positions:
@@ -130,6 +137,7 @@ class Positions:
     def __init__(self, sources: Sources) -> None:
         run = sources.run
         self.sources, self.run = sources, run
+        self.names = [source.examples.name for source in sources.sources]
         is_endless = run.data.name == SCENES
         counts = [len(source) for source in sources.sources]
         epoch = epoch_length(None if is_endless else sum(counts), run, distributed.world_size())
@@ -146,20 +154,22 @@ class Positions:
         Raises:
             InvalidInput: if an example cannot be used and may not be skipped, or too many in a row cannot.
         """
-        data, seed, skipped = self.run.data, self.run.seed, []
+        data, seed = self.run.data, self.run.seed
+        skipped: list[Skip] = []
         for attempt in range(MOST_TRIES):
             which, index = self._at(position, attempt)
-            key = (position,) if attempt == 0 else (position, attempt)
+            key, name = (position,) if attempt == 0 else (position, attempt), self.names[which]
             try:
                 example = self.sources.sources[which].draw(index, generator_at(seed, _VARIATION, *key))
             except RefsegError as error:
                 if not data.skip_bad:
                     raise
-                skipped.append(str(error))
+                skipped.append(Skip.of(str(error), kind="unreadable", source=name))
                 continue
             if is_seen(example) or not data.skip_unseen:
-                return Drawn(example, tuple(skipped))
-            skipped.append(f"{example.name}: no object is to be seen after the augmentation")
+                return Drawn(example, tuple(skipped), name)
+            sentence = f"{example.name}: no object is to be seen after the augmentation"
+            skipped.append(Skip.of(sentence, kind="unseen", source=name))
         raise InvalidInput(
             f"{MOST_TRIES} examples in a row cannot be learnt from; the last one: {skipped[-1]}"
         )
@@ -168,9 +178,20 @@ class Positions:
         if attempt == 0 and self.shaped is not None:
             return self.order.place(self.shaped[position])
         if attempt == 0:
-            return self.order[position] if self.endless is None else (0, self.endless[position])
+            return (
+                self.order[position]
+                if self.endless is None
+                else (int(is_of_clips(position, self.run)), self.endless[position])
+            )
         generator = generator_at(self.run.seed, _REPLACEMENT, position, attempt)
         return self.order.place(int(torch.randint(len(self.order), (), generator=generator)))
+
+
+def is_of_clips(position: int, run: RunConfig) -> bool:
+    """Whether the batch that holds `position` is one of clips; every process and every example of it agrees."""
+    clips = run.data.clips
+    batch = position // (run.run.batch_size * distributed.world_size())
+    return clips is not None and batch % clips.every == clips.every - 1
 
 
 def _shaped(sources: Sources, run: RunConfig) -> ShapedOrder:
@@ -198,7 +219,15 @@ def open_training_data(run: RunConfig, side: int) -> Sources:
     steps = run.run.steps
     assert isinstance(steps, int), "scenes have no epochs; in_steps has refused them"
     needed = steps * run.optimizer.accumulate * run.run.batch_size * distributed.world_size()
-    return as_sources(_open_scenes(data, data.split, count=needed, seed=run.seed, side=side), run)
+    pictures = _open_scenes(data, data.split, count=needed, seed=run.seed, side=side)
+    if data.clips is None:
+        return as_sources(pictures, run)
+    moving = data.clips
+    asked = data.model_copy(
+        update={"frames": moving.frames, "phrases": moving.phrases, "registers": moving.registers}
+    )
+    clips = source_of(_open_scenes(asked, data.split, count=needed, seed=run.seed, side=side), data, data)
+    return Sources([source_of(pictures, data, data), replace(clips, targets=moving.targets)], run)
 
 
 def _without_leakage(
@@ -299,7 +328,10 @@ def open_set(
 
 
 def _open_scenes(data: DataConfig, split: str, *, count: int, seed: int, side: int) -> PhraseDataset:
-    fields: dict[str, Any] = {"size": data.size or side, "frames": data.frames, "seed": seed}
+    for key in data.options:
+        if key not in _SCENES_OPTIONS:
+            raise UnknownName("data.options of scenes", key, _SCENES_OPTIONS)
+    fields: dict[str, Any] = {"size": data.size or side, "frames": data.frames, "seed": seed} | data.options
     if data.registers:
         fields["registers"] = data.registers
     if data.phrases is not None:

@@ -16,6 +16,7 @@ from refseg.errors import CheckpointMismatch, InvalidInput, UnknownName
 from refseg.framing import FrameSpec
 from refseg.models import catalog
 from refseg.models.base import LossConfig, ModelConfig, ReferringModel
+from refseg.training.adapters import must_learn
 from refseg.training.config import RunConfig
 
 Settings = TypeVar("Settings", ModelConfig, LossConfig, FrameSpec)
@@ -71,7 +72,9 @@ def first_model(run: RunConfig, words: Sequence[str]) -> tuple[ReferringModel, s
     model.load_extra_state(source.extra_state())
     weights = _without(source.state_dict(), run.init_without)
     allow = (*run.init_allow, *run.init_without)
-    return model, f"from {run.init}: {take_weights(model, weights, allow, new_rows=len(new))}"
+    taken = take_weights(model, weights, allow, new_rows=len(new))
+    must_learn((*taken.fresh, *taken.grown), model, run.adapters)
+    return model, f"from {run.init}: {taken}"
 
 
 def _without(weights: Mapping[str, Tensor], patterns: Sequence[str]) -> dict[str, Tensor]:

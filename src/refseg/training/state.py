@@ -2,31 +2,38 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 
+import refseg
 from refseg import distributed
 from refseg.checkpoints import native
+from refseg.checkpoints.configs import from_plain, to_plain
 from refseg.data.catalog import PhraseDataset
-from refseg.files import write_whole_text
+from refseg.files import write_durable_text
 from refseg.layers.shared_norm import share_statistics
 from refseg.models.base import Family, Objective, ReferringModel
+from refseg.training.adapter_file import base_of
+from refseg.training.adapters import attach
+from refseg.training.compiling import compile_verbs
 from refseg.training.config import RunConfig, to_toml
 from refseg.training.ema import AveragedModel
 from refseg.training.engine import Engine, build_engine, is_sharded
+from refseg.training.guard import Guard
+from refseg.training.kept import Kept
 from refseg.training.lengths import examples_per_step
 from refseg.training.log import Log, cut_log
-from refseg.training.optimizer import build_optimizer
+from refseg.training.optimizer import build_optimizer, train_mode
 from refseg.training.recompute import recompute_activations
 from refseg.training.regroup import seed_of_rank
 from refseg.training.resume import (
-    LAST_NAME,
     RUN_NAME,
     random_states,
     restore_random_states,
@@ -45,7 +52,8 @@ class Training:
     scaler: torch.amp.GradScaler
     average: AveragedModel | None = None
     step: int = 0  # steps done
-    best: float | None = None
+    kept: Kept = field(default_factory=Kept)
+    owes_measurement: bool = False  # whether the step done last is still to be measured
     skipped: int = 0  # examples passed over so far
     examples: int = 0  # of one step, on all processes
     shell: ReferringModel | None = (
@@ -81,10 +89,12 @@ class Training:
         average = None if self.average is None else self.average.model.state_dict()
         return {
             "step": self.step,  # also the position in the data: a batch depends on its number alone
-            "best": self.best,
+            "kept": self.kept.state(),
+            "owes_measurement": self.owes_measurement,
             "skipped": self.skipped,
             "examples": self.examples,
             "processes": distributed.world_size(),
+            "blueprint": _blueprint(self.model),
             "model": whole(self.model.state_dict(), is_kept=kept),
             "average": whole(average, is_kept=kept),
             "optimizer": whole(self.optimizer.state_dict(), is_kept=kept),
@@ -94,7 +104,8 @@ class Training:
 
     def restore(self, state: dict[str, Any], seed: int) -> None:
         """Takes back what `state` gave, on any number of processes; a process without random states begins new ones."""
-        self.step, self.best, self.skipped = state["step"], state["best"], state.get("skipped", 0)
+        self.step, self.kept, self.skipped = state["step"], Kept.of(state), state["skipped"]
+        self.owes_measurement = state["owes_measurement"]
         fill(self.model.state_dict(), state["model"])
         if self.average is not None:
             fill(self.average.model.state_dict(), state["average"])
@@ -117,6 +128,7 @@ class Workplace:
     objective: Objective
     held_out: PhraseDataset | None  # what the run is measured on
     log: Log
+    guard: Guard
 
 
 def steps_of(plan: RunConfig) -> int:
@@ -141,33 +153,35 @@ def begin_or_go_on(
     seed_all(run.seed)
     if state is None:
         model, origin = first_model(run, vocabulary)
-        distributed.first_alone(lambda: write_whole_text(folder / RUN_NAME, to_toml(run)))
+        distributed.first_alone(lambda: write_durable_text(folder / RUN_NAME, to_toml(run)))
     else:
-        model, origin = _saved_model(run, folder), f"resumed after step {state['step']}"
+        model, origin = _from_blueprint(family, state["blueprint"]), f"resumed after step {state['step']}"
     training = _begin(model.train(), family, objective, plan, device)
     if state is not None:
         training.restore(state, run.seed)
-    elif distributed.world_size() > 1:
+    else:
+        training.kept.base = base_of(run)
+    if state is None and distributed.world_size() > 1:
         # Weights are equal everywhere, what is dropped out is not.
         seed_all(run.seed + distributed.rank())
     if distributed.is_first():
-        cut_log(folder, training.step)
+        cut_log(folder, training.step, keeps_measurement=not training.owes_measurement)
     return training, origin
 
 
-def _saved_model(run: RunConfig, folder: Path) -> ReferringModel:
-    """The model of the last checkpoint, which was saved with the state; it alone is sure to know its own configuration.
+def _blueprint(model: ReferringModel) -> str:
+    """All but its weights that building a model anew needs: what the data and the first checkpoint made of the recipe."""
+    return json.dumps(
+        {"config": to_plain(model.config), "extra": model.extra_state(), "version": refseg.__version__}
+    )
 
-    Only the first process reads it; the others build the same one and wait for its weights.
-    """
-    loaded = distributed.first_alone(lambda: native.load(folder / LAST_NAME)[0])
-    told = distributed.shared(None if loaded is None else (loaded.config, loaded.extra_state()))
-    if loaded is not None:
-        return loaded
-    assert told is not None, "the first process has told it"
-    config, extra = told
-    model = native.blank(run.family, config)
-    model.load_extra_state(extra)
+
+def _from_blueprint(family: Family, blueprint: str) -> ReferringModel:
+    """The model of a state, whose weights wait to be restored."""
+    built = json.loads(blueprint)
+    config = from_plain(type(next(iter(family.variants.values()))), built["config"], version=built["version"])
+    model = native.blank(family.name, config)
+    model.load_extra_state(built["extra"])
     return model
 
 
@@ -181,11 +195,16 @@ def _begin(
         model = model.to(device)
     if run.run.channels_last:
         model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    if run.adapters.patterns:
+        attach(model, run.adapters)
     optimizer = build_optimizer(model, family.param_rules, run.optimizer)
+    train_mode(model)
     shell = deepcopy(model).requires_grad_(False).eval() if sharded else None
     average = AveragedModel(model, run.run.ema) if run.run.ema else None
     if run.run.checkpoint_activations:
         recompute_activations(model)  # after the copies, whose blocks keep their own forward
+    if run.run.compile:
+        compile_verbs(model)
     engine = build_engine(model, objective, optimizer, run, device)
     if average is not None and engine.is_sharded:
         engine.shard_alike(average.model)

@@ -238,6 +238,25 @@ def test_a_blinking_thing_is_away_in_every_other_frame():
     assert checked > 0
 
 
+def test_motion_phrases_whose_noun_fits_several_things_are_told_apart():
+    scenes, seen = shapes(frames=4, registers={"mot": 1.0}), {"mot": 0, "mot2": 0}
+    for index in range(40):
+        example = scenes[index]
+        for phrase, register in zip(example.phrases, example.registers, strict=True):
+            nouns = [NOUNS[noun] for noun in example.things.nouns.tolist()]
+            spoken = [noun for noun in set(nouns) if noun in phrase.split()]
+            if register in seen and len(spoken) == 1:
+                assert (nouns.count(spoken[0]) > 1) == (register == "mot2"), (index, phrase)
+                seen[register] += 1
+    assert min(seen.values()) > 3
+
+
+def test_clips_tell_how_their_things_move_and_pictures_do_not():
+    example = shapes(frames=4)[1]
+    assert example.things.motions.shape == example.things.nouns.shape
+    assert shapes()[1].things.motions is None
+
+
 def test_shares_may_come_in_any_order():
     one = shapes(registers={"rel": 1.0, "loc": 2.0})
     other = shapes(registers=(("loc", 2.0), ("app", 0.0), ("rel", 1.0)))

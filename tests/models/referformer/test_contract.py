@@ -1,5 +1,7 @@
 """ReferFormer keeps the contract of every family, with a backbone for frames and with one for clips."""
 
+import re
+
 import pytest
 import torch
 
@@ -20,6 +22,18 @@ class TestReferFormerOfPictures(TestReferFormer):
     def model(self):
         torch.manual_seed(0)
         return catalog.build("referformer", "debug-swin").eval()
+
+
+class TestReferFormerOfDrawnClips(TestReferFormer):
+    """The small variant, whose tower reads the words of its world."""
+
+    @pytest.fixture
+    def model(self):
+        torch.manual_seed(0)
+        config = catalog.variant("referformer", "video-swin-mini").for_words(
+            re.findall(r"\w+", " ".join(self.phrases))
+        )
+        return catalog.build("referformer", config).eval()
 
 
 class TestReferFormerOfClips(TestReferFormer):

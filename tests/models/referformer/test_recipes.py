@@ -22,7 +22,10 @@ def recipe(name):
 
 
 def test_every_published_experiment_has_a_recipe():
-    assert sorted(packaged("referformer")) == sorted(f"referformer/{name}" for name in NAMES)
+    own = ("referformer/scenes-", "referformer/fine-tune")  # not published ones
+    assert [name for name in sorted(packaged("referformer")) if not name.startswith(own)] == sorted(
+        f"referformer/{name}" for name in NAMES
+    )
 
 
 @pytest.mark.parametrize(

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from refseg.data.scenes.motion import ALL_MOVES, MOTIONS, Moves
 from refseg.data.scenes.phrases import REGISTERS, Registers
 from refseg.data.scenes.scene import SPLIT_NUMBERS, Scene, draw_scene
 from refseg.data.scenes.sprites import AUTO, load_atlas
 from refseg.data.scenes.words import WORDS
 from refseg.data.scenes.world import Split
+from refseg.data.windows import Timeline, pick_frames
 from refseg.errors import InvalidInput, UnknownName
 from refseg.structures import Example, Things
 
@@ -46,6 +49,8 @@ class ScenesSpec:
     split: Split = "train"
     count: int | None = None  # absent: a million of "train", a thousand of the others
     seed: int = 0
+    motions: Sequence[str] | None = None  # that clips show and speak of; absent: all of them
+    twins: float = 0.0  # share of clips with two things of one look, which only their motions tell apart
     sprites: str = AUTO  # "auto", "none" (shapes only), or the path of a file written by `write_atlas`
 
     def __post_init__(self) -> None:
@@ -60,6 +65,7 @@ class ScenesSpec:
             )
         if self.split not in SPLIT_NUMBERS:
             raise UnknownName("split of scenes", self.split, SPLIT_NUMBERS)
+        self.moves()
         for name, share in self._asked().items():
             if name not in REGISTERS:
                 raise UnknownName("register", name, REGISTERS)
@@ -73,16 +79,71 @@ class ScenesSpec:
             raise InvalidInput(
                 "register 'mot' speaks of motion, and scenes of 1 frame have none; ask for frames >= 2."
             )
+        if self.frames == 1 and (self.motions is not None or self.twins):
+            raise InvalidInput(
+                "motions and twins are of clips, and scenes of 1 frame show none; ask for frames >= 2."
+            )
+
+    @classmethod
+    def of(cls, values: Mapping[str, Any]) -> ScenesSpec:
+        """Scenes by names and plain values, as a recipe or the command line gives them.
+
+        Raises:
+            UnknownName: if there is no such field.
+            InvalidInput: if a value is of another kind than the field's, or out of its range.
+        """
+        for name, value in values.items():
+            if name not in _KINDS:
+                raise UnknownName("field of scenes", name, _KINDS)
+            if not _KINDS[name].fits(value):
+                raise InvalidInput(f"{name} of scenes is {value!r}; give {_KINDS[name].told}")
+        return cls(**values)
 
     def shares(self) -> Registers:
         """The registers that have a share, in the order of REGISTERS."""
         asked = self._asked()
         return tuple((name, float(asked[name])) for name in REGISTERS if asked.get(name))
 
+    def moves(self) -> Moves:
+        """How things move in clips."""
+        return Moves(ALL_MOVES.known if self.motions is None else tuple(self.motions), self.twins)
+
     def _asked(self) -> dict[str, float]:
         if self.registers is None:
             return dict(IMAGE_REGISTERS if self.frames == 1 else CLIP_REGISTERS)
         return dict(self.registers)
+
+
+@dataclass(frozen=True)
+class _Kind:
+    """What a field of a specification may be."""
+
+    told: str
+    fits: Callable[[Any], bool]
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _has_shares(value: Any) -> bool:
+    return isinstance(value, Mapping) and all(_is_number(share) for share in value.values())
+
+
+def _is_texts(value: Any) -> bool:
+    return isinstance(value, list | tuple) and all(isinstance(each, str) for each in value)
+
+
+_WHOLE = _Kind("a whole number", lambda value: isinstance(value, int) and not isinstance(value, bool))
+_TEXT = _Kind("a text", lambda value: isinstance(value, str))
+_KINDS: dict[str, _Kind] = {
+    **dict.fromkeys(("size", "frames", "phrases", "seed"), _WHOLE),
+    "count": _Kind("a whole number", lambda value: value is None or _WHOLE.fits(value)),
+    **dict.fromkeys(("split", "sprites"), _TEXT),
+    "registers": _Kind("shares by register, such as {loc = 0.5, app = 0.5}", _has_shares),
+    "motions": _Kind('a list of motions, such as ["left", "right"]', _is_texts),
+    "twins": _Kind("a number from 0 to 1", _is_number),
+}
 
 
 class Scenes(torch.utils.data.Dataset[Example]):
@@ -111,6 +172,14 @@ class Scenes(torch.utils.data.Dataset[Example]):
             raise IndexError(f"scene {index} of {len(self)}")
         return to_example(self.scene(index), f"{self.spec.split}-{self.spec.seed}-{index:06d}")
 
+    def timeline(self, index: int) -> Timeline:
+        """What clip `index` has; every frame is annotated."""
+        return Timeline(self.spec.frames)
+
+    def example(self, index: int, frames: Sequence[int]) -> Example:
+        """Scene `index` with these of its frames; the whole of it is drawn."""
+        return pick_frames(self[index], frames)
+
     def scene(self, index: int) -> Scene:
         """Scene `index` as it was drawn, with what is known of every thing."""
         spec = self.spec
@@ -123,6 +192,7 @@ class Scenes(torch.utils.data.Dataset[Example]):
             num_frames=spec.frames,
             registers=spec.shares(),
             num_phrases=spec.phrases,
+            moves=spec.moves(),
         )
 
 
@@ -140,6 +210,7 @@ def to_example(scene: Scene, name: str) -> Example:
             ids=ids,
             nouns=torch.tensor([thing.noun for thing in scene.things]),
             colours=torch.tensor([thing.colour for thing in scene.things]),
+            motions=_motions(scene),
         ),
     )
 
@@ -150,6 +221,14 @@ def _masks(scene: Scene) -> Tensor:
     for row, said in zip(meant, scene.said, strict=True):
         row[[number + 1 for number in said.meaning]] = True
     return torch.from_numpy(meant[:, scene.ids])
+
+
+def _motions(scene: Scene) -> Tensor | None:
+    """Indices into MOTIONS; nothing of a picture."""
+    if len(scene.frames) == 1:
+        return None
+    names = list(MOTIONS)
+    return torch.tensor([names.index(thing.motion) for thing in scene.things])
 
 
 def _label(scene: Scene, meaning: tuple[int, ...]) -> int:

@@ -40,6 +40,7 @@ class Claim:
     text: str
     template: str  # kind of phrase, finer than its register
     meaning: Callable[[View], Meaning | None]
+    name: Name | None = None  # of what is meant, where it matters how many things answer to the bare noun
 
 
 @dataclass(frozen=True, slots=True)

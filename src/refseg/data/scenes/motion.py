@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from refseg.data.scenes.describe import Claim, Habits, Meaning, View, describe, spoken
 from refseg.data.scenes.dice import Dice
 from refseg.data.scenes.world import Thing
+from refseg.errors import InvalidInput, UnknownName
 
 MOTIONS: dict[str, tuple[str, ...]] = {
     "left": ("moving left", "going to the left", "moving to the left"),
@@ -45,10 +47,31 @@ class Path:
     phase: float = 0.0  # radians; the start on a circle
 
 
-def draw_path(dice: Dice, thing: Thing) -> Path:
-    """A motion for the thing; moves its place and side so that the whole of it stays in the picture."""
-    moves = tuple(name for name in MOTIONS if name != "still")
-    motion = "still" if dice.chance(_STILL_SHARE) else dice.pick(moves)
+@dataclass(frozen=True, slots=True)
+class Moves:
+    """Which motions a world knows, and how often two things of one look differ in nothing else."""
+
+    known: tuple[str, ...] = tuple(MOTIONS)
+    twins: float = 0.0  # share of the clips with two things of one noun, colour and texture
+
+    def __post_init__(self) -> None:
+        for name in self.known:
+            if name not in MOTIONS:
+                raise UnknownName("motion", name, MOTIONS)
+        if not 0 <= self.twins <= 1:
+            raise InvalidInput(f"twins is {self.twins}; give the share of clips that show them, from 0 to 1")
+        if not self.known or (self.twins and len(self.known) < 2):
+            raise InvalidInput(
+                f"{len(self.known)} motions were named; name at least one, and two where twins are told apart by them"
+            )
+
+
+ALL_MOVES = Moves()
+
+
+def draw_path(dice: Dice, thing: Thing, moves: Moves = ALL_MOVES, *, but: str = "") -> Path:
+    """A motion for the thing, other than `but`; moves its place and side so that the whole of it stays in the picture."""
+    motion = _draw_motion(dice, [name for name in moves.known if name != but])
     thing.motion = motion
     if motion == "growing":
         thing.side = min(thing.side, 0.42 / _GROWTH)
@@ -65,6 +88,13 @@ def draw_path(dice: Dice, thing: Thing) -> Path:
     thing.x = _inside(thing.x, reach_x + room * across, reach_x + room_after * across)
     thing.y = _inside(thing.y, reach_y + room * (not across), reach_y + room_after * (not across))
     return path
+
+
+def _draw_motion(dice: Dice, known: Sequence[str]) -> str:
+    moving = [name for name in known if name != "still"]
+    if not moving or ("still" in known and dice.chance(_STILL_SHARE)):
+        return "still"
+    return dice.pick(moving)
 
 
 def _inside(place: float, before: float, after: float) -> float:
@@ -113,4 +143,4 @@ def moving(dice: Dice, view: View) -> Claim | None:
             return None
         return (found[0],)
 
-    return Claim(text, f"motion {motion}", meaning)
+    return Claim(text, f"motion {motion}", meaning, described.name)

@@ -25,6 +25,9 @@ _MAKERS: dict[str, Callable[[Dice, View], Claim | None]] = {
 }
 REGISTERS: tuple[str, ...] = tuple(_MAKERS)
 _TRIES = {"loc": 30, "app": 20, "rel": 40, "multi": 30, "none": 20, "mot": 20}
+SECOND_NOUN = {"mot": "mot2"}
+"""Register of a phrase whose bare noun fits two things or more, so that the noun alone does not tell which is meant."""
+
 _INSTEAD = ("app", "loc")  # where nothing that was asked for can be said
 
 
@@ -72,5 +75,11 @@ def _say_one(dice: Dice, views: Sequence[View], register: str, known: set[str]) 
             continue
         meaning = claim.meaning(views[0])
         if meaning is not None and all(claim.meaning(view) == meaning for view in views[1:]):
-            return Said(claim.text, register, claim.template, meaning)
+            return Said(claim.text, _told(register, claim, views[0]), claim.template, meaning)
     return None
+
+
+def _told(register: str, claim: Claim, view: View) -> str:
+    if claim.name is None or sum(thing.noun in claim.name.possible for thing in view) < 2:
+        return register
+    return SECOND_NOUN.get(register, register)

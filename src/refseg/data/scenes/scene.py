@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from refseg.data.scenes.describe import View
 from refseg.data.scenes.dice import Dice
-from refseg.data.scenes.motion import Path, at_time, draw_path, is_hidden
+from refseg.data.scenes.motion import ALL_MOVES, Moves, Path, at_time, draw_path, is_hidden
 from refseg.data.scenes.phrases import Registers, Said, say
 from refseg.data.scenes.render import (
     Patch,
@@ -24,13 +24,14 @@ from refseg.data.scenes.render import (
     warp_thing,
 )
 from refseg.data.scenes.sprites import Atlas
-from refseg.data.scenes.world import Split, Thing, draw_things
+from refseg.data.scenes.world import Split, Thing, draw_things, make_twins
 
 Bytes = NDArray[np.uint8]
 
 SPLIT_NUMBERS: dict[Split, int] = {"train": 0, "val": 1, "new": 2}
 _LEAST_VISIBLE = 0.45
 _LEAST_VISIBLE_MOVING, _LEAST_MEAN_VISIBLE = 0.25, 0.60
+_MOST_BESIDES_TWO, _MOST_BESIDES_TWINS = 3, 1  # things of a clip
 _SHAKE_SHARE, _SHAKE = 0.3, 0.012
 
 
@@ -54,13 +55,14 @@ def draw_scene(
     num_frames: int,
     registers: Registers,
     num_phrases: int,
+    moves: Moves = ALL_MOVES,
 ) -> Scene:
     """The scene that these numbers and the atlas make, on every machine and in every process."""
     cv2.setNumThreads(1)  # one scene is too small to share; data workers are the threads
     dice = Dice(seed, SPLIT_NUMBERS[split], index, num_frames)
     while True:
         if num_frames > 1:
-            drawn = _try_clip(dice, atlas, split, side, num_frames)
+            drawn = _try_clip(dice, atlas, split, side, num_frames=num_frames, moves=moves)
         else:
             drawn = _try_image(dice, atlas, split, side)
         said = say(dice, drawn.views, registers, num_phrases)
@@ -76,10 +78,9 @@ class _Drawn:
     views: list[View]
 
 
-def _try_clip(dice: Dice, atlas: Atlas, split: Split, side: int, num_frames: int) -> _Drawn:
+def _try_clip(dice: Dice, atlas: Atlas, split: Split, side: int, *, num_frames: int, moves: Moves) -> _Drawn:
     while True:
-        things = draw_things(dice, atlas, split, count=2 + dice.below(4))
-        paths = [draw_path(dice, thing) for thing in things]
+        things, paths = _moving_things(dice, atlas, split, moves)
         shakes = _draw_shakes(dice, side, num_frames)
         stills = _stills(things, paths, shakes, Skins(atlas), side)
         if _is_seen([still.view for still in stills], paths):
@@ -91,6 +92,20 @@ def _try_clip(dice: Dice, atlas: Atlas, split: Split, side: int, num_frames: int
         canvas = compose(_shifted(background, right, down), still.patches, still.ids, finish)
         frames.append(develop(dice, canvas, finish))
     return _Drawn(np.stack(frames), np.stack([s.ids for s in stills]), things, [s.view for s in stills])
+
+
+def _moving_things(dice: Dice, atlas: Atlas, split: Split, moves: Moves) -> tuple[list[Thing], list[Path]]:
+    """Two to five things with a motion each; of twins, the first two look alike and move in different ways."""
+    has_twins = moves.twins > 0 and dice.chance(moves.twins)
+    more = _MOST_BESIDES_TWINS if has_twins else _MOST_BESIDES_TWO
+    things = draw_things(dice, atlas, split, count=2 + dice.below(more + 1))
+    if has_twins:
+        make_twins(things)
+    paths: list[Path] = []
+    for place, thing in enumerate(things):
+        taken = things[0].motion if has_twins and place == 1 else ""
+        paths.append(draw_path(dice, thing, moves, but=taken))
+    return things, paths
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 import math
 import zlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from refseg.data.scenes.colours import Colour, draw_colour, shades_of
@@ -156,6 +156,13 @@ def _draw_pose(dice: Dice, thing: Thing, *, shrink: float) -> None:
     thing.turn = dice.between(-_LARGEST_TURN, _LARGEST_TURN)
     thing.aspect = dice.between(0.9, 1.1)
     thing.is_mirrored = dice.chance(0.5) and NOUNS[thing.noun] not in _KEEPS_FACING
+
+
+def make_twins(things: list[Thing]) -> None:
+    """Gives the second thing the look of the first; its place and pose stay its own."""
+    first, second = things[:2]
+    look = ("noun", "sprite", "colour", "texture", "maybe_colours", "rgb", "pattern", "is_mirrored")
+    things[1] = replace(second, **{name: getattr(first, name) for name in look})
 
 
 def _place_all(dice: Dice, plan: Plan) -> list[Thing]:

@@ -24,7 +24,9 @@ class LGFormerCriterion(Criterion):
     def forward(self, output: Output, targets: Targets) -> dict[str, Tensor]:
         """The last prediction's term as `mask`, that of the state before layer k as `mask_k`."""
         masks = targets.masks  # [P, T', H, W]
-        count = mean_count(output.mask_logits.new_tensor(masks.shape[0] * masks.shape[1], dtype=torch.float32))
+        count = mean_count(
+            output.mask_logits.new_tensor(masks.shape[0] * masks.shape[1], dtype=torch.float32)
+        )
         terms = {"mask": self._term(output, masks) / count}
         for number, earlier in enumerate(output.earlier):
             terms[f"mask_{number}"] = self._term(earlier, masks) / count

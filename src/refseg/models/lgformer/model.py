@@ -14,14 +14,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from refseg.encoders.swin import Block
+from refseg.encoders.swin import Block, Swin
 from refseg.encoders.text import TextTower
 from refseg.encoders.wordpiece import WordPieceTokenizer
 from refseg.framing import upsample_to_canvas
 from refseg.layers.feed_forward import FeedForward
 from refseg.layers.precision import at_least_float32
 from refseg.layers.steps import frames_at_once, row_steps
-from refseg.models.base import ReferringModel, Ruler
+from refseg.models.base import ReferringModel, Ruler, Tower
 from refseg.models.lgformer.backbone import FusedSwin
 from refseg.models.lgformer.config import LGFormerConfig
 from refseg.models.lgformer.decoder import QueryDecoder
@@ -141,6 +141,13 @@ class LGFormer(ReferringModel):
             for module in self.get_submodule(part).modules()
             if isinstance(module, kind)
         ]
+
+    def towers(self) -> tuple[Tower, ...]:
+        """The encoders, for rates that fall with depth."""
+        return (
+            Tower("backbone", r"backbone\.swin\.", Swin.layer_order),
+            Tower("text tower", r"text_tower\.", TextTower.layer_order),
+        )
 
     def extra_state(self) -> dict[str, str]:
         """The tokenizer's file, where it is known."""

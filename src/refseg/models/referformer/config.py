@@ -6,12 +6,13 @@ options of its published code, https://github.com/wjn922/ReferFormer.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, Self
 
 from refseg.encoders.swin import SWIN_BASE, SWIN_LARGE, SWIN_SMALL, SWIN_TINY, SwinSpec
 from refseg.encoders.text import ROBERTA_BASE, TextSpec
-from refseg.encoders.tokens import BYTES, BYTES_VOCABULARY
+from refseg.encoders.tokens import BYTES, BYTES_VOCABULARY, SPECIALS, WORDS
 from refseg.encoders.video_swin import VIDEO_SWIN_B, VIDEO_SWIN_S, VIDEO_SWIN_T, VideoSwinSpec
 from refseg.framing import FrameSpec
 from refseg.models.base import LossConfig, ModelConfig
@@ -74,6 +75,14 @@ class ReferFormerConfig(ModelConfig):
     supervises_every_layer: bool = True  # in training; the last decoder layer alone otherwise
     protocol: Protocol = "video"
     detail: Detail = "chosen"
+    vocabulary: tuple[str, ...] = ()  # of a text tower that reads words; other towers have a tokenizer
+
+    def for_words(self, words: Sequence[str]) -> Self:
+        """The configuration for a world of `words`, where the text tower reads words and not pieces of them."""
+        if self.text.tokenizer != WORDS:
+            return self
+        known = tuple(dict.fromkeys(word.lower() for word in words if word.isalnum()))
+        return replace(self, vocabulary=known, text=replace(self.text, vocabulary=len(SPECIALS) + len(known)))
 
 
 @dataclass(frozen=True)
@@ -142,11 +151,40 @@ _DEBUG = ReferFormerConfig(
     dynamic_channels=4,
 )
 
+# Small enough to learn drawn clips from nothing on a CPU; not published. Windows divide the maps of a 64 pixel canvas.
+_MINI = ReferFormerConfig(
+    frame=replace(DATASET_FRAMES, size=64, longest=None),
+    backbone=VideoSwinSpec(32, (2, 2, 2, 2), (4, 4, 8, 8), window=(8, 4, 4), drop_path=0.0),
+    text=TextSpec(
+        tokenizer=WORDS,
+        vocabulary=len(SPECIALS),
+        width=64,
+        num_layers=2,
+        num_heads=4,
+        hidden_dim=128,
+        num_positions=34,
+        dropout=0.0,
+    ),
+    trains_text=True,
+    num_frames=4,
+    dim=64,
+    num_heads=4,
+    num_encoder_layers=1,
+    num_decoder_layers=2,
+    num_encoder_points=2,
+    num_decoder_points=4,
+    hidden_dim=128,
+    dropout=0.0,
+    num_queries=1,
+    mask_dim=16,
+)
+
 VARIANTS: dict[str, ReferFormerConfig] = {
     **_VIDEO,
     **_IMAGE,  # image pre-training, and RefCOCO/+/g
     **_ONE_FRAME,  # A2D and JHMDB: a clip is looked at, one frame of it is segmented
     "video-swin-t-a2d-scratch": replace(_ONE_FRAME["video-swin-t-a2d"], num_frames=6, dropout=0.0),
+    "video-swin-mini": _MINI,
     "debug": _DEBUG,
     "debug-swin": replace(_DEBUG, backbone=SwinSpec(16, (1, 1, 2, 1), (1, 2, 4, 4), window=3, drop_path=0.1)),
     "debug-video": replace(

@@ -17,13 +17,13 @@ from refseg.encoders.resnet import Bottleneck, ResNet
 from refseg.encoders.swin import Block as SwinBlock
 from refseg.encoders.swin import Swin, SwinSpec
 from refseg.encoders.text import TextTower
-from refseg.encoders.tokens import PhraseTokenizer
+from refseg.encoders.tokens import WORDS, PhraseTokenizer, WordTokenizer
 from refseg.encoders.video_swin import Block as ClipBlock
 from refseg.encoders.video_swin import VideoSwin, VideoSwinSpec
 from refseg.layers.position import sine_1d
 from refseg.layers.steps import frames_at_once, gather, row_steps
 from refseg.models.base import Candidates as Offered
-from refseg.models.base import ReferringModel, Ruler
+from refseg.models.base import ReferringModel, Ruler, Tower
 from refseg.models.referformer.config import BackboneSpec, ReferFormerConfig
 from refseg.models.referformer.finish import all_candidates, finish_masks, ranked_candidates, video_scores
 from refseg.models.referformer.levels import Levels, place_levels
@@ -78,9 +78,7 @@ class ReferFormer(ReferringModel):
         self.decoder = Decoder(config)
         self.pixel_decoder = PixelDecoder(config, channels[0])
         self.mask_head = MaskHead(config)
-        self._tokenizer = PhraseTokenizer(
-            config.text.tokenizer, max_tokens=config.text.max_tokens, pad_id=config.text.pad_id
-        )
+        self._tokenizer = _tokenizer(config)
 
     def tokenize(self, phrases: Sequence[str]) -> TextTokens:
         """Token ids [P, L]; see PhraseTokenizer."""
@@ -170,6 +168,13 @@ class ReferFormer(ReferringModel):
         found = [module for module in self.backbone.modules() if isinstance(module, kind)]
         blocks = [block for block in found if any(value.requires_grad for value in block.parameters())]
         return [*blocks, *self.encoder.layers]
+
+    def towers(self) -> tuple[Tower, ...]:
+        """The encoders, for rates that fall with depth."""
+        return (
+            Tower("backbone", r"backbone\.", type(self.backbone).layer_order),
+            Tower("text tower", r"text_tower\.", TextTower.layer_order),
+        )
 
     def tell_candidates(self) -> None:
         """From now on `segment` answers with all candidates, not with the chosen one alone."""
@@ -297,6 +302,13 @@ class _Frames:
     def output(self, layer: Candidates, logits: Tensor) -> Output:
         """A layer's answers and mask logits [N, Q, h, w] as the network's output."""
         return Output(self.by_clip(logits), self.by_clip(layer.class_logits), self.by_clip(layer.boxes))
+
+
+def _tokenizer(config: ReferFormerConfig) -> PhraseTokenizer:
+    text = config.text
+    if text.tokenizer == WORDS:
+        return WordTokenizer(config.vocabulary, max_tokens=text.max_tokens, pad_id=text.pad_id)
+    return PhraseTokenizer(text.tokenizer, max_tokens=text.max_tokens, pad_id=text.pad_id)
 
 
 def _backbone(spec: BackboneSpec) -> ResNet | Swin | VideoSwin:

@@ -29,6 +29,9 @@ class ScoutConfig(ModelConfig):
     mask_channels: int = 64
     num_nouns: int = 192  # most kinds of things and of colours that the naming objective can tell apart
     num_colours: int = 16
+    motion_dim: int = 64  # width of what cells conclude from neighbouring frames
+    motion_reach: int = 4  # cells of stride 8 that a thing may travel between matched frames
+    num_motions: int = 12  # most kinds of motion that the objective of clips can tell apart
     existence_threshold: float = 0.5  # below it the answer is "nothing here answers to the phrase"
 
     def for_words(self, words: Sequence[str]) -> Self:
@@ -74,5 +77,8 @@ VARIANTS: dict[str, ScoutConfig] = {
         mask_channels=8,
         num_nouns=12,
         num_colours=4,
+        motion_dim=16,
+        motion_reach=2,
+        num_motions=10,
     ),
 }

@@ -5,7 +5,7 @@ from __future__ import annotations
 from refseg.models.base import ModelConfig, StateDict
 from refseg.models.renaming import Rename, Report, apply
 
-PARTS = r"(?:stem|detail|stages|rows|columns|fusions|text|cells|pyramid|decoder|naming)\..+"
+PARTS = r"(?:stem|motion|cue|detail|stages|rows|columns|fusions|text|cells|pyramid|decoder|naming)\..+"
 
 
 def convert(state: StateDict, config: ModelConfig) -> tuple[StateDict, Report]:

@@ -10,6 +10,7 @@ from .config import VARIANTS, ScoutLoss
 from .convert import convert
 from .loss import ScoutCriterion
 from .model import Scout
+from .moving import phrases_and_motion
 from .naming import naming_loss
 
 FAMILY = Family(
@@ -21,12 +22,14 @@ FAMILY = Family(
     loss=ScoutLoss(),
     convert=convert,
     cards=Path(__file__).with_name("checkpoints.toml"),
-    # Vectors (norms, biases, gains, positions) and word embeddings are not drawn to zero. What clips teach is learnt
-    # last, on top of finished weights, and learns faster than they change.
+    # Vectors (norms, biases, positions) and word embeddings are not drawn to zero. What clips teach is learnt last, on
+    # top of finished weights, and learns faster than they change.
     param_rules=(
-        ParamRule(r"^cells\.time\..*(norm|bias|gains)", lr_scale=5.0, weight_decay=0.0),
-        ParamRule(r"^cells\.time\.", lr_scale=5.0),
-        ParamRule(r"(norm|bias|gains|positions|text\.words)", weight_decay=0.0),
+        ParamRule(
+            r"^(motion|cue|naming\.motions)\..*(norm|bias|sharpness|gain)", lr_scale=5.0, weight_decay=0.0
+        ),
+        ParamRule(r"^(motion|cue|naming\.motions)\.", lr_scale=5.0),
+        ParamRule(r"(norm|bias|positions|text\.words)", weight_decay=0.0),
     ),
-    objectives={"naming": naming_loss},
+    objectives={"naming": naming_loss, "phrases_and_motion": phrases_and_motion},
 )

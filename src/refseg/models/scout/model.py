@@ -2,9 +2,9 @@
 
 A picture is read without words up to the first stage (stride 4). From there on every phrase has its own pass: cells
 look at the words after each stage (`backbone.WordFusion`, after LAVT), coarse cells and words meet in a small
-transformer (`pyramid.CellEncoder`), where the frames of a clip also meet, and one query per phrase and frame answers
-with a kernel over the mask features, a box, and whether anything answers to the phrase at all (`decoder`). Masks
-have stride 2: each cell of stride 4 answers for its four quarters.
+transformer (`pyramid.CellEncoder`), and one query per phrase and frame answers with a kernel over the mask features, a
+box, and whether anything answers to the phrase at all (`decoder`). Masks have stride 2: each cell of stride 4 answers
+for its four quarters. The frames of a clip meet before the words, once per clip (`motion.MotionBlock`).
 """
 
 from __future__ import annotations
@@ -18,12 +18,13 @@ from torch.nn import functional
 
 from refseg.encoders.words import ClosedVocabulary
 from refseg.errors import InvalidInput
-from refseg.models.base import ReferringModel, Ruler
+from refseg.models.base import ReferringModel, Ruler, Tower
 from refseg.structures import Clips, Output, Placement, TextFeatures, TextTokens, VisualFeatures
 
 from .backbone import Stage, WordFusion, conv_norm
 from .config import ScoutConfig
 from .decoder import QueryDecoder
+from .motion import MotionBlock, MotionCue
 from .naming import NamingHead
 from .places import CODE_DIM, STRIDES, Places, blank_padding, places
 from .pyramid import CellEncoder, Memory, Pyramid
@@ -45,6 +46,8 @@ class Scout(ReferringModel):
         self.stages = nn.ModuleList(
             Stage(before, after, config.blocks_per_stage) for before, after in pairwise(widths)
         )
+        self.motion = MotionBlock(config.stage_channels[0], config.motion_dim, config.motion_reach)
+        self.cue = MotionCue(config.motion_dim, config.hidden_dim, config.stage_channels[0])
         self.rows = nn.Linear(CODE_DIM, config.stage_channels[0], bias=False)
         self.columns = nn.Linear(CODE_DIM, config.stage_channels[0], bias=False)
         self.fusions = nn.ModuleList(
@@ -66,29 +69,42 @@ class Scout(ReferringModel):
         return TextTokens(*self.vocabulary.encode(phrases))
 
     def encode_visual(self, clips: Clips) -> VisualFeatures:
-        """Fine detail and the first stage, both at stride 4.
+        """Fine detail and the first stage, both at stride 4; of clips also what cells of stride 8 conclude of motion.
 
         Raises:
             InvalidInput: if the canvas is not a multiple of 32 on both sides.
         """
-        pixels = _target_pixels(clips)
-        num_frames = pixels.shape[1]
-        _check_canvas(pixels.shape[-2:])
-        valid = clips.valid.repeat_interleave(num_frames, 0)[:, None].to(pixels.dtype)
-        pixels = (pixels.flatten(0, 1) * valid).contiguous(memory_format=torch.channels_last)
-        valid2 = functional.max_pool2d(valid, 2)
+        return self.see(clips)[0]
+
+    def see(self, clips: Clips) -> tuple[VisualFeatures, Tensor | None]:
+        """What `encode_visual` returns, and what the cells of all frames conclude of motion.
+
+        Shapes:
+            second: [B*T, h*w, D] at stride 8; None for clips of one frame.
+        """
+        num_frames = clips.pixels.shape[1]
+        _check_canvas(clips.pixels.shape[-2:])
+        valid = clips.valid.repeat_interleave(num_frames, 0)[:, None].to(clips.pixels.dtype)
+        pixels = (clips.pixels.flatten(0, 1) * valid).contiguous(memory_format=torch.channels_last)
         fine = functional.relu(self.stem[0](pixels), inplace=True)
-        fine = blank_padding(functional.relu(self.stem[1](fine), inplace=True), valid2)
-        detail = self.detail(functional.pixel_unshuffle(fine, 2))
+        fine = functional.relu(self.stem[1](fine), inplace=True)
+        fine = blank_padding(fine, functional.max_pool2d(valid, 2))
         where = places(valid[:, 0] > 0)[0]
-        stage1 = self.stages[0](fine, where.valid)
+        stage1, motion = self.motion(self.stages[0](fine, where.valid), num_frames)
         stage1 = (
-            stage1
+            blank_padding(stage1, where.valid)
             + self.rows(where.rows).transpose(1, 2)[..., None]
             + self.columns(where.columns).transpose(1, 2)[:, :, None]
         )
-        maps = tuple(level.unflatten(0, (-1, num_frames)) for level in (detail, stage1))
-        return VisualFeatures(maps, clips.valid, clips.content)
+        fine, stage1 = (_of_targets(maps, clips) for maps in (fine, stage1))
+        detail = self.detail(functional.pixel_unshuffle(fine.flatten(0, 1), 2)).unflatten(0, fine.shape[:2])
+        maps = [detail, stage1]
+        if motion is not None:
+            grid = motion.unflatten(1, tuple(side // 8 for side in clips.pixels.shape[-2:])).permute(
+                0, 3, 1, 2
+            )
+            maps.append(_of_targets(grid, clips))
+        return VisualFeatures(tuple(maps), clips.valid, clips.content), motion
 
     def encode_text(self, tokens: TextTokens) -> TextFeatures:
         """Word features and their mean."""
@@ -98,8 +114,10 @@ class Scout(ReferringModel):
     def segment(self, visual: VisualFeatures, text: TextFeatures) -> Output:
         """One candidate query per phrase; masks at stride 2, existence and box per frame."""
         num_frames = visual.maps[0].shape[1]
-        detail, stage1 = (level.flatten(0, 1) for level in visual.maps)
+        detail, stage1 = (level.flatten(0, 1) for level in visual.maps[:2])
         assert text.sentence is not None
+        if len(visual.maps) > 2:
+            stage1 = self.cue.mark(stage1, self.cue(visual.maps[2], text.sentence))
         where = places(visual.valid.repeat_interleave(num_frames, 0))
         tokens, valid, sentence = (
             part.repeat_interleave(num_frames, 0) if num_frames > 1 else part
@@ -107,7 +125,7 @@ class Scout(ReferringModel):
         )
         words = Memory(tokens, valid)
         maps = self.climb(stage1, where, words)
-        memory = self.cells((maps[2], maps[3]), where[2:], words, num_frames)
+        memory = self.cells((maps[2], maps[3]), where[2:], words)
         map8 = self.pyramid.stride8(memory, maps[1], where)
         mask_features = self.pyramid.stride4(map8, maps[0], detail, where)
         return self.decoder(sentence, memory, mask_features, num_frames)
@@ -122,10 +140,29 @@ class Scout(ReferringModel):
                 maps[-1] = self.fusions[index](maps[-1], place, words.tokens, words.valid)
         return maps
 
+    def towers(self) -> tuple[Tower, ...]:
+        """The encoders, for rates that fall with depth."""
+        return (
+            # Words enter at every stage, so that the fusions stand in the tower with them.
+            Tower(
+                "backbone",
+                r"(?=(?:stem|rows|columns|stages|fusions)\.)",
+                (r"(?:stem|rows|columns)\.", r"(?:stages|fusions)\.(\d+)\."),
+            ),
+            Tower("text tower", r"text\.", (r"(?:words|positions)", r"layers\.(\d+)\.")),
+        )
+
     def choose(self, output: Output) -> tuple[Tensor, Tensor | None]:
         """The only query, and the probability that anything answers to the phrase in any frame."""
         query, _ = super().choose(output)
         return query, _existence(output).amax(1)
+
+    @torch.no_grad()
+    def rescale_score(self, temperature: float, bias: float) -> None:
+        """The existence head takes temperature and bias in."""
+        head = self.decoder.existence
+        head.weight.div_(temperature)
+        head.bias.div_(temperature).add_(bias)
 
     def finish(self, output: Output, placements: Sequence[Placement], at: Ruler = "source") -> list[Tensor]:
         """As the default, and empty in frames where nothing answers to the phrase."""
@@ -139,12 +176,13 @@ def _existence(output: Output) -> Tensor:
     return output.class_logits[:, 0, :, 0].sigmoid()
 
 
-def _target_pixels(clips: Clips) -> Tensor:
-    """Pixels [B, T', 3, H, W] of the frames to segment."""
+def _of_targets(maps: Tensor, clips: Clips) -> Tensor:
+    """Maps [B*T, C, h, w] of all frames to those [B, T', C, h, w] of the frames to segment."""
+    maps = maps.unflatten(0, (len(clips.pixels), -1))
     if clips.target_frames is None:
-        return clips.pixels
-    rows = torch.arange(len(clips.pixels), device=clips.pixels.device)[:, None]
-    return clips.pixels[rows, clips.target_frames]
+        return maps
+    rows = torch.arange(len(maps), device=maps.device)[:, None]
+    return maps[rows, clips.target_frames]
 
 
 def _check_canvas(canvas: Sequence[int]) -> None:

@@ -40,6 +40,7 @@ class NamingHead(nn.Module):
         self.mix = nn.Linear(channels, 2 * channels)
         self.nouns = nn.Linear(2 * channels, config.num_nouns + 1)
         self.colours = nn.Linear(2 * channels, config.num_colours + 2)
+        self.motions = nn.Linear(config.motion_dim, config.num_motions + 1)
 
     def forward(self, map8: Tensor) -> tuple[Tensor, Tensor]:
         """Map [N, C, h, w] to noun logits [N, h*w, num_nouns+1] and colour logits [N, h*w, num_colours+2]."""
@@ -61,8 +62,8 @@ def naming_loss(model: ReferringModel, batch: Batch) -> dict[str, Tensor]:
     noun_logits, colour_logits = word_free_names(scout, batch)
     total = mean_count(weights.sum())
     return {
-        "noun": _weighted_entropy(noun_logits, nouns, weights) / total,
-        "colour": COLOUR_WEIGHT * _weighted_entropy(colour_logits, colours, weights) / total,
+        "noun": weighted_entropy(noun_logits, nouns, weights) / total,
+        "colour": COLOUR_WEIGHT * weighted_entropy(colour_logits, colours, weights) / total,
     }
 
 
@@ -73,7 +74,7 @@ def word_free_names(scout: Scout, batch: Batch) -> tuple[Tensor, Tensor]:
     stage1 = visual.maps[1].flatten(0, 1)
     where = places(visual.valid.repeat_interleave(num_frames, 0))
     maps = scout.climb(stage1, where, None)
-    memory = scout.cells((maps[2], maps[3]), where[2:], None, 1)
+    memory = scout.cells((maps[2], maps[3]), where[2:], None)
     return scout.naming(scout.pyramid.stride8(memory, maps[1], where))
 
 
@@ -86,7 +87,14 @@ def cell_labels(things: Sequence[Things], config: ScoutConfig) -> tuple[Tensor, 
 
 def _labels_of_frame(ids: Tensor, clip: Things, config: ScoutConfig) -> tuple[Tensor, Tensor, Tensor]:
     _check_kinds(clip, config)
-    num_things = len(clip.nouns)
+    owner, weights = owners(ids, len(clip.nouns))
+    nouns = torch.cat((clip.nouns.new_zeros(1), clip.nouns + 1))
+    colours = torch.cat((clip.colours.new_zeros(1), clip.colours + 2))
+    return nouns[owner], colours[owner], weights
+
+
+def owners(ids: Tensor, num_things: int) -> tuple[Tensor, Tensor]:
+    """The thing that each cell of an id map [H, W] shows (0 = background), and its weight; 0 is "not asked"."""
     present = functional.one_hot(ids.long(), num_things + 1).permute(2, 0, 1).float()  # [1+N, H, W]
     cover = functional.avg_pool2d(present, STRIDE).flatten(1)  # [1+N, cells]
     most, thing = cover[1:].max(0) if num_things else (cover[0] * 0, cover[0].long() * 0)
@@ -96,9 +104,7 @@ def _labels_of_frame(ids: Tensor, clip: Things, config: ScoutConfig) -> tuple[Te
     counts = torch.bincount(owner[shown], minlength=num_things + 1).clamp(min=1).float()
     counts[0] = empty.sum().clamp(min=1) / BACKGROUND_WEIGHT
     weights = torch.where(shown | empty, 1 / counts[owner], 0.0)
-    nouns = torch.cat((clip.nouns.new_zeros(1), clip.nouns + 1))
-    colours = torch.cat((clip.colours.new_zeros(1), clip.colours + 2))
-    return nouns[owner], colours[owner], weights
+    return owner, weights
 
 
 def _check_kinds(clip: Things, config: ScoutConfig) -> None:
@@ -111,6 +117,7 @@ def _check_kinds(clip: Things, config: ScoutConfig) -> None:
         )
 
 
-def _weighted_entropy(logits: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
+def weighted_entropy(logits: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
+    """Cross-entropy of logits [N, A, K] with labels [N, A], summed with weights [N, A]."""
     entropy = functional.cross_entropy(logits.float().flatten(0, 1), labels.flatten(), reduction="none")
     return (entropy * weights.flatten()).sum()

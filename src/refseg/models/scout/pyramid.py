@@ -12,7 +12,6 @@ from .attention import EncoderLayer
 from .backbone import conv_norm
 from .config import ScoutConfig
 from .places import CODE_DIM, Places, blank_padding
-from .time import TimeMixing
 
 
 @dataclass(slots=True)
@@ -24,7 +23,7 @@ class Memory:
 
 
 class CellEncoder(nn.Module):
-    """Cells of strides 16 and 32 and the words attend to each other, and frames to frames in between."""
+    """Cells of strides 16 and 32 and the words attend to each other."""
 
     def __init__(self, config: ScoutConfig) -> None:
         super().__init__()
@@ -36,36 +35,24 @@ class CellEncoder(nn.Module):
         self.layers = nn.ModuleList(
             EncoderLayer(dim, config.head_dim, config.feed_forward_dim) for _ in range(config.cell_layers)
         )
-        self.time = TimeMixing(dim, config.head_dim)
         self.norm = nn.LayerNorm(dim)
 
-    def forward(
-        self, maps: tuple[Tensor, Tensor], where: tuple[Places, ...], words: Memory | None, num_frames: int
-    ) -> Memory:
-        """Maps of strides 16 and 32 [N, C, h, w] and words [N, L, D] (or none) to the memory of N = P*T pictures."""
+    def forward(self, maps: tuple[Tensor, Tensor], where: tuple[Places, ...], words: Memory | None) -> Memory:
+        """Maps of strides 16 and 32 [N, C, h, w] and words [N, L, D] (or none) to the memory of N pictures."""
         cells = [self._cells(level, *pair) for level, pair in enumerate(zip(maps, where, strict=True))]
         valid = torch.cat([place.valid.flatten(1) > 0 for place in where], dim=1)
-        num_cells = valid.shape[1]
         if words is not None:
             cells.append(self.words(words.tokens))
             valid = torch.cat((valid, words.valid), dim=1)
         tokens = torch.cat(cells, dim=1)
-        for index, layer in enumerate(self.layers):
+        for layer in self.layers:
             tokens = layer(tokens, valid)
-            if index == 0 and num_frames > 1:
-                tokens = self._mix(tokens, valid, num_cells, cells[1].shape[1], num_frames)
         return Memory(self.norm(tokens), valid)
 
     def _cells(self, level: int, maps: Tensor, where: Places) -> Tensor:
         cells = self.inputs[level](maps.permute(0, 2, 3, 1))  # [N, h, w, D]
         cells = cells + self.rows[level](where.rows)[:, :, None]
         return (cells + self.columns[level](where.columns)[:, None]).flatten(1, 2)
-
-    def _mix(self, tokens: Tensor, valid: Tensor, num_cells: int, num_coarse: int, num_frames: int) -> Tensor:
-        cells = tokens[:, :num_cells].unflatten(0, (-1, num_frames))  # [P, T, A, D]
-        cells_valid = valid[:, :num_cells].unflatten(0, (-1, num_frames))
-        mixed = self.time(cells, cells_valid, num_coarse).flatten(0, 1)
-        return torch.cat((mixed, tokens[:, num_cells:]), dim=1)
 
 
 class Pyramid(nn.Module):

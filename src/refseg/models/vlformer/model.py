@@ -20,7 +20,7 @@ from refseg.encoders.resnet import Bottleneck, ResNet
 from refseg.framing import masks_to_source, upsample_to_canvas
 from refseg.layers.position import sine_1d
 from refseg.layers.steps import frames_at_once, row_steps
-from refseg.models.base import ReferringModel, Ruler
+from refseg.models.base import ReferringModel, Ruler, Tower
 from refseg.models.vlformer.config import VLFormerConfig
 from refseg.models.vlformer.decoder import Decoder, Heads, mask_logits
 from refseg.models.vlformer.pixel_decoder import Memory, PixelDecoder, Words
@@ -134,6 +134,13 @@ class VLFormer(ReferringModel):
         """The blocks of the backbone and the layers of the encoder."""
         blocks = [module for module in self.backbone.modules() if isinstance(module, Bottleneck)]
         return [*blocks, *self.pixel_decoder.layers]
+
+    def towers(self) -> tuple[Tower, ...]:
+        """The encoders, for rates that fall with depth."""
+        return (
+            Tower("backbone", r"backbone\.", ResNet.layer_order),
+            Tower("text tower", r"text_tower\.", ClipTextTower.layer_order),
+        )
 
     def extra_state(self) -> dict[str, str]:
         """The tokenizer's file, where it is known."""

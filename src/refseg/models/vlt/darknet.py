@@ -5,6 +5,8 @@ Source: "YOLOv3: An Incremental Improvement" (Redmon & Farhadi, 2018), as VLT us
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from torch import Tensor, nn
 
 from refseg.models.vlt.blocks import ConvNorm, DownConvNorm
@@ -41,6 +43,9 @@ class Stage(nn.Module):
 
 class Darknet(nn.Module):
     """The backbone: 58 convolutions."""
+
+    layer_order: ClassVar[tuple[str, ...]] = (r"stem\.", r"stages\.(\d+)\.", r"extra\.")
+    """The names of its layers from input to output, for rates that fall with depth."""
 
     def __init__(self, width: int) -> None:
         super().__init__()

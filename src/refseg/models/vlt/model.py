@@ -18,7 +18,7 @@ from refseg.encoders.word_vectors import PhraseVectors
 from refseg.errors import InvalidInput
 from refseg.framing import masks_to_source, upsample_to_canvas
 from refseg.layers.steps import frames_at_once, row_steps
-from refseg.models.base import ReferringModel, Ruler
+from refseg.models.base import ReferringModel, Ruler, Tower
 from refseg.models.vlt.blocks import ConvNorm
 from refseg.models.vlt.config import VltConfig
 from refseg.models.vlt.darknet import Darknet
@@ -170,6 +170,10 @@ class Vlt(ReferringModel):
         """Scores at the source, which are thresholded last."""
         pairs = zip(output.mask_logits[:, 0], placements, strict=True)
         return [finished_scores(logits, placement, "source") for logits, placement in pairs]
+
+    def towers(self) -> tuple[Tower, ...]:
+        """The encoders, for rates that fall with depth."""
+        return (Tower("backbone", r"backbone\.", Darknet.layer_order),)
 
     def extra_state(self) -> dict[str, str]:
         """The vectors of all tokens that the model has met in training, or was given to carry."""

@@ -18,7 +18,7 @@ from refseg.encoders.clip_tokens import ClipTokenizer
 from refseg.encoders.tokens import BYTES
 from refseg.errors import InvalidInput
 from refseg.framing import masks_to_source
-from refseg.models.base import ModelConfig, ReferringModel, Ruler, StateDict
+from refseg.models.base import ModelConfig, ReferringModel, Ruler, StateDict, Tower
 from refseg.models.vpd.config import STRIDE, VPDConfig
 from refseg.models.vpd.head import BACKGROUND, OBJECT, Head, resized
 from refseg.models.vpd.offload import take_turns
@@ -105,6 +105,10 @@ class VPD(ReferringModel):
     def recomputed_blocks(self) -> Sequence[nn.Module]:
         """All blocks of the UNet; the published training always computes them again."""
         return self.unet.blocks()
+
+    def towers(self) -> tuple[Tower, ...]:
+        """The encoders, for rates that fall with depth."""
+        return (Tower("UNet", r"unet\.", Unet.layer_order),)
 
     def tokenize(self, phrases: Sequence[str]) -> TextTokens:
         """Ids [P, L] with L the same for all; longer phrases lose their last words.

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from importlib import import_module
 from importlib.util import find_spec
 from types import MethodType
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -64,6 +64,14 @@ class ImageEncoder(nn.Module):
 
 class Unet(nn.Module):
     """The denoising UNet, run once over clean latents."""
+
+    layer_order: ClassVar[tuple[str, ...]] = (
+        r"(?:time_embedding|conv_in)\.",
+        r"down_blocks\.(\d+)\.",
+        r"mid_block\.",
+        r"up_blocks\.(\d+)\.",
+    )
+    """The names of its layers from input to output, for rates that fall with depth."""
 
     def __init__(self, config: VPDConfig) -> None:
         super().__init__()

@@ -1,0 +1,108 @@
+"""A run ends at the first loss or gradient that is no finite number, before it moves a weight, and keeps what led to it."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NoReturn
+
+import torch
+from torch import Tensor
+
+from refseg.errors import InvalidInput
+from refseg.training.evidence import Found, Scene, keep_evidence
+from refseg.training.resume import LAST_NAME, saved_step
+
+if TYPE_CHECKING:
+    from refseg.training.log import Log
+    from refseg.training.state import Training
+
+NORM = "norm"
+"""What the log calls the norm of the whole gradient."""
+
+
+class NotFinite(InvalidInput):
+    """A loss or a gradient that is no finite number; what led to it is kept beside the run."""
+
+
+@dataclass(frozen=True)
+class _Pending:
+    """Numbers of a step that a device has not computed yet."""
+
+    step: int
+    names: tuple[str, ...]
+    values: Tensor  # on its way to main memory
+    ready: torch.cuda.Event
+
+
+class Guard:
+    """Looks at the numbers of every step.
+
+    On a CPU it looks before the weights move. A GPU is not waited for: its numbers are looked at when they have arrived, a
+    step or two later, and always before anything is saved.
+
+    Arguments:
+        may_overflow: in float16 a gradient too large for its type is met by skipping the step, and is no mistake.
+    """
+
+    def __init__(self, scene: Scene, log: Log, *, may_overflow: bool = False) -> None:
+        self._scene, self._log, self._may_overflow = scene, log, may_overflow
+        self._pending: deque[_Pending] = deque()
+
+    def look(self, training: Training, terms: Mapping[str, Tensor], norm: Tensor) -> None:
+        """Notes the numbers of the step under way, and judges those that are known: the mean terms of all processes.
+
+        Raises:
+            NotFinite: if one of them is not finite, on every process alike.
+        """
+        names = (*terms, NORM)
+        values = torch.stack([*(term.detach().float() for term in terms.values()), norm.detach().float()])
+        if values.device.type != "cuda":
+            self._judge(training, training.step + 1, names, values, is_untouched=True)
+            return
+        here = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
+        here.copy_(values, non_blocking=True)
+        ready = torch.cuda.Event()
+        ready.record(torch.cuda.current_stream(values.device))
+        self._pending.append(_Pending(training.step + 1, names, here, ready))
+        self.settle(training, waits=False)
+
+    def settle(self, training: Training, *, waits: bool = True) -> None:
+        """Judges the steps whose numbers have arrived, or with `waits` all that were noted; called before a save.
+
+        Raises:
+            NotFinite: as `look`.
+        """
+        while self._pending and (waits or self._pending[0].ready.query()):
+            first = self._pending.popleft()
+            first.ready.synchronize()
+            self._judge(training, first.step, first.names, first.values, is_untouched=False)
+
+    def _judge(
+        self, training: Training, step: int, names: tuple[str, ...], values: Tensor, *, is_untouched: bool
+    ) -> None:
+        if bool(values.isfinite().all()):
+            return
+        told = dict(zip(names, values.tolist(), strict=True))
+        broken = [name for name, value in told.items() if not math.isfinite(value)]
+        if self._may_overflow and broken == [NORM]:
+            return
+        self._stop(training, step, told, broken, is_untouched=is_untouched)
+
+    def _stop(
+        self, training: Training, step: int, told: dict[str, float], broken: list[str], *, is_untouched: bool
+    ) -> NoReturn:
+        self._log.end_at(step, told)
+        found = Found(step, told, tuple(broken), is_untouched)
+        kept = keep_evidence(self._scene, training, found)
+        folder = self._scene.folder
+        saved = saved_step(folder)
+        sound = (
+            "nothing was saved before: begin again with a lower optimizer.lr, an optimizer.clip_norm, or float32"
+            if saved is None
+            else f"the state of step {saved} is sound: mend the data and go on with --resume, or begin another run with "
+            f"init={folder / LAST_NAME} and a lower optimizer.lr, an optimizer.clip_norm, or float32"
+        )
+        raise NotFinite(f"{broken[0]} became {told[broken[0]]} at step {step}; {kept}; {sound}")

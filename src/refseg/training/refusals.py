@@ -1,0 +1,184 @@
+"""What cannot be trained as asked, told before anything is read, fetched or written; and what is merely doubtful."""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+import os
+import shutil
+from collections.abc import Iterator
+
+import torch
+from torch import nn
+
+from refseg import distributed
+from refseg.errors import InvalidInput, UnknownName
+from refseg.models import catalog
+from refseg.models.base import ReferringModel
+from refseg.training.config import RunConfig
+from refseg.training.engine import is_sharded
+from refseg.training.measure import must_be_a_score
+from refseg.training.room import local_processes, room_on, usable_cores
+from refseg.training.sections import RunSection
+from refseg.training.weighing import held_by
+
+_MOSTLY = 0.5  # trained parameters, as a share of all, from which on training fewer saves much
+_SEE_FRAMES_ALONE = frozenset({"vlt", "lgformer", "vpd"})  # a clip is so many pictures to them
+
+
+def must_be_possible(run: RunConfig, device: torch.device) -> None:
+    """Refuses a run that asks for what its device, its family or its other keys rule out.
+
+    Raises:
+        UnknownName: if there is no such family, variant or objective.
+        InvalidInput: the first thing that is impossible, and what to write instead.
+    """
+    catalog.variant(run.family, run.variant)
+    family = catalog.family(run.family)
+    if run.objective != "phrases" and run.objective not in family.objectives:
+        raise UnknownName(f"objective of {family.name}", run.objective, ["phrases", *family.objectives])
+    for sentence in _impossible(run, device):
+        raise InvalidInput(sentence)
+    if run.objective.startswith("phrases") and run.run.evaluate_examples != 0:
+        must_be_a_score(run.run.best_by)
+
+
+def _impossible(run: RunConfig, device: torch.device) -> Iterator[str]:
+    if run.run.precision == "bfloat16" and _lacks_bfloat16(device):
+        yield (
+            f"run.precision is bfloat16, which {torch.cuda.get_device_name(device)} does not compute in; set "
+            "run.precision=float16, or float32"
+        )
+    if run.run.checkpoint_activations and not names_blocks(run.family):
+        yield (
+            f"run.checkpoint_activations is true, and {run.family} names no blocks that can be computed again; set it to "
+            "false"
+        )
+
+    if run.run.compile and (lacks := _missing_for_compiling(device)):
+        yield f"run.compile is true, and torch.compile needs {lacks} on {device.type}, which is not here; install it, or set run.compile=false"
+
+
+def _missing_for_compiling(device: torch.device) -> str:
+    """What torch.compile would ask for after the first batch was read; empty where all is here."""
+    if device.type == "cuda":
+        return "" if importlib.util.find_spec("triton") else "the package triton"
+    compilers = (os.environ.get("CXX", ""), "g++", "clang++", "cl")
+    return "" if any(shutil.which(name) for name in compilers if name) else "a C++ compiler"
+
+
+def doubts(plan: RunConfig, device: torch.device) -> list[str]:
+    """What a run whose lengths are in steps may do, and probably should not; a sentence each."""
+    return [*_doubts_of_lengths(plan), *_doubts_of_device(plan, device), *_doubts_of_data(plan)]
+
+
+def _doubts_of_lengths(plan: RunConfig) -> Iterator[str]:
+    section, schedule = plan.run, plan.schedule
+    steps = as_steps(section.steps)
+    if as_steps(section.evaluate_every) > steps:
+        yield f"run.evaluate_every {section.evaluate_every} is beyond the {steps} steps; the run is measured at its end only"
+    usual = RunSection.model_fields["save_every"].default
+    if as_steps(section.save_every) > steps and section.save_every != usual:
+        yield f"run.save_every {section.save_every} is beyond the {steps} steps; the run is saved at its end only"
+    late = [drop for drop in schedule.drops if isinstance(drop, int) and drop >= steps]
+    if schedule.kind == "step" and late:
+        yield f"schedule.drops {', '.join(map(str, late))} lie beyond the {steps} steps and never come"
+    if schedule.kind == "step" and not schedule.drops:
+        yield "schedule.kind is step and schedule.drops is empty; the rate stays as it is"
+    if schedule.kind != "step" and schedule.drops:
+        yield f"schedule.drops are for kind step and do nothing in a {schedule.kind} schedule"
+
+
+def _doubts_of_device(plan: RunConfig, device: torch.device) -> Iterator[str]:
+    if plan.run.precision == "float16" and device.type == "cpu":
+        yield "run.precision is float16, which CPUs compute slowly; bfloat16 or float32 is faster on this device"
+    if plan.run.sharding == "full" and distributed.world_size() == 1:
+        yield "run.sharding is full, and one process holds all weights; start several with torchrun to deal them out"
+    cores = usable_cores()
+    if plan.data.workers > cores:
+        yield f"data.workers is {plan.data.workers}, and this process may use {cores} cores; more workers than cores wait for each other"
+
+
+def _doubts_of_data(plan: RunConfig) -> Iterator[str]:
+    frames = max([plan.data.frames, *(one.sample.frames for one in plan.data.each if one.sample is not None)])
+    if frames > 1 and plan.family in _SEE_FRAMES_ALONE:
+        yield (
+            f"{plan.family} sees every frame by itself: clips of {frames} frames cost as much as {frames} pictures and teach "
+            "nothing of motion"
+        )
+
+
+def must_hold(
+    model: nn.Module, optimizer: torch.optim.Optimizer, plan: RunConfig, device: torch.device
+) -> None:
+    """Refuses a run whose gradients and optimizer state alone are larger than what memory is left beside its weights.
+
+    Raises:
+        InvalidInput: with what is needed, what there is, and what makes it smaller.
+    """
+    room = room_on(device)
+    if room is None:
+        return
+    held = held_by(model, optimizer, is_averaged=False).on_each(shards_of(plan))
+    coming = (held.gradients + held.optimizer) * (local_processes() if device.type == "cpu" else 1)
+    if coming <= room.free:
+        return
+    advice = "; ".join(memory_advice(plan, device))
+    raise InvalidInput(
+        f"gradients and the optimizer's state of this run take {coming / 1e9:.1f} GB before any activation, and {room.device} "
+        f"has {room.free / 1e9:.1f} GB free{f' in its {room.limit}' if room.limit else ''}; --anyway tries all the same, or: {advice}"
+    )
+
+
+def memory_advice(plan: RunConfig, device: torch.device, *, trained: float = 1.0) -> list[str]:
+    """What makes a run smaller, the least harmful first.
+
+    Arguments:
+        trained: the share of the parameters that is trained.
+    """
+    section, advice = plan.run, []
+    if not section.checkpoint_activations and names_blocks(plan.family):
+        advice.append(
+            "run.checkpoint_activations=true keeps fewer activations and costs about a third more time"
+        )
+    if section.batch_size > 1:
+        half = section.batch_size // 2
+        advice.append(
+            f"run.batch_size={half} optimizer.accumulate={plan.optimizer.accumulate * math.ceil(section.batch_size / half)} makes the "
+            "same steps of smaller batches"
+        )
+    if section.precision == "float32" and device.type == "cuda":
+        advice.append("run.precision=bfloat16 halves most activations")
+    if plan.run.sharding == "none" and distributed.world_size() > 1:
+        advice.append(
+            f"run.sharding=full deals weights, gradients and optimizer state out over the {distributed.world_size()} processes"
+        )
+    if trained > _MOSTLY:
+        advice.append(
+            "fewer trained parameters need fewer gradients and less optimizer state: low-rank adapters, or optimizer.rules "
+            "that freeze a part"
+        )
+    if section.ema:
+        advice.append("run.ema=0.0 keeps no second copy of the weights")
+    return advice
+
+
+def shards_of(plan: RunConfig) -> int:
+    """Over how many processes the weights are dealt out; 1 = each holds all."""
+    return distributed.world_size() if is_sharded(plan) else 1
+
+
+def names_blocks(family: str) -> bool:
+    """Whether models of a family can compute activations again."""
+    return catalog.family(family).model.recomputed_blocks is not ReferringModel.recomputed_blocks
+
+
+def as_steps(length: int | str) -> int:
+    """A length of a run whose lengths are in steps."""
+    assert isinstance(length, int), "lengths in epochs are resolved before a run begins"
+    return length
+
+
+def _lacks_bfloat16(device: torch.device) -> bool:
+    # Emulated bfloat16 is slower than float32, and memory is all that it would save.
+    return device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False)
