@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -19,6 +19,11 @@ from refseg.evaluation.run import Result, evaluate
 from refseg.metrics.overlap import THRESHOLDS
 from refseg.models.base import Objective, ReferringModel
 from refseg.predictor import Predictor
+
+_AVERAGES = ("running_mean", "running_var")
+
+LOSS = "loss"
+"""The sum of an objective's terms."""
 
 
 @dataclass(frozen=True)
@@ -41,19 +46,19 @@ def measure_phrases(
     Raises:
         InvalidInput: if there is no score of that name.
     """
-    have_equal_buffers(model)
+    share_averages(model)
     result = evaluate(Predictor(model, device=device), examples)
-    found = distributed.shared(distributed.first_alone(lambda: _of_phrases(result, best_by)))
-    assert found is not None, "the first process has told it"
-    return found
+    return _told_to_all(lambda: _of_phrases(result, best_by))
 
 
-def have_equal_buffers(model: ReferringModel) -> None:
-    """Gives the model of every process the buffers of the first one's, which is the one that is saved.
+def share_averages(model: ReferringModel) -> None:
+    """Gives the model of every process the averages of the first one's batch norms, which is the one that is saved.
 
-    Averages that batch norms keep of their inputs differ between processes, where they are not shared.
+    They differ between processes whose norms see the examples of their own process alone.
     """
-    distributed.copy_from_first(list(model.buffers()))
+    distributed.copy_from_first(
+        [buffer for name, buffer in model.named_buffers() if name.endswith(_AVERAGES)]
+    )
 
 
 def _of_phrases(result: Result, best_by: str) -> Measurement:
@@ -90,13 +95,17 @@ def measure_objective(
     *,
     batch_size: int,
     device: torch.device,
+    best_by: str = LOSS,
 ) -> Measurement:
-    """The mean terms of a named objective; the smaller their sum, the better.
+    """The mean terms of a named objective; the quality is minus the sum of them, or minus the one called `best_by`.
 
     Several processes share the batches out and get the same measurement; all ask for it together.
+
+    Raises:
+        InvalidInput: if there is no term of that name.
     """
-    have_equal_buffers(model)
-    model.eval()
+    share_averages(model)
+    model.to(device).eval()
 
     def terms(start: int) -> dict[str, float]:
         numbers = range(start, min(start + batch_size, len(examples)))
@@ -109,4 +118,20 @@ def measure_objective(
     for found in dealt(range(0, len(examples), batch_size), terms, Form(json.dumps, json.loads)):
         for name, term in found.items():
             totals[name] += term
-    return distributed.shared(Measurement(dict(totals), quality=-sum(totals.values())))
+    return _told_to_all(lambda: _of_objective(totals, best_by))
+
+
+def _of_objective(totals: Mapping[str, float], best_by: str) -> Measurement:
+    known = {LOSS: sum(totals.values()), **totals}
+    if best_by not in known:
+        raise InvalidInput(
+            f"run.best_by is {best_by!r}, and a measurement of this objective knows {', '.join(known)}"
+        )
+    return Measurement(known, quality=-known[best_by])
+
+
+def _told_to_all(measure: Callable[[], Measurement]) -> Measurement:
+    """What the first process, which has all results, makes of them."""
+    found = distributed.shared(distributed.first_alone(measure))
+    assert found is not None, "the first process has told it"
+    return found
