@@ -95,7 +95,9 @@ class Heartbeat:
 
     def gone(self) -> list[int]:
         """The processes that left, or are silent, once some of them is known to be gone; empty if all still speak."""
-        for _ in range(DOUBTED + 1):
+        if self.size == 2:
+            return [1 - self.rank]
+        for _ in range(3 * DOUBTED):
             found = [rank for rank, missed in self._missed.items() if missed >= DOUBTED]
             if found:
                 return found
@@ -142,13 +144,13 @@ def _leave(gone: list[int], folder: Path) -> None:
 
 
 def _speaks(gone: list[int]) -> bool:
-    """Whether this process is the first of those that are left."""
-    return distributed.rank() == min(set(range(distributed.world_size())) - set(gone), default=0)
+    """Whether this process is the first of those that are left; each one speaks where it is not known who is."""
+    return not gone or distributed.rank() == min(set(range(distributed.world_size())) - set(gone), default=0)
 
 
 def _sentence(gone: list[int], folder: Path) -> str:
     size = distributed.world_size()
-    which = f"process {' and '.join(map(str, gone))}" if gone else "one"
+    which = f"process {' and '.join(map(str, gone))}" if gone else "another process"
     return f"{which} of {size} was lost (killed, or stopped by a mistake that it told of itself); {_state(folder)}"
 
 
