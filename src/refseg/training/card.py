@@ -138,6 +138,8 @@ def _measured(place: Workplace, path: Path) -> dict[str, Any]:
     with prepare(Request(protocols=names), dataset, weights) as ready:
         protocols = [one for one in ready.protocols if asked != "ours" or one.source == "refseg"]
         result = evaluate(predictor, dataset, protocols=protocols, window=ready.window)
+    if not distributed.is_first():
+        return {}  # the first process has the result of all examples
     record = result_record(result, this_machine(place.device), **ready.facts)
     return model_card.result_facts(result, record, ready.published)
 
