@@ -51,7 +51,8 @@ for number, path in ((0, os.devnull), (1, job["out"]), (2, job["err"])):
     opened = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND)
     os.dup2(opened, number)
     os.close(opened)
-signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGINT, signal.default_int_handler)  # tests may run in the background, which ignores it
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # or under nohup
 os.environ.update(job["environment"])
 sys.argv = ["refseg", *job["arguments"]]
 exec(job["code"])
@@ -81,6 +82,7 @@ class Forked:
 class ForkServer:
     def __enter__(self):
         source = str(Path(__file__).parents[2] / "src")
+        # One thread: sums over threads are added in the order in which they end.
         environment = os.environ | {"PYTHONPATH": source, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
         self.process = subprocess.Popen(
             [sys.executable, "-c", SERVER],
@@ -105,5 +107,6 @@ class ForkServer:
         """Starts `refseg ARGUMENTS`, which prints to files in the folder `told`; `code` runs before it."""
         self.count += 1
         out, err = told / f"out{self.count}.txt", told / f"err{self.count}.txt"
+        out.touch(), err.touch()
         job = {"arguments": [*map(str, arguments)], "out": str(out), "err": str(err), "code": code}
         return Forked(self, self.ask(job | {"environment": environment}), out, err)

@@ -26,6 +26,7 @@ from safetensors.torch import load_file
 
 from refseg.data.published import ALIASES
 from refseg.models import catalog
+from refseg.training.adapters import attach, base_name
 from refseg.training.config import packaged_recipes, read_recipe, run_from_values
 from refseg.training.loop import train
 from refseg.training.optimizer import parameter_groups
@@ -53,9 +54,13 @@ PIXELS = ("short", "longest", "least", "most")  # keys of steps that are sizes i
 STEPS = 3
 
 
+OWN = "/fine-tune"
+"""How the names of recipes for pictures of one's own end, which are no published experiments."""
+
+
 def packaged(family):
-    """The names of a family's recipes."""
-    names = [name for name in packaged_recipes() if name.split("/")[0] == family]
+    """The names of a family's recipes, without that for pictures of one's own."""
+    names = [name for name in packaged_recipes() if name.split("/")[0] == family and not name.endswith(OWN)]
     assert names, f"refseg/recipes/{family} holds no recipe"
     return names
 
@@ -156,9 +161,14 @@ def _first_weights(run):
     side = catalog.variant(run.family, run.variant).frame.size
     seed_all(run.seed)
     model, _ = first_model(run, open_training_data(run, side).vocabulary)
-    parameter_groups(model, catalog.family(run.family).param_rules, run.optimizer)
     before = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
-    return before, {name: parameter.requires_grad for name, parameter in model.named_parameters()}
+    if run.adapters.patterns:
+        attach(model.train(), run.adapters)
+    parameter_groups(model, catalog.family(run.family).param_rules, run.optimizer)
+    trained = {}
+    for name, parameter in model.named_parameters():  # a weight whose adapter learns moves
+        trained[base_name(name)] = trained.get(base_name(name), False) or parameter.requires_grad
+    return before, trained
 
 
 def _weights_have_moved(before, after, trained, unmoved):

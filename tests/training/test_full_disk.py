@@ -8,7 +8,6 @@ from refseg.checkpoints import native
 from refseg.errors import InvalidInput
 from refseg.training import resume
 from refseg.training.resume import STATE_NAME, save_state, saved_step
-from training.forks import ForkServer
 from training.test_kill import logged, must_be_equal, train
 
 RECIPE = """
@@ -67,12 +66,6 @@ else:
 """
 
 
-@pytest.fixture(scope="module")
-def server():
-    with ForkServer() as server:
-        yield server
-
-
 @pytest.fixture
 def disk(tmp_path):
     """A small disk of its own."""
@@ -90,7 +83,7 @@ def disk(tmp_path):
 def filled(server, disk, moment, step=0, room=0):
     """The sentence with which a run ends that finds the disk full."""
     code = FILLING.format(moment=moment, step=step, room=room)
-    ended, out, err = train(server, disk / "run", code=code, DISK=str(disk)).end()
+    ended, out, err = train(server, disk / "run", code=code, told=disk.parent, DISK=str(disk)).end()
     assert ended == 2, err
     assert out == ""
     assert "Traceback" not in err

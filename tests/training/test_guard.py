@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
+from refseg.training import guard as guards
 from refseg.training import loop
 from refseg.training.config import run_from_values
 from refseg.training.feed import batches
@@ -157,6 +158,48 @@ def test_weights_that_left_all_bounds_are_told_at_their_step(tmp_path):
     run = run_of(optimizer={"lr": 1e30, "clip_norm": 0.0})
     with pytest.raises(NotFinite, match=r"became (nan|inf|-inf) at step [23]; its inputs are in"):
         loop.train(run, tmp_path, device=CPU, is_quiet=True)
+
+
+class Late:
+    """An event of a GPU that is two steps behind."""
+
+    def __init__(self, asked):
+        self.asked = asked
+
+    def query(self):
+        self.asked -= 1
+        return self.asked < 0
+
+    def synchronize(self):
+        pass
+
+
+def test_numbers_that_arrive_late_name_their_step_and_weights_that_moved_on_are_not_computed_again(
+    spoiled, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(guards, "_is_at_hand", lambda values: False)
+    monkeypatch.setattr(guards, "_sent", lambda values: (values, Late(1)))
+    run = run_of()
+    spoiled(batch_of(run, 0))
+    with pytest.raises(
+        NotFinite,
+        match=r"dice became nan at step 1; its inputs are in [^;(]*bad-step-000001; nothing was saved",
+    ):
+        loop.train(run, tmp_path, device=CPU, is_quiet=True)
+    summary = json.loads((tmp_path / "bad-step-000001" / "step.json").read_text())
+    assert summary["batches"][0]["terms"] is None
+    assert [example["position"] for example in summary["batches"][1]["examples"]] == [2, 3]
+
+
+def test_numbers_still_on_their_way_are_waited_for_before_a_save(spoiled, tmp_path, monkeypatch):
+    monkeypatch.setattr(guards, "_is_at_hand", lambda values: False)
+    monkeypatch.setattr(guards, "_sent", lambda values: (values, Late(1000)))
+    run = run_of()
+    spoiled(batch_of(run, 2))  # of step 2, after which the run saves
+    with pytest.raises(NotFinite, match="dice became nan at step 2"):
+        loop.train(run, tmp_path, device=CPU, is_quiet=True)
+    assert not (tmp_path / "state.pt").exists()
+    assert [json.loads(line)["step"] for line in (tmp_path / "log.jsonl").read_text().splitlines()] == [1, 2]
 
 
 def test_a_gradient_too_large_for_float16_stops_nothing():

@@ -9,7 +9,7 @@ import time
 import pytest
 import torch
 
-from training.forks import ForkServer
+from training.recipes import made_data
 
 NUM_KILLS = 16
 STEPS = 48
@@ -36,44 +36,57 @@ ema = 0.7
 evaluate_every = 3
 evaluate_examples = 4
 save_every = 2
+keep_best = 2
+patience = 40
 log_every = 1
+final_protocols = "none"
 """
-# Dropout and measurements whose best step is not the first: clips, phrases, two sets in turn.
+# Dropout, clips, and two sets that are dealt out by shares.
 CLIPS = """
 family = "referformer"
 variant = "debug"
 model = {frame = {size = 64}}
 seed = 5
 [data]
-frames = 2
-phrases = 1
-sets = [{name = "%(data)s", share = 1}, {name = "%(other)s", share = 2}]
-evaluate_name = "%(data)s"
+evaluate_name = "FOLDER/one/made.jsonl"
 evaluate_split = "train"
+[[data.sets]]
+name = "FOLDER/one/made.jsonl"
+share = 1
+sample = {rule = "drawn", frames = 2}
+[[data.sets]]
+name = "FOLDER/two/made.jsonl"
+share = 2
+sample = {rule = "drawn", frames = 2}
 [optimizer]
 lr = 1e-3
 clip_norm = 0.1
+accumulate = 2
 [run]
-steps = 12
+steps = 8
 batch_size = 1
 evaluate_every = 4
 evaluate_examples = 2
 save_every = 2
 log_every = 1
+final_protocols = "none"
 """
 
 
-@pytest.fixture(scope="module")
-def server():
-    with ForkServer() as server:
-        yield server
-
-
-def train(server, folder, *arguments, **more):
+def train(server, folder, *arguments, told=None, **more):
     goes_on = ["--resume"] if (folder / "run.toml").exists() else ["--force"]
     recipe = folder.parent / "recipe.toml"
     return server.start(
-        "train", recipe, "--out", folder, "--device", "cpu", *goes_on, *arguments, told=folder.parent, **more
+        "train",
+        recipe,
+        "--out",
+        folder,
+        "--device",
+        "cpu",
+        *goes_on,
+        *arguments,
+        told=told or folder.parent,
+        **more,
     )
 
 
@@ -96,7 +109,7 @@ def logged(folder):
 
 
 def must_be_equal(folder, other):
-    for name in ("last.safetensors", "best.safetensors", "run.toml"):
+    for name in ("run.toml", *(path.name for path in other.glob("*.safetensors"))):
         assert (folder / name).read_bytes() == (other / name).read_bytes(), name
     assert logged(folder) == logged(other)
     must_be_same_state(*(torch.load(place / "state.pt", weights_only=True) for place in (folder, other)))
@@ -157,6 +170,25 @@ def kill_when(run, folder, is_now, patience=60):
     return was_running
 
 
+@pytest.mark.slow
+def test_dropout_and_several_sets_go_on_exactly_after_kills(tmp_path, server):
+    for name in ("one", "two"):
+        made_data(tmp_path / name, frames=4, height=40, width=48)
+    whole = uninterrupted(server, tmp_path / "whole" / "run", CLIPS.replace("FOLDER", str(tmp_path)))
+    folder = tmp_path / "killed" / "run"
+    folder.mkdir(parents=True)
+    (folder.parent / "recipe.toml").write_text(CLIPS.replace("FOLDER", str(tmp_path)))
+    for step in (1, 3, 4, 5, 7):
+        run = train(server, folder)
+
+        def is_there(at, step=step):
+            return max((line["step"] for line in logged(at)), default=0) >= step
+
+        assert kill_when(run, folder, is_there)
+    assert train(server, folder).end()[0] == 0
+    must_be_equal(folder, whole)
+
+
 @pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_a_run_killed_at_random_moments_ends_as_if_it_had_not_been(tmp_path, server, seed):
     draws = random.Random(seed)
@@ -178,10 +210,8 @@ def test_a_run_killed_at_random_moments_ends_as_if_it_had_not_been(tmp_path, ser
         assert any(kind in line.partition("half written")[2] for line in told), "\n".join(told)
     code, _, err = train(server, folder, "data.workers=0").end()
     assert code == 0, err
-    best = torch.load(whole / "state.pt", weights_only=True)["best_step"]
-    assert best not in (None, 3), (
-        "the best checkpoint must have been replaced, or its replacement is untested"
-    )
+    (_, best), *_ = torch.load(whole / "state.pt", weights_only=True)["kept"]["ranking"]
+    assert best > 3, "the best checkpoint must have been replaced, or its replacement is untested"
     must_be_equal_but_workers(folder, whole)
 
 

@@ -127,7 +127,7 @@ def test_memory_is_what_is_held_and_the_rest_of_the_peak(planned):
 def test_workers_come_on_top_of_the_process_itself(planned):
     plan = planned(workers_bytes=GB)
     assert plan.memory.peak == 3 * GB
-    assert "workers, beside what they share          1.00 GB" in report(plan)
+    assert re.search(r"workers, beside what they share +1\.00 GB", report(plan))
 
 
 def test_memory_that_does_not_suffice_is_told_with_advice(planned):

@@ -54,7 +54,7 @@ def test_a_run_leaves_its_recipe_its_log_its_state_and_checkpoints(named):
     steps = [json.loads(line) for line in (named / "log.jsonl").read_text().splitlines()]
     assert [line["step"] for line in steps] == [1, 2, 2]
     assert set(steps[0]) == {"step", "lr", "seconds", "waiting", "loss", "noun", "colour", "norm"}
-    assert set(steps[2]["evaluation"]) == {"noun", "colour"}
+    assert set(steps[2]["evaluation"]) == {"loss", "noun", "colour"}
 
 
 def test_the_checkpoint_says_how_it_was_made(named):

@@ -27,7 +27,7 @@ from refseg.checkpoints.tensor_file import (
     write_one_by_one,
 )
 from refseg.errors import CheckpointMismatch, InvalidInput
-from refseg.files import durable_file
+from refseg.files import durable_file, reason
 from refseg.models import catalog
 from refseg.models.base import ReferringModel
 
@@ -279,7 +279,7 @@ def written_whole(path: Path) -> Iterator[Path]:
             yield part
             part.chmod(mode)
     except (OSError, SafetensorError) as error:
-        raise InvalidInput(f"cannot write {path}: {error}") from error
+        raise InvalidInput(f"cannot write {path}: {reason(error)}") from error
 
 
 def _as_stored(state: Mapping[str, Tensor], dtype: torch.dtype | None) -> dict[str, Tensor]:

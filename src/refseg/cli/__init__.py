@@ -33,6 +33,7 @@ _VERBS = (
     "submission",
     "models",
     "convert",
+    "merge",
     "vectors",
     "bench",
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Callable
 from functools import partial
@@ -49,6 +50,10 @@ def train(
     show_list: Annotated[bool, typer.Option("--list", help="Name the packaged recipes and leave.")] = False,
 ) -> None:
     """Train a model as a recipe says; Ctrl-C saves the state, --resume goes on from it, --plan tells what it takes."""
+    if (
+        "WORLD_SIZE" in os.environ
+    ):  # torch, not imported yet, would warn once a process that no parameter is left unused
+        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     from refseg.errors import InvalidInput
     from refseg.training.config import find_recipe, packaged_recipes, read_recipe
 

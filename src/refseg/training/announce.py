@@ -12,6 +12,7 @@ from refseg.data.catalog import PhraseDataset
 from refseg.data.leakage import shared_pictures
 from refseg.files import write_durable_text
 from refseg.training.config import RunConfig
+from refseg.training.depths import told as layers_told
 from refseg.training.log import Log
 from refseg.training.refusals import doubts
 from refseg.training.resume import LEAKAGE_NAME
@@ -52,6 +53,8 @@ def announce(
     batch = run.run.batch_size * run.optimizer.accumulate * distributed.world_size()
     log.say(f"{run.family} {run.variant}: {total:.2f} M parameters, {trained:.2f} M trained, {origin}")
     log.say(f"data {named(run).replace(',', '')}: {many}, {batch} a step, {run.data.workers} workers")
+    for line in layers_told(training.model, run.optimizer.layer_decay):
+        log.say(line)
     log.say(f"{run.run.steps} steps on {device} in {run.run.precision}")
     for doubt in doubts(run, device):
         log.say(f"note: {doubt}")

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 from torch import distributed as dist
 
@@ -105,7 +106,7 @@ class Heartbeat:
         while not self._ended.wait(BEAT_SECONDS):
             count += 1
             try:
-                store = store or dist.TCPStore(host, port, is_master=False, timeout=_PATIENCE)
+                store = store or dist.TCPStore(host, port, is_master=False, timeout=_PATIENCE)  # type: ignore[attr-defined]
                 store.set(_key(self.rank), str(count))
                 self._listen(store)
             except RuntimeError:  # the store is where the first process was, or its launcher
@@ -117,7 +118,7 @@ class Heartbeat:
             if store is not None:
                 store.set(_key(self.rank), _LEFT)
 
-    def _listen(self, store: dist.Store) -> None:
+    def _listen(self, store: Any) -> None:
         for rank in range(self.size):
             if rank == self.rank:
                 continue

@@ -208,12 +208,34 @@ def _lay_over(values: dict[str, Any], override: str) -> None:
     parts = key.strip().split(".")
     if not equals or not all(parts):
         raise InvalidInput(f"{override!r} is no override; write section.key=value, such as run.steps=100")
-    try:
-        value = tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
-        value = text.strip()  # a bare word is a text, so that the shell's quotes need no second pair
+    place: Any = values
     for part in parts[:-1]:
-        values = values.setdefault(part, {})
-        if not isinstance(values, dict):
+        place = _entry(place, part, override) if isinstance(place, list) else place.setdefault(part, {})
+        if not isinstance(place, dict | list):
             raise InvalidInput(f"override {override!r}: {part!r} is a value, not a section")
-    values[parts[-1]] = value
+    if isinstance(place, list):
+        _entry(place, parts[-1], override)
+        place[int(parts[-1])] = _value(text, override)
+    else:
+        place[parts[-1]] = _value(text, override)
+
+
+def _value(text: str, override: str) -> Any:
+    """What an override sets: TOML, or a bare word, which is a text, so that the shell's quotes need no second pair."""
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError as error:
+        if text.strip()[:1] in ("[", "{"):
+            raise InvalidInput(
+                f"override {override!r} is not TOML ({error}); texts inside brackets stand in quotes, as in "
+                "optimizer.freeze='[\"^backbone\"]'"
+            ) from error
+        return text.strip()
+
+
+def _entry(entries: list[Any], number: str, override: str) -> Any:
+    if not number.isdecimal() or int(number) >= len(entries):
+        raise InvalidInput(
+            f"override {override!r}: {number!r} is no entry of the list, which has {len(entries)}, numbered from 0"
+        )
+    return entries[int(number)]

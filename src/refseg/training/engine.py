@@ -159,6 +159,8 @@ def _accelerator(model: ReferringModel, run: RunConfig, device: torch.device) ->
     ways = DistributedDataParallelKwargs(find_unused_parameters=True, broadcast_buffers=False)
     # Torch deprecates the second one, which accelerate still calls by its old name.
     warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
+    # Torch warns of blocks that return views, which no family changes in place while it learns.
+    warnings.filterwarnings("ignore", "FSDP2-wrapped module", UserWarning)
     plugin = _sharding(model) if is_sharded(run) else None
     accelerator = Accelerator(
         cpu=device.type == "cpu",

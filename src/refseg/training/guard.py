@@ -59,13 +59,10 @@ class Guard:
         """
         names = (*terms, NORM)
         values = torch.stack([*(term.detach().float() for term in terms.values()), norm.detach().float()])
-        if values.device.type != "cuda":
+        if _is_at_hand(values):
             self._judge(training, training.step + 1, names, values, is_untouched=True)
             return
-        here = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
-        here.copy_(values, non_blocking=True)
-        ready = torch.cuda.Event()
-        ready.record(torch.cuda.current_stream(values.device))
+        here, ready = _sent(values)
         self._pending.append(_Pending(training.step + 1, names, here, ready))
         self.settle(training, waits=False)
 
@@ -106,3 +103,17 @@ class Guard:
             f"init={folder / LAST_NAME} and a lower optimizer.lr, an optimizer.clip_norm, or float32"
         )
         raise NotFinite(f"{broken[0]} became {told[broken[0]]} at step {step}; {kept}; {sound}")
+
+
+def _is_at_hand(values: Tensor) -> bool:
+    """Whether reading the values makes nobody wait."""
+    return values.device.type != "cuda"
+
+
+def _sent(values: Tensor) -> tuple[Tensor, torch.cuda.Event]:
+    """A place in main memory for values that a GPU has yet to compute, and what tells when they are there."""
+    here = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
+    here.copy_(values, non_blocking=True)
+    ready = torch.cuda.Event()
+    ready.record(torch.cuda.current_stream(values.device))
+    return here, ready

@@ -85,10 +85,11 @@ class Interruption:
             self._sentence = None
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        self.number = number
+        is_first, self.number = self.number == 0, number
         if self._sentence is not None:
             sentence, self._sentence = self._sentence, None
             raise Interrupted(number, sentence)
+        _tell(_FIRST, self._speaks and is_first)
 
 
 def _leave_at_second(heard: int, speaks: bool) -> None:
@@ -100,7 +101,6 @@ def _leave_at_second(heard: int, speaks: bool) -> None:
             continue  # such as the end of a process that prepares data
         if not first:
             first = now
-            _tell(_FIRST, speaks)
         elif now - first > SAME_REQUEST_SECONDS:
             _tell(_SECOND, speaks)
             os._exit(128 + number)

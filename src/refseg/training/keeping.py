@@ -7,10 +7,12 @@ import signal
 from refseg import distributed
 from refseg.data.catalog import PhraseDataset
 from refseg.models.base import ReferringModel
+from refseg.training.config import RunConfig
 from refseg.training.interruption import Interrupted, Interruption
-from refseg.training.measure import Measurement, measure_objective, measure_phrases
+from refseg.training.measure import LOSS, Measurement, measure_objective, measure_phrases
 from refseg.training.optimizer import train_mode
 from refseg.training.saving import keep
+from refseg.training.sections import DEFAULT_SCORE
 from refseg.training.state import Training, Workplace, steps_of
 
 
@@ -87,7 +89,10 @@ def _measured(training: Training, place: Workplace) -> Measurement | None:
     if place.held_out is None:
         return None
     with training.result() as model:
-        found = _measurement(model, place, place.held_out) if distributed.is_first() else None
+        if not distributed.is_first():
+            return None
+        with distributed.apart():
+            found = _measurement(model, place, place.held_out)
     train_mode(training.model)
     return found
 
@@ -97,5 +102,15 @@ def _measurement(model: ReferringModel, place: Workplace, held_out: PhraseDatase
     if run.objective.startswith("phrases"):
         return measure_phrases(model, held_out, device=place.device, best_by=run.run.best_by)
     return measure_objective(
-        model, held_out, place.objective, batch_size=run.run.batch_size, device=place.device
+        model,
+        held_out,
+        place.objective,
+        batch_size=run.run.batch_size,
+        device=place.device,
+        best_by=_term(run),
     )
+
+
+def _term(run: RunConfig) -> str:
+    """What an objective is best by: where the recipe leaves the score of phrases, all its terms together."""
+    return LOSS if run.run.best_by == DEFAULT_SCORE else run.run.best_by

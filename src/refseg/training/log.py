@@ -17,6 +17,7 @@ from torch import Tensor
 
 from refseg.errors import InvalidInput
 from refseg.files import reason, write_durable_text
+from refseg.training.board import Board
 from refseg.training.watch import Watch
 
 LOG_NAME = "log.jsonl"
@@ -49,6 +50,7 @@ class Log:
         self._path = folder / LOG_NAME if is_kept else Path(os.devnull)
         self._file = self._path.open("a", encoding="utf-8")
         self._pending: list[tuple[dict[str, Any], list[str], Tensor]] = []
+        self.board: Board | None = None  # that shows the same numbers
 
     def step(self, step: int, terms: Mapping[str, Tensor], facts: Mapping[str, float]) -> None:
         """Notes one step: its loss terms (tensors without gradient) and plain facts about it."""
@@ -113,10 +115,14 @@ class Log:
     def close(self) -> None:
         """Ends the file."""
         self._file.close()
+        if self.board is not None:
+            self.board.close()
 
     def _write(self, line: Mapping[str, Any]) -> None:
         with self._told():
             self._file.write(json.dumps({name: _short(value) for name, value in line.items()}) + "\n")
+        if self.board is not None:
+            self.board.write(line)
 
     def _flush(self) -> None:
         with self._told():

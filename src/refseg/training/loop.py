@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor
 from refseg import distributed
 from refseg.models import catalog
 from refseg.training.announce import announce, tell_leakage
+from refseg.training.board import board_of
 from refseg.training.card import finish_with_card
 from refseg.training.config import RunConfig
 from refseg.training.engine import must_agree
@@ -26,9 +28,10 @@ from refseg.training.optimizer import schedule_ratio, set_learning_rate
 from refseg.training.refusals import must_hold
 from refseg.training.regroup import load_state, regrouped
 from refseg.training.resume import LAST_NAME
-from refseg.training.saving import mend
+from refseg.training.saving import mend, must_have_room
 from refseg.training.sources import SCENES, Sources, as_sources, open_evaluation_data, open_training_data
 from refseg.training.state import Training, Workplace, begin_or_go_on, steps_of
+from refseg.training.summary import tell_summary, told_if_stopped
 
 Terms = dict[str, Tensor]
 
@@ -53,6 +56,7 @@ def train(
     distributed.first_alone(lambda: must_agree(run))
     family = catalog.family(run.family)
     state = load_state(folder, run)
+    distributed.first_alone(partial(regrouped, run, state))  # a refusal is said once
     run, regrouping = regrouped(run, state)
     side = catalog.variant(run.family, run.variant).frame.size
     examples, plan = open_data(run, side)
@@ -79,6 +83,7 @@ def train(
         may_overflow=run.run.precision == "float16",
         workers=run.data.workers,
     )
+    log.board = board_of(folder, training.step, is_wanted=run.run.tensorboard and distributed.is_first())
     tell_leakage(log, examples, held_out, folder)
     announce(log, plan, training, origin=origin, num_examples=len(examples), device=device)
     if regrouping:
@@ -89,14 +94,17 @@ def train(
     scene = Scene(plan, folder, device, objective, examples, training.model.config.frame)
     guard = Guard(scene, log, may_overflow=run.run.precision == "float16")
     place = Workplace(plan, folder, device, objective, held_out, log, guard)
+    distributed.first_alone(lambda: must_have_room(training, place))
     mend(training, place)
-    with Interruption(speaks=distributed.is_first() and not is_quiet) as interruption:
+    with (
+        Interruption(speaks=distributed.is_first() and not is_quiet) as interruption,
+        told_if_stopped(training, place),
+    ):
         measure_what_is_owed(training, place, interruption)
         while goes_on(training, place):
             _one_step(training, feed, place)
             tell_and_keep(training, place, interruption)
-    if training.skipped:
-        log.say(f"{training.skipped} examples were skipped; log.jsonl counts them by step")
+    tell_summary(training, place)
     for line in feed.tally.summary():
         log.say(line)
     finish_with_card(place, examples)

@@ -17,6 +17,9 @@ from refseg.metrics.overlap import THRESHOLDS
 from refseg.models.base import Objective, ReferringModel
 from refseg.predictor import Predictor
 
+LOSS = "loss"
+"""The sum of an objective's terms."""
+
 
 @dataclass(frozen=True)
 class Measurement:
@@ -70,8 +73,13 @@ def measure_objective(
     *,
     batch_size: int,
     device: torch.device,
+    best_by: str = LOSS,
 ) -> Measurement:
-    """The mean terms of a named objective; the smaller their sum, the better."""
+    """The mean terms of a named objective; the quality is minus the sum of them, or minus the one called `best_by`.
+
+    Raises:
+        InvalidInput: if there is no term of that name.
+    """
     model.eval()
     totals: dict[str, float] = defaultdict(float)
     for start in range(0, len(examples), batch_size):
@@ -79,4 +87,9 @@ def measure_objective(
         batch = collate([examples[index] for index in numbers], model.config.frame)
         for name, term in objective(model, batch.to(device)).items():
             totals[name] += float(term) * len(numbers) / len(examples)
-    return Measurement(dict(totals), quality=-sum(totals.values()))
+    known = {LOSS: sum(totals.values()), **totals}
+    if best_by not in known:
+        raise InvalidInput(
+            f"run.best_by is {best_by!r}, and a measurement of this objective knows {', '.join(known)}"
+        )
+    return Measurement(known, quality=-known[best_by])

@@ -124,7 +124,7 @@ def rehearse_here(plan: RunConfig, folder: Path, device: torch.device) -> Rehear
         evaluation_seconds=_evaluation_seconds(plan, last, device),
         start_bytes=start,
         peak_bytes=peak,
-        workers_bytes=workers[0],
+        workers_bytes=workers[0] if plan.data.workers else 0,
         device_peak_bytes=on_gpu,
         state_bytes=(folder / "first" / STATE_NAME).stat().st_size,
         checkpoint_bytes=last.stat().st_size,

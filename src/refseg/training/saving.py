@@ -7,17 +7,25 @@ round, checkpoints could be newer than the state, and tell of steps that the run
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from dataclasses import dataclass
 from functools import partial
+from typing import Any
+
+import torch
 
 from refseg import distributed
 from refseg.checkpoints import native
+from refseg.errors import InvalidInput
 from refseg.models.base import ReferringModel
 from refseg.training.adapter_file import ADAPTERS_NAME, save_adapters
 from refseg.training.adapters import as_stored
 from refseg.training.announce import named
 from refseg.training.best import drop_others, has_best, save_best
+from refseg.training.config import RunConfig
 from refseg.training.objective import PRECISIONS
-from refseg.training.resume import LAST_NAME, is_of_step, save_state
+from refseg.training.resume import LAST_NAME, STATE_NAME, is_of_step, own_files, save_state
+from refseg.training.room import free_disk
 from refseg.training.state import Training, Workplace
 
 
@@ -61,6 +69,61 @@ def mend(training: Training, place: Workplace) -> None:
             drop_others(training, place)
 
         distributed.first_alone(write)
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Bytes that a run writes."""
+
+    state: int
+    checkpoint: int
+
+
+def sizes(training: Training, run: RunConfig) -> Sizes:
+    """What the state and one checkpoint will take, headers left out."""
+    weights = _bytes(training.model.state_dict().values())
+    average = 0 if training.average is None else _bytes(training.average.model.state_dict().values())
+    held = _bytes(value for values in training.optimizer.state.values() for value in values.values())
+    trained = _bytes(p for group in training.optimizer.param_groups for p in group["params"])
+    moments = held or 2 * trained  # before the first step, those of Adam
+    share = PRECISIONS[run.run.weights].itemsize / torch.float32.itemsize
+    return Sizes(weights + average + moments, int(weights * share))
+
+
+def must_have_room(training: Training, place: Workplace) -> None:
+    """Looks, before the first step, whether the disk has room for what the run will save.
+
+    A file is whole before it takes the place of the one before, so the largest one is there twice for a moment. Too
+    little for a single save is refused; too little for all that may be kept is said.
+
+    Raises:
+        InvalidInput: naming what is free and what is needed.
+    """
+    found, folder = sizes(training, place.run), place.folder
+    there = [folder / name for name in (STATE_NAME, LAST_NAME) if (folder / name).exists()]
+    once = max(found.state, found.checkpoint) if len(there) == 2 else found.state + found.checkpoint
+    settings = place.run.run
+    kept = 0 if settings.evaluate_examples == 0 else settings.keep_best
+    every = 2 * found.state + (2 + kept) * found.checkpoint
+    free = free_disk(folder)
+    if free < once:
+        raise InvalidInput(
+            f"{folder} has room for {_told(free)}, and saving this run takes {_told(once)}; make room, or give another folder "
+            "with --out"
+        )
+    missing = every - sum(path.stat().st_size for path in own_files(folder)) - free
+    if missing > 0:
+        place.log.say(
+            f"note: {folder} has room for {_told(free)}; {_told(missing)} more may be needed before the run ends"
+        )
+
+
+def _bytes(tensors: Iterable[Any]) -> int:
+    return sum(t.numel() * t.element_size() for t in tensors if isinstance(t, torch.Tensor))
+
+
+def _told(count: int) -> str:
+    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"
 
 
 def _save_checkpoint(training: Training, model: ReferringModel, place: Workplace, name: str) -> None:

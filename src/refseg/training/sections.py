@@ -26,6 +26,7 @@ def _compiled(pattern: str) -> str:
     return pattern
 
 
+DEFAULT_SCORE = "mIoU"
 Pattern = Annotated[str, AfterValidator(_compiled)]
 Change = bool | int | float | str | list[int] | list[float] | list[str] | dict[str, Any]
 
@@ -221,7 +222,7 @@ class RunSection(Section):
     evaluate_every: LengthOrNone = 0  # 0 = only at the end
     evaluate_examples: Count | Literal["all"] = 100  # 0 = never evaluate
     best_by: str = (
-        "mIoU"  # the score by which the best checkpoint is chosen; of an objective, its loss or a term
+        DEFAULT_SCORE  # the score by which the best checkpoint is chosen; of an objective, its loss or a term
     )
     keep_best: Positive = 1  # best checkpoints that are kept
     patience: Count = 0  # measurements without a gain after which the run ends; 0 = it never ends early
