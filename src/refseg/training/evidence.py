@@ -120,7 +120,8 @@ def _computed_again(scene: Scene, training: Training, shown: Sequence[_Shown]) -
     named = {name: p for name, p in training.model.named_parameters() if p.requires_grad}
     verdicts = []
     for one in shown:
-        terms = scene.objective(training.model, one.batch.to(scene.device))
+        with distributed.apart():  # others may have nothing to look into
+            terms = scene.objective(training.model, one.batch.to(scene.device))
         loss = torch.stack([term.float() for term in terms.values()]).sum()
         found = torch.autograd.grad(loss, list(named.values()), allow_unused=True)
         broken = [
