@@ -83,7 +83,7 @@ def test_compiling_without_a_compiler_is_refused(monkeypatch):
     ("run", "said"),
     [
         (run_of(run={"evaluate_every": 11}), "run.evaluate_every 11 is beyond the 10 steps"),
-        (run_of(run={"save_every": 11}), "run.save_every 11 is beyond the 10 steps"),
+        (run_of(run={"steps": 900, "save_every": 901}), "run.save_every 901 is beyond the 900 steps"),
         (
             run_of(schedule={"kind": "step", "drops": [5, 20, 30]}),
             "schedule.drops 20, 30 lie beyond the 10 steps",
@@ -101,8 +101,8 @@ def test_what_is_doubtful_is_one_sentence(run, said):
     assert said in sentence
 
 
-def test_the_usual_number_of_steps_between_saves_is_no_news_in_a_short_run():
-    assert doubts(run_of(run={"save_every": 500}), CPU) == []
+def test_saves_beyond_the_end_of_a_short_run_are_no_news():
+    assert doubts(run_of(run={"steps": 499, "save_every": 500}), CPU) == []
 
 
 @pytest.fixture(scope="module")

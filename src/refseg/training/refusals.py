@@ -78,7 +78,7 @@ def _doubts_of_lengths(plan: RunConfig) -> Iterator[str]:
     if as_steps(section.evaluate_every) > steps:
         yield f"run.evaluate_every {section.evaluate_every} is beyond the {steps} steps; the run is measured at its end only"
     usual = RunSection.model_fields["save_every"].default
-    if as_steps(section.save_every) > steps and section.save_every != usual:
+    if as_steps(section.save_every) > steps >= usual:  # a shorter run loses little when it is killed
         yield f"run.save_every {section.save_every} is beyond the {steps} steps; the run is saved at its end only"
     late = [drop for drop in schedule.drops if isinstance(drop, int) and drop >= steps]
     if schedule.kind == "step" and late:
