@@ -218,6 +218,7 @@ def test_a_recipe_that_makes_up_the_step_itself_is_taken_as_it_is(monkeypatch):
         ({"ACCELERATE_USE_FSDP": "true"}, "add run.sharding=full"),
         ({"ACCELERATE_DYNAMO_BACKEND": "INDUCTOR"}, "add run.compile=true"),
         ({"ACCELERATE_GRADIENT_ACCUMULATION_STEPS": "4"}, "4 batches a step"),
+        ({"ACCELERATE_USE_CPU": "True", "MASTER_ADDR": "127.0.0.1"}, "starts one process, whatever"),
         ({"ACCELERATE_USE_DEEPSPEED": "true"}, "DeepSpeed, which refseg does not use"),
     ],
 )

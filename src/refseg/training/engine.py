@@ -103,6 +103,12 @@ def must_agree(run: RunConfig) -> None:
             f"accelerate launch asks for {steps} batches a step, the recipe for optimizer.accumulate = "
             f"{run.optimizer.accumulate}; change one of them"
         )
+    if _is_asked("ACCELERATE_USE_CPU") and "MASTER_ADDR" in os.environ and "WORLD_SIZE" not in os.environ:
+        # It names a meeting place where several processes are asked for, and then starts one.
+        raise InvalidInput(
+            "accelerate launch --cpu starts one process, whatever --num_processes says; give --multi_gpu in place of --cpu, or "
+            "start them by torchrun"
+        )
     for other, name in (("DEEPSPEED", "DeepSpeed"), ("MEGATRON_LM", "Megatron-LM")):
         if _is_asked(f"ACCELERATE_USE_{other}"):
             raise InvalidInput(
