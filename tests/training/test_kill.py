@@ -45,7 +45,7 @@ final_protocols = "none"
 SLOW_DISK = """
 import os, time
 sync = os.fsync
-os.fsync = lambda descriptor: (time.sleep(0.03), sync(descriptor))[1]
+os.fsync = lambda descriptor: (time.sleep(0.05), sync(descriptor))[1]
 """
 # Dropout, clips, and two sets that are dealt out by shares.
 CLIPS = """
