@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from refseg.training import guard as guards
 from refseg.training import loop
 from refseg.training.config import run_from_values
+from refseg.training.evidence import forget_evidence
 from refseg.training.feed import batches
 from refseg.training.guard import Guard, NotFinite
 from refseg.training.resume import tidy_and_load_state
@@ -129,6 +130,13 @@ def test_the_summary_names_examples_terms_and_gradients(stopped):
     assert np.array_equal(pixels, examples[10].frames[0].permute(1, 2, 0).numpy())
     mask = np.asarray(Image.open(place / first["masks"][0][0]))
     assert set(np.unique(mask)) <= {0, 255}
+
+
+def test_what_was_kept_goes_with_its_run_and_folders_of_others_stay(stopped):
+    _, _, folder, _ = stopped
+    (folder / "bad-step-mine").mkdir()
+    forget_evidence(folder)
+    assert [path.name for path in folder.glob("bad-step*")] == ["bad-step-mine"]
 
 
 def test_the_run_goes_on_once_the_cause_is_gone(stopped, monkeypatch):
