@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -18,11 +19,11 @@ from refseg.errors import InvalidInput
 Value = TypeVar("Value")
 
 _PATIENCE = timedelta(hours=12)  # others wait while the first process measures
-_is_apart = False  # see `apart`
+_is_apart = ContextVar("is_apart", default=False)  # see `apart`
 
 
 class Refused(Exception):
-    """The first process cannot go on, and says why itself; the others leave without a word."""
+    """Another process cannot go on, and says why itself; this one leaves without a word."""
 
 
 @dataclass(frozen=True)
@@ -150,12 +151,11 @@ def largest(values: Tensor) -> Tensor:
 @contextmanager
 def apart() -> Iterator[None]:
     """Within, this process counts as the only one: for work that the others do not share in step."""
-    global _is_apart
-    before, _is_apart = _is_apart, True
+    before = _is_apart.set(True)
     try:
         yield
     finally:
-        _is_apart = before
+        _is_apart.reset(before)
 
 
 def first_alone(work: Callable[[], Value]) -> Value | None:
@@ -177,6 +177,35 @@ def first_alone(work: Callable[[], Value]) -> Value | None:
     if has_failed:
         raise Refused
     return value
+
+
+def together(work: Callable[[], Value]) -> Value:
+    """What `work` gives on every process, the first one's turn before all others'; on none where it fails on one.
+
+    Raises:
+        Exception: what `work` raised, on one process where it did.
+        Refused: on the others, at once.
+    """
+    value, error = first_alone(work), None
+    if not is_first():
+        try:
+            value = work()
+        except Exception as raised:
+            error = raised
+    failed = gather(error is not None)
+    if error is not None and failed.index(True) == rank():
+        raise error
+    if any(failed):
+        raise Refused
+    return cast(Value, value)
+
+
+def copy_from_first(tensors: Sequence[Tensor]) -> None:
+    """Overwrites tensors by those of the first process; every process gives the same ones in the same order."""
+    if not _together():
+        return
+    for tensor in tensors:
+        dist.broadcast(tensor, src=0)
 
 
 def shared(value: Value) -> Value:
@@ -221,4 +250,4 @@ def gather(value: Any) -> list[Any]:
 
 
 def _together() -> bool:
-    return not _is_apart and dist.is_available() and dist.is_initialized()
+    return not _is_apart.get() and dist.is_available() and dist.is_initialized()

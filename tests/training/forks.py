@@ -82,6 +82,7 @@ class Forked:
 class ForkServer:
     def __enter__(self):
         source = str(Path(__file__).parents[2] / "src")
+        # One thread: sums over threads are added in the order in which they end.
         environment = os.environ | {"PYTHONPATH": source, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
         self.process = subprocess.Popen(
             [sys.executable, "-c", SERVER],

@@ -5,11 +5,13 @@ import os
 import shutil
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
+
 from training.together import run_job
 
 RECIPE = """
@@ -50,6 +52,19 @@ def column(job, key="loss"):
 
 def end(job):
     return load_file(Path(job["folder"], "last.safetensors"))
+
+
+def test_verbs_are_traced_in_training_alone(job, monkeypatch):
+    """All of torch.compile but the code that it makes, which takes minutes."""
+    traced = partial(torch.compile, backend="aot_eager")
+    monkeypatch.setattr("refseg.training.compiling.torch.compile", traced)
+    torch._dynamo.utils.counters.clear()
+    plain, compiled = job("plain", "run.steps=2"), job("compiled", "run.compile=true", "run.steps=2")
+    for one in (plain, compiled):
+        assert run_job(one) == ""
+    assert torch._dynamo.utils.counters["stats"]["calls_captured"] > 50
+    assert column(compiled) == pytest.approx(column(plain), rel=1e-5)
+    assert end(compiled).keys() == end(plain).keys()
 
 
 def compiled_learns_the_same(job, device):

@@ -3,10 +3,7 @@
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
-from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file
@@ -36,6 +33,7 @@ evaluate_every = 4
 evaluate_examples = 2
 save_every = 3
 log_every = 1
+final_protocols = "none"
 """
 
 # The run kills itself without warning when the state file of step 6 is half written.
@@ -54,37 +52,20 @@ def save_half(values, file):
     save(values, file)
 
 resume.torch.save = save_half
-from refseg.cli import main
-main()
 """
 
 
-def command(folder, *arguments):
-    recipe = folder.parent / "recipe.toml"
-    recipe.write_text(RECIPE)
-    return ["train", str(recipe), "--out", str(folder), "--device", "cpu", *arguments]
+@pytest.fixture(scope="module")
+def start(server):
+    """Starts a run."""
 
+    def begin(folder, *arguments, code=""):
+        recipe = folder.parent / "recipe.toml"
+        recipe.write_text(RECIPE)
+        command = ["train", recipe, "--out", folder, "--device", "cpu", *arguments]
+        return server.start(*command, told=folder.parent, code=code)
 
-def environment():
-    source = str(Path(__file__).parents[2] / "src")
-    # One thread: sums over threads are added in the order in which they end.
-    return os.environ | {"PYTHONPATH": source, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
-
-
-def start(folder, *arguments, code=None):
-    head = [sys.executable, "-c", code] if code else [sys.executable, "-m", "refseg"]
-    return subprocess.Popen(
-        [*head, *command(folder, *arguments)],
-        env=environment(),
-        stderr=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-
-
-def finish(process):
-    out, err = process.communicate(timeout=300)
-    return process.returncode, out, err
+    return begin
 
 
 def steps_logged(folder):
@@ -97,7 +78,7 @@ def steps_logged(folder):
 
 def wait_for_step(folder, step, process):
     while max(steps_logged(folder), default=0) < step:
-        assert process.poll() is None, f"the run ended early: {process.communicate()}"
+        assert process.is_running(), f"the run ended early: {process.end()}"
         time.sleep(0.02)
 
 
@@ -106,9 +87,9 @@ def bytes_of(path):
 
 
 @pytest.fixture(scope="module")
-def uninterrupted(tmp_path_factory):
+def uninterrupted(start, tmp_path_factory):
     folder = tmp_path_factory.mktemp("whole") / "run"
-    code, _, err = finish(start(folder))
+    code, _, err = start(folder).end()
     assert code == 0, err
     return folder
 
@@ -119,41 +100,41 @@ def must_be_equal(folder, uninterrupted):
     assert steps_logged(folder) == list(range(1, STEPS + 1))
 
 
-def test_the_weights_of_the_run_have_moved_and_differ_between_seeds(tmp_path, uninterrupted):
-    code, _, err = finish(start(tmp_path / "run", "seed=4", "run.evaluate_examples=0"))
+def test_the_weights_of_the_run_have_moved_and_differ_between_seeds(tmp_path, start, uninterrupted):
+    code, _, err = start(tmp_path / "run", "seed=4", "run.evaluate_examples=0").end()
     assert code == 0, err
     assert bytes_of(tmp_path / "run/last.safetensors") != bytes_of(uninterrupted / "last.safetensors")
 
 
-def test_a_run_killed_in_the_middle_ends_with_the_same_weights(tmp_path, uninterrupted):
+def test_a_run_killed_in_the_middle_ends_with_the_same_weights(tmp_path, start, uninterrupted):
     folder = tmp_path / "run"
     process = start(folder)
     wait_for_step(folder, 5, process)
-    process.kill()
-    process.wait()
+    os.kill(process.pid, signal.SIGKILL)
+    process.end()
     assert max(steps_logged(folder)) < STEPS
-    code, _, err = finish(start(folder, "--resume"))
+    code, _, err = start(folder, "--resume").end()
     assert code == 0, err
     must_be_equal(folder, uninterrupted)
 
 
-def test_a_run_killed_before_its_first_save_begins_again(tmp_path, uninterrupted):
+def test_a_run_killed_before_its_first_save_begins_again(tmp_path, start, uninterrupted):
     folder = tmp_path / "run"
     process = start(folder)
     wait_for_step(folder, 1, process)
-    process.kill()
-    process.wait()
-    code, _, err = finish(start(folder, "--resume"))
+    os.kill(process.pid, signal.SIGKILL)
+    process.end()
+    code, _, err = start(folder, "--resume").end()
     assert code == 0, err
     must_be_equal(folder, uninterrupted)
 
 
-def test_a_run_killed_while_it_saves_ends_with_the_same_weights(tmp_path, uninterrupted):
+def test_a_run_killed_while_it_saves_ends_with_the_same_weights(tmp_path, start, uninterrupted):
     folder = tmp_path / "run"
-    code, _, _ = finish(start(folder, code=KILLED_WHILE_SAVING))
+    code, _, _ = start(folder, code=KILLED_WHILE_SAVING).end()
     assert code == -signal.SIGKILL
     assert list(folder.glob(".state.*.part.pt"))
-    code, _, err = finish(start(folder, "--resume"))
+    code, _, err = start(folder, "--resume").end()
     assert code == 0, err
     assert "resumed after step 4" in err  # saved before the measurement
     assert not list(folder.glob(".*"))
@@ -161,15 +142,15 @@ def test_a_run_killed_while_it_saves_ends_with_the_same_weights(tmp_path, uninte
 
 
 @pytest.mark.parametrize(("number", "exit_code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_run_asked_to_stop_saves_and_leaves_and_goes_on(tmp_path, uninterrupted, number, exit_code):
+def test_a_run_asked_to_stop_saves_and_leaves_and_goes_on(tmp_path, start, uninterrupted, number, exit_code):
     folder = tmp_path / "run"
     process = start(folder, "data.workers=1")
     wait_for_step(folder, 4, process)
-    process.send_signal(number)
-    code, _, err = finish(process)
+    os.kill(process.pid, number)
+    code, _, err = process.end()
     assert code == exit_code
     assert err.splitlines()[-1].startswith("refseg: stopped after step ")
     assert "Traceback" not in err
-    code, _, err = finish(start(folder, "--resume"))
+    code, _, err = start(folder, "--resume").end()
     assert code == 0, err
     must_be_equal(folder, uninterrupted)

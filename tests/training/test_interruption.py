@@ -8,10 +8,10 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 
 from refseg.training import interruption
 from refseg.training.interruption import Interrupted, Interruption
-from training.forks import ForkServer
 from training.test_kill import must_be_equal, must_be_equal_but_workers, train
 
 RECIPE = """
@@ -38,7 +38,9 @@ final_protocols = "none"
 # At one moment of the run, `action` is done once.
 AT = """
 import os, signal, time
+from refseg.checkpoints import native
 from refseg.training import keeping, loop, saving
+from refseg.training.resume import saved_step
 
 def ask(number=signal.SIGTERM, count=1):
     for _ in range(count):
@@ -54,16 +56,11 @@ def at(module, name, is_now, action):
 
 in_step = lambda number: (loop, "_one_step", lambda training, *_: training.step + 1 == number)
 in_saving = lambda number: (saving, "save_state", lambda folder, values: values["step"] == number)
+before = lambda name, step: (native, "save", lambda path, *_: path.name == name and saved_step(path.parent) == step)
 in_measuring = (keeping, "measure_objective", lambda *_: True)
 wait = lambda: (print("waits", flush=True), time.sleep(60))
 at(*{moment}, lambda: {action})
 """
-
-
-@pytest.fixture(scope="module")
-def server():
-    with ForkServer() as server:
-        yield server
 
 
 @pytest.fixture(scope="module")
@@ -135,6 +132,24 @@ def test_requests_at_every_moment_save_and_the_run_goes_on_exactly(tmp_path, ser
     must_have_stopped(run, step=4, owed=True)
     assert time.monotonic() - began < 20
     code, _, err = start(server, folder, "in_step(6)", "signal.signal(signal.SIGHUP, signal.SIG_IGN)").end()
+    assert code == 0, err
+    must_be_equal(folder, whole)
+
+
+def test_a_kill_in_every_gap_between_two_writes_changes_nothing(tmp_path, server, whole):
+    (_, best), *_ = torch.load(whole / "state.pt", weights_only=True)["kept"]["ranking"]
+    measured = "(saving, 'save_state', lambda folder, values: values['step'] == 4 and not values['owes_measurement'])"
+    gaps = {
+        2: ["in_saving(2)", "before('last.safetensors', 2)"],
+        4: ["before('last.safetensors', 4)", measured],  # the measurement is in the log, and not in the state
+        6: ["before('last.safetensors', 6)"],
+    }
+    gaps[best].append(f"before('best.safetensors', {best})")
+    folder = begin(tmp_path)
+    for gap in (*gaps[2], *gaps[4], *gaps[6]):
+        code, _, err = start(server, folder, gap, "ask(signal.SIGKILL)").end()
+        assert code == -signal.SIGKILL, f"{gap}: {err}"
+    code, _, err = train(server, folder).end()
     assert code == 0, err
     must_be_equal(folder, whole)
 

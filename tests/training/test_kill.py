@@ -9,7 +9,7 @@ import time
 import pytest
 import torch
 
-from training.forks import ForkServer
+from training.recipes import made_data
 
 NUM_KILLS = 16
 STEPS = 48
@@ -36,37 +36,47 @@ ema = 0.7
 evaluate_every = 3
 evaluate_examples = 4
 save_every = 2
+keep_best = 2
+patience = 40
 log_every = 1
+final_protocols = "none"
 """
-# Dropout and measurements whose best step is not the first: clips, phrases, two sets in turn.
+# A disk on which a file stays half written for long enough to be seen.
+SLOW_DISK = """
+import os, time
+sync = os.fsync
+os.fsync = lambda descriptor: (time.sleep(0.03), sync(descriptor))[1]
+"""
+# Dropout, clips, and two sets that are dealt out by shares.
 CLIPS = """
 family = "referformer"
 variant = "debug"
 model = {frame = {size = 64}}
 seed = 5
 [data]
-frames = 2
-phrases = 1
-sets = [{name = "%(data)s", share = 1}, {name = "%(other)s", share = 2}]
-evaluate_name = "%(data)s"
+evaluate_name = "FOLDER/one/made.jsonl"
 evaluate_split = "train"
+[[data.sets]]
+name = "FOLDER/one/made.jsonl"
+share = 1
+sample = {rule = "drawn", frames = 2}
+[[data.sets]]
+name = "FOLDER/two/made.jsonl"
+share = 2
+sample = {rule = "drawn", frames = 2}
 [optimizer]
 lr = 1e-3
 clip_norm = 0.1
+accumulate = 2
 [run]
-steps = 12
+steps = 8
 batch_size = 1
 evaluate_every = 4
 evaluate_examples = 2
 save_every = 2
 log_every = 1
+final_protocols = "none"
 """
-
-
-@pytest.fixture(scope="module")
-def server():
-    with ForkServer() as server:
-        yield server
 
 
 def train(server, folder, *arguments, told=None, **more):
@@ -105,7 +115,7 @@ def logged(folder):
 
 
 def must_be_equal(folder, other):
-    for name in ("last.safetensors", "best.safetensors", "run.toml"):
+    for name in ("run.toml", *(path.name for path in other.glob("*.safetensors"))):
         assert (folder / name).read_bytes() == (other / name).read_bytes(), name
     assert logged(folder) == logged(other)
     must_be_same_state(*(torch.load(place / "state.pt", weights_only=True) for place in (folder, other)))
@@ -129,21 +139,11 @@ def moments(draws):
     """What each kill waits for, so that every one of these is met: [(name, function of folder -> now?)]."""
 
     def writing(kind):
-        return lambda folder: any(path.name.startswith(f".{kind}.") for path in folder.glob(".*.part*"))
+        return lambda folder: any(path.name.startswith(f".{kind}") for path in folder.glob(".*.part*"))
 
     def after(seconds):
         end = time.monotonic() + seconds
         return lambda folder: time.monotonic() > end
-
-    def steps_on(count):
-        first = []
-
-        def come(folder):
-            now = max((line["step"] for line in logged(folder)), default=0)
-            first.append(now) if not first else None
-            return now >= first[0] + count
-
-        return come
 
     kinds = ["state", "last", "best", "log"]
     aimed = [(f"while {kind} is written", lambda kind=kind: writing(kind)) for kind in kinds * 2]
@@ -154,9 +154,23 @@ def moments(draws):
     return aimed
 
 
+def steps_on(count):
+    """Whether the run has gone so many steps since this was first asked."""
+    first = []
+
+    def come(folder):
+        now = max((line["step"] for line in logged(folder)), default=0)
+        first.append(now)
+        return now >= first[0] + count
+
+    return come
+
+
 def kill_when(run, folder, is_now, patience=60):
+    """Kills the run then; or some steps on, should the moment not come or be over before it was seen."""
     end = time.monotonic() + patience
-    while run.is_running() and not is_now(folder):
+    is_missed = steps_on(8)
+    while run.is_running() and not is_now(folder) and not is_missed(folder):
         assert time.monotonic() < end, run.err.read_text()
         time.sleep(0.001)
     was_running = run.is_running()
@@ -164,6 +178,25 @@ def kill_when(run, folder, is_now, patience=60):
     code, _, err = run.end()
     assert code == -signal.SIGKILL if was_running else code == 0, err
     return was_running
+
+
+@pytest.mark.slow
+def test_dropout_and_several_sets_go_on_exactly_after_kills(tmp_path, server):
+    for name in ("one", "two"):
+        made_data(tmp_path / name, frames=4, height=40, width=48)
+    whole = uninterrupted(server, tmp_path / "whole" / "run", CLIPS.replace("FOLDER", str(tmp_path)))
+    folder = tmp_path / "killed" / "run"
+    folder.mkdir(parents=True)
+    (folder.parent / "recipe.toml").write_text(CLIPS.replace("FOLDER", str(tmp_path)))
+    for step in (1, 3, 4, 5, 7):
+        run = train(server, folder)
+
+        def is_there(at, step=step):
+            return max((line["step"] for line in logged(at)), default=0) >= step
+
+        assert kill_when(run, folder, is_there)
+    assert train(server, folder).end()[0] == 0
+    must_be_equal(folder, whole)
 
 
 @pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow)])
@@ -175,7 +208,7 @@ def test_a_run_killed_at_random_moments_ends_as_if_it_had_not_been(tmp_path, ser
     (folder.parent / "recipe.toml").write_text(RECIPE)
     told = []
     for name, moment in moments(draws):
-        run = train(server, folder, f"data.workers={draws.choice([0, 0, 1])}")
+        run = train(server, folder, f"data.workers={draws.choice([0, 0, 1])}", code=SLOW_DISK)
         was_running = kill_when(run, folder, moment())
         step = max((line["step"] for line in logged(folder)), default=0)
         halves = sorted(path.name.split(".")[1] for path in folder.glob(".*.part*"))

@@ -4,11 +4,15 @@ import json
 import os
 import signal
 import socket
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 import pytest
 
-from training.forks import ForkServer
+from refseg.checkpoints import native
+from refseg.training.resume import saved_step
 from training.test_kill import logged, must_be_equal
 
 RECIPE = """
@@ -53,12 +57,6 @@ if os.environ["RANK"] == "1":
         return take(self)
     Feed.__next__ = give
 """
-
-
-@pytest.fixture(scope="module")
-def server():
-    with ForkServer() as server:
-        yield server
 
 
 def start_two(server, folder, *, code="", more=()):
@@ -140,3 +138,80 @@ def test_a_request_to_stop_may_reach_one_process_or_both(tmp_path, server):
         assert run.end()[0] == 0
     assert [line["step"] for line in logged(folder) if "loss" in line] == list(range(1, STEPS + 1))
     assert json.loads((folder / "log.jsonl").read_text().splitlines()[-1])["step"] == STEPS
+
+
+@pytest.fixture
+def launched(tmp_path):
+    """A run of two processes under torchrun."""
+    folder = run_in(tmp_path / "launched", steps=400)
+    source = str(Path(__file__).parents[2] / "src")
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node",
+        "2",
+        "-m",
+        "refseg",
+    ]
+    command += ["train", str(folder.parent / "recipe.toml"), "--out", str(folder), "--device", "cpu"]
+    with (tmp_path / "told.txt").open("w") as told:
+        launcher = subprocess.Popen(
+            command,
+            env=os.environ | {"PYTHONPATH": source, "OMP_NUM_THREADS": "1"},
+            stdout=told,
+            stderr=told,
+            start_new_session=True,
+        )
+    yield launcher, folder, tmp_path / "told.txt"
+    launcher.kill()
+    launcher.wait()
+
+
+def wait_until_logged(folder, step, launcher):
+    end = time.monotonic() + 300
+    while max((line["step"] for line in logged(folder)), default=0) < step:
+        assert launcher.poll() is None and time.monotonic() < end
+        time.sleep(0.02)
+
+
+def ranks_of(launcher):
+    """The numbers of the two processes, by rank."""
+    found = {}
+    for place in Path("/proc").glob("[0-9]*"):
+        try:
+            if (
+                f") S {launcher.pid} " in (stat := (place / "stat").read_text())
+                or f") R {launcher.pid} " in stat
+            ):
+                variables = (place / "environ").read_bytes().split(b"\0")
+                found |= {int(one[5:]): int(place.name) for one in variables if one.startswith(b"RANK=")}
+        except OSError:
+            continue  # it ended while we looked
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_request_to_torchrun_saves_once_and_ends_all(launched, number):
+    launcher, folder, told = launched
+    wait_until_logged(folder, 3, launcher)
+    os.killpg(launcher.pid, number)  # as a terminal does; its processes have groups of their own
+    assert launcher.wait(60) != 0
+    lines = [line for line in told.read_text().splitlines() if line.startswith("refseg: stopped after step ")]
+    assert len(lines) == 1, told.read_text()
+    assert f"stopped after step {saved_step(folder)} of 400" in lines[0]
+    assert native.verify(folder / "last.safetensors").origin["step"] == str(saved_step(folder))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks into /proc for processes")
+def test_a_process_killed_under_torchrun_is_told_of_by_the_other(launched):
+    launcher, folder, told = launched
+    wait_until_logged(folder, 3, launcher)
+    os.kill(ranks_of(launcher)[1], signal.SIGKILL)
+    assert launcher.wait(60) != 0
+    assert "refseg: process 1 of 2 was lost" in told.read_text()
+    assert "go on with --resume" in told.read_text()
+    assert native.verify(folder / "last.safetensors")

@@ -21,6 +21,7 @@ from refseg.training.plan import make_plan
 from refseg.training.plan_report import duration, report, size
 from refseg.training.rehearsal import MemoryTooSmall, Rehearsal
 from refseg.training.room import Room
+from training.recipes import made_data
 
 CPU = torch.device("cpu")
 GB = 10**9
@@ -92,6 +93,17 @@ def test_amounts_are_those_of_the_recipe(planned):
     )  # 300, 600, 900 and the end
 
 
+def test_a_stored_set_has_examples_and_epochs(planned, tmp_path):
+    made = made_data(tmp_path / "made", count=6)
+    data = {"name": str(made), "size": None, "evaluate_split": "train"}
+    plan = planned(run_of(data=data, run={"steps": "4 epochs", "batch_size": 2, "evaluate_every": "1 epoch"},
+                          optimizer={"accumulate": 1}, schedule={"warmup_steps": 0}))  # fmt: skip
+    amounts = plan.amounts
+    assert (amounts.examples, amounts.steps, amounts.epochs, amounts.evaluations) == (6, 12, 4.0, 4)
+    assert "6 examples; 2 a step (batches of 2)" in report(plan)
+    assert "12 steps, 4.0 epochs, cosine schedule; 4 evaluations of 6 examples" in report(plan)
+
+
 def test_parts_and_groups_count_every_parameter_once(planned):
     plan = planned(run_of(optimizer={"rules": [{"pattern": "^stages", "trained": False}]}))
     frozen = [part.name for part in plan.parts if part.frozen]
@@ -127,7 +139,7 @@ def test_memory_is_what_is_held_and_the_rest_of_the_peak(planned):
 def test_workers_come_on_top_of_the_process_itself(planned):
     plan = planned(workers_bytes=GB)
     assert plan.memory.peak == 3 * GB
-    assert "workers, beside what they share          1.00 GB" in report(plan)
+    assert re.search(r"workers, beside what they share +1\.00 GB", report(plan))
 
 
 def test_memory_that_does_not_suffice_is_told_with_advice(planned):

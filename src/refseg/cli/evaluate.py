@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from refseg.checkpoints.cards import Published
     from refseg.data.catalog import PhraseDataset
     from refseg.evaluation.run import Result
+    from refseg.evaluation.setup import Ready
     from refseg.predictor import Predictor
 
 
@@ -110,8 +112,10 @@ def evaluate(
 
     refseg evaluate scout scenes --count 200
     """
+    from contextlib import ExitStack
+
+    from refseg import distributed
     from refseg.data.catalog import open_dataset
-    from refseg.errors import InvalidInput
     from refseg.evaluation.machine import this_machine
     from refseg.evaluation.model_card import result_facts
     from refseg.evaluation.report import write_report
@@ -119,25 +123,28 @@ def evaluate(
     from refseg.evaluation.setup import Request, prepare
     from refseg.evaluation.table import result_record
     from refseg.files import check_writable
-    from refseg.predictor import load
+    from refseg.predictor import find_device, load
 
     del protocols  # printed before anything else was read
-    for file in (out, report):
-        if file is not None:
-            if file.exists() and not force:
-                raise InvalidInput(f"{file} exists; give another name, or --force to replace it")
-            check_writable(file.parent)
-    if card_file is not None:
-        check_writable(card_file.parent)
     scenes = {"size": size, "frames": frames, "phrases": phrases, "seed": seed, "sprites": sprites}
     given = {name: value for name, value in scenes.items() if value is not None} | world_fields(world or ())
     split = "valid" if split is None and submission is not None else split
-    dataset = open_dataset(data, split=split, count=count, root=root, scenes=given)
-    weights = _checkpoint_facts(checkpoint)
-    _look_at_as_many_frames(dataset, checkpoint)
     request = Request(tuple(protocol or ()), window, rows, resume, submission, shuffle_phrases, dtype)
-    with prepare(request, dataset, weights) as ready:
-        predictor = load(checkpoint, device=device, dtype=dtype)
+    place = distributed.start(find_device(device))
+
+    def begin(files: ExitStack) -> tuple[PhraseDataset, dict[str, Any], Ready, Predictor]:
+        if distributed.is_first():
+            _check_files(out, report, force=force)
+            if card_file is not None:
+                check_writable(card_file.parent)
+        dataset = open_dataset(data, split=split, count=count, root=root, scenes=given)
+        weights = _checkpoint_facts(checkpoint)
+        _look_at_as_many_frames(dataset, checkpoint)
+        ready = files.enter_context(prepare(request, dataset, weights))
+        return dataset, weights, ready, load(checkpoint, device=place, dtype=dtype)
+
+    with _speaking_once(), ExitStack() as files:
+        dataset, weights, ready, predictor = distributed.together(lambda: begin(files))
         result = run_evaluation(
             predictor,
             dataset,
@@ -148,6 +155,8 @@ def evaluate(
             journal=ready.journal,
             writer=ready.writer,
         )
+    if not distributed.is_first():
+        return
     written = ready.writer.finish() if ready.writer is not None else None
     record = result_record(result, this_machine(predictor.device), **ready.facts)
     if report is not None:
@@ -161,6 +170,27 @@ def evaluate(
             f"{written} is ready; `refseg data check-submission` looks through it before you upload it",
             err=as_json,
         )
+
+
+def _check_files(*files: Path | None, force: bool) -> None:
+    from refseg.errors import InvalidInput
+    from refseg.files import check_writable
+
+    for file in filter(None, files):
+        if file.exists() and not force:
+            raise InvalidInput(f"{file} exists; give another name, or --force to replace it")
+        check_writable(file.parent)
+
+
+@contextmanager
+def _speaking_once() -> Iterator[None]:
+    """Of several processes, the one that fails says why; the others leave."""
+    from refseg import distributed
+
+    try:
+        yield
+    except distributed.Refused as refusal:
+        raise typer.Exit(2) from refusal
 
 
 def _tell(

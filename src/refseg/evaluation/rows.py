@@ -86,7 +86,7 @@ class Journal:
             )
         for number, line in enumerate(lines[1:], start=2):
             try:
-                done = _read(json.loads(line))
+                done = from_line(line)
             except (ValueError, TypeError, KeyError, AttributeError) as error:
                 raise InvalidInput(
                     f"{self.path} line {number} is damaged; delete the file and start anew"
@@ -111,7 +111,7 @@ class Journal:
         self.done[done.index] = done
         try:
             self._file = self._file or self._open()
-            self._file.write(json.dumps(asdict(done)) + "\n")
+            self._file.write(as_line(done) + "\n")
             self._file.flush()
             os.fsync(self._file.fileno())
         except OSError as error:
@@ -136,7 +136,7 @@ def read_rows(path: Path) -> tuple[dict[str, Any], list[Done]]:
         header = json.loads(lines[0])
         if header.pop("form") != FORM:
             raise ValueError("another form")
-        return header, [_read(json.loads(line)) for line in lines[1:]]
+        return header, [from_line(line) for line in lines[1:]]
     except (ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
         raise InvalidInput(
             f"{path} is not a file of rows; `refseg evaluate ... --rows FILE` writes one"
@@ -161,7 +161,14 @@ def _whole_lines(path: Path) -> list[str]:
     return text[: text.rfind("\n") + 1].splitlines()
 
 
-def _read(record: dict[str, Any]) -> Done:
+def as_line(done: Done) -> str:
+    """An example as one line of JSON."""
+    return json.dumps(asdict(done))
+
+
+def from_line(line: str) -> Done:
+    """The example that `as_line` wrote."""
+    record = json.loads(line)
     rows = [Row(**row) for row in record.pop("rows")]
     return Done(rows=rows, **record)
 

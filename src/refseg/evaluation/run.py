@@ -15,12 +15,14 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import torch
 from torch import Tensor
 
+from refseg import distributed
 from refseg.errors import InvalidInput
 from refseg.evaluation import objects, questions
 from refseg.evaluation.answers import Answer, ask
+from refseg.evaluation.dealing import Form, dealt
 from refseg.evaluation.ranking import ranked_record
 from refseg.evaluation.reading import Piece, annotated_boxes, can_read_parts, check_masks, pieces
-from refseg.evaluation.rows import Done, Journal, Row
+from refseg.evaluation.rows import Done, Journal, Row, as_line, from_line
 from refseg.evaluation.scoring import Scored, scored
 from refseg.evaluation.trust import Trust, trust_in
 from refseg.evaluation.views import OWN, Plan, centre_of, counts_of, joined, target_on_canvas
@@ -112,6 +114,9 @@ def evaluate(
 ) -> Result:
     """Asks `predictor` every phrase of (the first `limit` examples of) `dataset`.
 
+    Several processes that have been started together share the examples out: all call this alike, the first one gets the
+    result of all examples, the very one that it would have had alone, and the others that of their own.
+
     Args:
         limit: so many examples at most; None is all.
         shuffle_phrases: the control: each example is asked the phrases of its neighbour, and must score far lower if
@@ -119,30 +124,53 @@ def evaluate(
         shows_progress: a bar on stderr, where that is a terminal.
         protocols: conventions to measure by; what each needs is taken in one pass.
         window: frames of a clip that are answered at once, 0 for all; None is what the protocols say.
-        journal: keeps every example as it is done; those that it already holds are not asked again.
+        journal: keeps every example as it is done; those that it already holds are not asked again. Of several processes
+            the first has it.
         writer: takes the masks as well, for a submission; a data set without masks needs one.
 
     Raises:
-        InvalidInput: if there is nothing to evaluate, an example has no masks, or a phrase cannot be read by the model.
+        InvalidInput: if there is nothing to evaluate, an example has no masks, a phrase cannot be read by the model, or
+            another process was killed.
+        Refused: if another process raised.
     """
     total = len(dataset) if limit is None else min(limit, len(dataset))
-    questions.check_count(dataset, total, with_neighbour=shuffle_phrases)
-    plan = Plan(tuple(protocols), _threshold(predictor), _readings(dataset), window)
-    if plan.takes_candidates:
-        predictor.model.tell_candidates()
-    task = _Task(predictor, dataset, plan, writer, total if shuffle_phrases else None)
-    known = journal.done if journal is not None else {}
-    result = Result(data=dataset.name, plan=plan, is_shuffled=shuffle_phrases)
-    for index in _progress(total) if shows_progress else range(total):
-        done = known.get(index)
-        if done is None or (writer is not None and not writer.has(done.name)):
-            done = task.example(index)
-            if journal is not None:
-                journal.add(done)
-        else:
-            result.resumed += 1
-        result.done.append(done)
+
+    def prepare() -> _Task:
+        questions.check_count(dataset, total, with_neighbour=shuffle_phrases)
+        plan = Plan(tuple(protocols), _threshold(predictor), _readings(dataset), window)
+        if plan.takes_candidates:
+            predictor.model.tell_candidates()
+        return _Task(predictor, dataset, plan, writer, total if shuffle_phrases else None)
+
+    task = distributed.together(prepare)
+    known = distributed.shared({} if journal is None else _kept(journal, total, writer))
+    left = [index for index in range(total) if index not in known]
+    found = dict(known)
+    results = dealt(left, task.example, Form(as_line, from_line))
+    for done in _progress(results, len(left)) if shows_progress else results:
+        found[done.index] = done
+        if journal is not None:
+            journal.add(done)
+    result = Result(data=dataset.name, plan=task.plan, is_shuffled=shuffle_phrases, resumed=len(known))
+    result.done = [found[index] for index in range(total) if index in found]
+    if writer is not None and distributed.is_first():
+        _must_be_here(writer, result.done)
     return result
+
+
+def _kept(journal: Journal, total: int, writer: Writer | None) -> dict[int, Done]:
+    """The examples that an earlier evaluation has done, with their masks where these are to be written."""
+    done = {index: journal.done[index] for index in range(total) if index in journal.done}
+    return {index: one for index, one in done.items() if writer is None or writer.has(one.name)}
+
+
+def _must_be_here(writer: Writer, done: Sequence[Done]) -> None:
+    away = next((one.name for one in done if not writer.has(one.name)), None)
+    if away is not None:
+        raise InvalidInput(
+            f"the masks of {away} are not in {writer.rows.parent}: another machine answered it; give a folder that all "
+            "machines share"
+        )
 
 
 def _threshold(predictor: Predictor) -> float | None:
@@ -268,12 +296,10 @@ def _timed(items: Iterator[T]) -> Iterator[tuple[T, float]]:
         yield item, time.perf_counter() - start
 
 
-def _progress(total: int) -> Iterator[int]:
+def _progress(results: Iterator[Done], total: int) -> Iterator[Done]:
     from rich.console import Console
     from rich.progress import track
 
     console = Console(stderr=True)
-    shows = sys.stderr.isatty()
-    yield from track(
-        range(total), "evaluating", total=total, console=console, transient=True, disable=not shows
-    )
+    shows = sys.stderr.isatty() and distributed.is_first()
+    yield from track(results, "evaluating", total=total, console=console, transient=True, disable=not shows)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from refseg import distributed
 from refseg.checkpoints import zoo
 from refseg.data.catalog import describe
 from refseg.data.published import ALIASES
@@ -82,10 +83,11 @@ def prepare(request: Request, dataset: PhraseDataset, weights: dict[str, Any]) -
     with ExitStack() as files:
         writer = None
         if request.submission is not None:
-            writer = Writer(request.submission, dataset.name, resumes=request.resumes)
+            joins = not distributed.is_first()
+            writer = Writer(request.submission, dataset.name, resumes=request.resumes, joins=joins)
         rows = request.rows or (None if writer is None else writer.rows)
         journal = None
-        if rows is not None:
+        if rows is not None and distributed.is_first():
             journal = files.enter_context(Journal(rows, header, resumes=request.resumes))
         published = authors_numbers(weights["name"], dataset)
         yield Ready(protocols, request.window, journal, writer, published, facts)

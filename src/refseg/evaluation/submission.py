@@ -61,11 +61,12 @@ def layout_of(dataset: str) -> Layout:
 class Writer:
     """Masks of a data set as a submission; `finish` makes the result."""
 
-    def __init__(self, out: Path, dataset: str, *, resumes: bool = False) -> None:
+    def __init__(self, out: Path, dataset: str, *, resumes: bool = False, joins: bool = False) -> None:
         """
         Args:
             out: the archive (.zip) or folder to make.
             resumes: videos that an earlier, stopped evaluation wrote are kept.
+            joins: the first of several processes looks after the folder, and this is another one.
 
         Raises:
             UnknownName: if no submission is known for the data set.
@@ -75,17 +76,21 @@ class Writer:
         if self.layout.is_archive != (out.suffix.lower() == ".zip"):
             wanted = "an archive, named .zip" if self.layout.is_archive else "a folder"
             raise InvalidInput(f"a submission of {dataset} is {wanted}, and {out} was given")
-        if out.exists():
-            raise InvalidInput(f"{out} exists; give another name, or delete it")
         self._work = out.with_name(f"{out.name}.part")
+        self._pieces: dict[
+            int, tuple[str, ...]
+        ] = {}  # of the video at hand: place of a piece, names of its frames
+        if not joins:
+            self._begin(resumes=resumes)
+
+    def _begin(self, *, resumes: bool) -> None:
+        if self.out.exists():
+            raise InvalidInput(f"{self.out} exists; give another name, or delete it")
         if self._work.exists() and not resumes:
             raise InvalidInput(
                 f"{self._work} was left by a stopped run; --resume goes on with it, or delete it"
             )
         self._work.mkdir(parents=True, exist_ok=True)
-        self._pieces: dict[
-            int, tuple[str, ...]
-        ] = {}  # of the video at hand: place of a piece, names of its frames
 
     @property
     def rows(self) -> Path:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from refseg import distributed
+from refseg.layers.precision import at_least_float32
 
 
 def shared_moments(values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -18,7 +19,7 @@ def shared_moments(values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     Source: "Updating Formulae and a Pairwise Algorithm for Computing Sample Variances" (Chan et al., 1979).
     """
     axes = [axis for axis in range(values.ndim) if axis != 1]
-    variance, mean = torch.var_mean(values.float(), axes, correction=0)
+    variance, mean = torch.var_mean(at_least_float32(values), axes, correction=0)
     count = torch.full_like(mean, values.numel() // values.shape[1])
     own = torch.stack([count, mean, variance])
     told = own.new_zeros(distributed.world_size(), *own.shape)
@@ -51,7 +52,8 @@ class SharedBatchNorm2d(nn.BatchNorm2d):
         self._note(mean.detach(), variance.detach() * count / (count - 1).clamp(min=1))
         scale = (variance + self.eps).rsqrt() * self.weight
         shift = self.bias - mean * scale
-        return (input.float() * scale.view(-1, 1, 1) + shift.view(-1, 1, 1)).to(input.dtype)
+        wide = at_least_float32(input)
+        return (wide * scale.view(-1, 1, 1) + shift.view(-1, 1, 1)).to(input.dtype)
 
     @torch.no_grad()
     def _note(self, mean: Tensor, variance: Tensor) -> None:
@@ -70,7 +72,7 @@ def share_statistics(model: nn.Module) -> None:
     """
     for module in list(model.modules()):
         if hasattr(module, "shares_statistics"):
-            module.shares_statistics = True
+            module.shares_statistics = True  # type: ignore[assignment]
         for name, child in module.named_children():
             if type(child) is nn.BatchNorm2d:
                 setattr(module, name, SharedBatchNorm2d.of(child))

@@ -138,6 +138,8 @@ def _measured(place: Workplace, path: Path) -> dict[str, Any]:
     with prepare(Request(protocols=names), dataset, weights) as ready:
         protocols = [one for one in ready.protocols if asked != "ours" or one.source == "refseg"]
         result = evaluate(predictor, dataset, protocols=protocols, window=ready.window)
+    if not distributed.is_first():
+        return {}  # the first process has the result of all examples
     record = result_record(result, this_machine(place.device), **ready.facts)
     return model_card.result_facts(result, record, ready.published)
 
@@ -189,9 +191,11 @@ def _summary(place: Workplace, steps: Sequence[Mapping[str, Any]]) -> str:
     seconds = math.fsum(line["seconds"] for line in steps)
     waited = math.fsum(line["seconds"] * line["waiting"] for line in steps)
     skipped = int(sum(line.get("skipped", 0) for line in steps))
+    done = steps[-1]["step"] if steps else 0
+    early = "" if done == run.run.steps else f" of {run.run.steps}"
     alone = "one process" if processes == 1 else f"{processes} processes"
     return (
-        f"{run.run.steps} steps of {batch} examples on {alone} ({place.device}, {run.run.precision}): {seconds / 3600:.2f} hours "
+        f"{done}{early} steps of {batch} examples on {alone} ({place.device}, {run.run.precision}): {seconds / 3600:.2f} hours "
         f"of steps, {waited / max(seconds, 1e-9):.0%} of them spent waiting for data; {skipped} examples skipped."
     )
 

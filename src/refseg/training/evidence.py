@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -92,6 +93,13 @@ def keep_evidence(scene: Scene, training: Training, found: Found) -> str:
     return f"its inputs are in {folder}" + _culprits(shown, verdicts)
 
 
+def forget_evidence(folder: Path) -> None:
+    """Takes away what earlier runs in a folder have kept of broken steps."""
+    for place in folder.glob("bad-step-*"):
+        if next(place.glob(f"**/{SUMMARY_NAME}"), None) is not None:
+            shutil.rmtree(place)
+
+
 def _drawn_again(scene: Scene, step: int) -> list[_Shown]:
     run, count = scene.run, scene.run.optimizer.accumulate
     each = positions_of(run, (step - 1) * count, step * count)
@@ -112,7 +120,8 @@ def _computed_again(scene: Scene, training: Training, shown: Sequence[_Shown]) -
     named = {name: p for name, p in training.model.named_parameters() if p.requires_grad}
     verdicts = []
     for one in shown:
-        terms = scene.objective(training.model, one.batch.to(scene.device))
+        with distributed.apart():  # others may have nothing to look into
+            terms = scene.objective(training.model, one.batch.to(scene.device))
         loss = torch.stack([term.float() for term in terms.values()]).sum()
         found = torch.autograd.grad(loss, list(named.values()), allow_unused=True)
         broken = [

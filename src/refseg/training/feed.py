@@ -75,12 +75,13 @@ class _ClipsCutShort:
 
 
 class Feed(Iterator[Batch]):
-    """The batches of a run, one after the other.
+    """The batches of a run, one after the other; `frame` is how their frames were placed.
 
     `take_skipped` tells why examples were passed over since it was last asked; `tally` counts them all, by set.
     """
 
-    def __init__(self, loader: DataLoader[Any]) -> None:
+    def __init__(self, loader: DataLoader[Any], frame: FrameSpec) -> None:
+        self.frame = frame
         self._prepared = iter(loader)
         self._skipped: list[Skip] = []
         self.tally = Tally()
@@ -116,16 +117,17 @@ def batches(examples: PhraseDataset | Sources, run: RunConfig, spec: FrameSpec, 
             raise InvalidInput(f"the data set {own.name}, split {own.split}, holds no example")
     steps = run.run.steps
     assert isinstance(steps, int), "lengths in epochs are resolved before a run begins"
+    frame = training_frame(run, spec)
     loader = DataLoader(
         _Varied(sources),
         batch_sampler=positions_of(run, start, steps * run.optimizer.accumulate),
-        collate_fn=partial(_collate, spec=training_frame(run, spec)),
+        collate_fn=partial(_collate, spec=frame),
         num_workers=run.data.workers,
         prefetch_factor=4 if run.data.workers else None,
         worker_init_fn=_quiet_worker,
         generator=torch.Generator(),  # of its own: the loader would draw from the global one
     )
-    return Feed(loader)
+    return Feed(loader, frame)
 
 
 def positions_of(run: RunConfig, start: int, stop: int) -> BatchPositions | _ClipsCutShort:

@@ -51,7 +51,7 @@ def measure_what_is_owed(training: Training, place: Workplace, interruption: Int
     if not training.owes_measurement:
         return
     with interruption.at_once(_stopped(training, place)):
-        found = distributed.shared(_measured(training, place))
+        found = _measured(training, place)
     training.owes_measurement = False
     if found is None:
         return
@@ -85,14 +85,11 @@ def _stopped(training: Training, place: Workplace) -> str:
 
 
 def _measured(training: Training, place: Workplace) -> Measurement | None:
-    """What the weights are worth, on the first process."""
+    """What the weights are worth; all processes share the measurement out and know it."""
     if place.held_out is None:
         return None
     with training.result() as model:
-        if not distributed.is_first():
-            return None
-        with distributed.apart():
-            found = _measurement(model, place, place.held_out)
+        found = _measurement(model, place, place.held_out)
     train_mode(training.model)
     return found
 

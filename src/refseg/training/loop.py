@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -12,6 +13,7 @@ from refseg import distributed
 from refseg.models import catalog
 from refseg.training.announce import announce, tell_leakage
 from refseg.training.board import board_of
+from refseg.training.canvas import on_one_canvas
 from refseg.training.card import finish_with_card
 from refseg.training.config import RunConfig
 from refseg.training.engine import must_agree
@@ -55,7 +57,7 @@ def train(
     distributed.first_alone(lambda: must_agree(run))
     family = catalog.family(run.family)
     state = load_state(folder, run)
-    distributed.first_alone(lambda: regrouped(run, state))  # a refusal is said once
+    distributed.first_alone(partial(regrouped, run, state))  # a refusal is said once
     run, regrouping = regrouped(run, state)
     side = catalog.variant(run.family, run.variant).frame.size
     examples, plan = open_data(run, side)
@@ -164,8 +166,9 @@ def _gradients(training: Training, feed: Feed, place: Workplace) -> tuple[Terms,
         asked = time.perf_counter()
         batch = next(feed)
         waited += time.perf_counter() - asked
+        batch = on_one_canvas(batch.to(place.device), feed.frame)
         with training.engine.adding(is_last=number == count - 1):
-            terms = training.engine.step(batch.to(place.device))
+            terms = training.engine.step(batch)
             training.scaler.scale(sum_of(terms) / count).backward()
         for name, term in terms.items():
             means[name] = means.get(name, 0.0) + term.detach() / count

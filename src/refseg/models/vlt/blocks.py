@@ -8,6 +8,7 @@ from torch.nn import functional
 
 from refseg import distributed
 from refseg.errors import InvalidInput
+from refseg.layers.precision import at_least_float32
 from refseg.layers.shared_norm import shared_moments
 
 SLOPE = 0.1  # of the leaky activation
@@ -66,7 +67,7 @@ class BatchNorm(nn.Module):
         scale = (variance + NORM_EPS).rsqrt() * self.weight
         shift = self.bias - mean * scale
         shape = (-1,) + (1,) * (x.ndim - 2)
-        return (x.float() * scale.view(shape) + shift.view(shape)).to(x.dtype)
+        return (at_least_float32(x) * scale.view(shape) + shift.view(shape)).to(x.dtype)
 
     def scale_and_shift(self) -> tuple[Tensor, Tensor]:
         """[C] and [C]: outside training, the normalisation of x is x * scale + shift."""
