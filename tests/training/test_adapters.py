@@ -334,6 +334,7 @@ def test_weights_that_begin_fresh_must_be_trained(tmp_path, base):
         (["adapters.patterns=['(']"], r"adapters.patterns\[0\]: is no regular expression"),
         (["adapters.rnak=3"], r"unknown key 'rnak' in section \[adapters\]; did you mean 'rank'"),
         (["adapters.rank=0"], "adapters.rank"),
+        (["run.sharding=full"], "adapters leave little to share out"),
         (["optimizer.freeze=['^text']"], "adapters freeze all that adapters.train_too does not name"),
     ],
 )
