@@ -1,5 +1,6 @@
 """A disk that becomes full ends a run with a sentence; what was saved stays whole, and with room the run goes on exactly."""
 
+import re
 import subprocess
 
 import pytest
@@ -131,6 +132,24 @@ def test_a_log_that_cannot_be_written_stops_the_run(tmp_path, disk, server):
     assert "make room and go on with --resume" in told
     assert train(server, folder).end()[0] == 0
     assert [line["step"] for line in logged(folder) if "loss" in line] == list(range(1, 15))
+
+
+def test_a_run_that_has_no_room_to_save_does_not_begin(tmp_path, server):
+    code = "from refseg.training import saving\nsaving.free_disk = lambda folder: {}\n"
+    folder = begin(tmp_path)
+    ended, _, err = train(server, folder, code=code.format(100_000)).end()
+    assert ended == 2, err
+    told = re.search(
+        r"has room for 0\.1 MB, and saving this run takes (\d+\.\d) MB; make room", err.splitlines()[-1]
+    )
+    assert told, err
+    assert not list(folder.iterdir())
+    needed = float(told[1]) * 1e6
+    ended, _, err = train(server, folder, code=code.format(int(1.2 * needed))).end()
+    assert ended == 0, err
+    assert "more may be needed before the run ends" in err
+    written = sum((folder / name).stat().st_size for name in ("state.pt", "last.safetensors"))
+    assert written == pytest.approx(needed, rel=0.2)  # names and headers come on top of the numbers
 
 
 def test_a_sentence_of_the_system_is_found_behind_that_of_a_library(tmp_path, monkeypatch):

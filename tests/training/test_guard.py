@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from refseg.training import guard as guards
 from refseg.training import loop
 from refseg.training.config import run_from_values
+from refseg.training.evidence import forget_evidence
 from refseg.training.feed import batches
 from refseg.training.guard import Guard, NotFinite
 from refseg.training.resume import tidy_and_load_state
@@ -131,6 +132,13 @@ def test_the_summary_names_examples_terms_and_gradients(stopped):
     assert set(np.unique(mask)) <= {0, 255}
 
 
+def test_what_was_kept_goes_with_its_run_and_folders_of_others_stay(stopped):
+    _, _, folder, _ = stopped
+    (folder / "bad-step-mine").mkdir()
+    forget_evidence(folder)
+    assert [path.name for path in folder.glob("bad-step*")] == ["bad-step-mine"]
+
+
 def test_the_run_goes_on_once_the_cause_is_gone(stopped, monkeypatch):
     run, _, folder, _ = stopped
     monkeypatch.undo()
@@ -161,14 +169,7 @@ def test_weights_that_left_all_bounds_are_told_at_their_step(tmp_path):
 
 
 class Late:
-    """An event of a GPU that is two steps behind."""
-
-    def __init__(self, asked):
-        self.asked = asked
-
-    def query(self):
-        self.asked -= 1
-        return self.asked < 0
+    """An event of a GPU."""
 
     def synchronize(self):
         pass
@@ -178,7 +179,7 @@ def test_numbers_that_arrive_late_name_their_step_and_weights_that_moved_on_are_
     spoiled, tmp_path, monkeypatch
 ):
     monkeypatch.setattr(guards, "_is_at_hand", lambda values: False)
-    monkeypatch.setattr(guards, "_sent", lambda values: (values, Late(1)))
+    monkeypatch.setattr(guards, "_sent", lambda values: (values, Late()))
     run = run_of()
     spoiled(batch_of(run, 0))
     with pytest.raises(
@@ -193,7 +194,7 @@ def test_numbers_that_arrive_late_name_their_step_and_weights_that_moved_on_are_
 
 def test_numbers_still_on_their_way_are_waited_for_before_a_save(spoiled, tmp_path, monkeypatch):
     monkeypatch.setattr(guards, "_is_at_hand", lambda values: False)
-    monkeypatch.setattr(guards, "_sent", lambda values: (values, Late(1000)))
+    monkeypatch.setattr(guards, "_sent", lambda values: (values, Late()))
     run = run_of()
     spoiled(batch_of(run, 2))  # of step 2, after which the run saves
     with pytest.raises(NotFinite, match="dice became nan at step 2"):

@@ -21,6 +21,7 @@ from refseg.training.plan import make_plan
 from refseg.training.plan_report import duration, report, size
 from refseg.training.rehearsal import MemoryTooSmall, Rehearsal
 from refseg.training.room import Room
+from training.recipes import made_data
 
 CPU = torch.device("cpu")
 GB = 10**9
@@ -90,6 +91,17 @@ def test_amounts_are_those_of_the_recipe(planned):
         8,
         4,
     )  # 300, 600, 900 and the end
+
+
+def test_a_stored_set_has_examples_and_epochs(planned, tmp_path):
+    made = made_data(tmp_path / "made", count=6)
+    data = {"name": str(made), "size": None, "evaluate_split": "train"}
+    plan = planned(run_of(data=data, run={"steps": "4 epochs", "batch_size": 2, "evaluate_every": "1 epoch"},
+                          optimizer={"accumulate": 1}, schedule={"warmup_steps": 0}))  # fmt: skip
+    amounts = plan.amounts
+    assert (amounts.examples, amounts.steps, amounts.epochs, amounts.evaluations) == (6, 12, 4.0, 4)
+    assert "6 examples; 2 a step (batches of 2)" in report(plan)
+    assert "12 steps, 4.0 epochs, cosine schedule; 4 evaluations of 6 examples" in report(plan)
 
 
 def test_parts_and_groups_count_every_parameter_once(planned):

@@ -155,6 +155,7 @@ def _forget_unbegun(folder: Path) -> None:
 def _prepare(folder: Path, *, resume: bool, force: bool) -> None:
     """The output folder, empty of another run unless it is to be resumed."""
     from refseg.errors import InvalidInput
+    from refseg.training.evidence import forget_evidence
     from refseg.training.resume import own_files
 
     present = own_files(folder)
@@ -165,6 +166,7 @@ def _prepare(folder: Path, *, resume: bool, force: bool) -> None:
     if force:
         for path in present:
             path.unlink()
+        forget_evidence(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -191,9 +191,11 @@ def _summary(place: Workplace, steps: Sequence[Mapping[str, Any]]) -> str:
     seconds = math.fsum(line["seconds"] for line in steps)
     waited = math.fsum(line["seconds"] * line["waiting"] for line in steps)
     skipped = int(sum(line.get("skipped", 0) for line in steps))
+    done = steps[-1]["step"] if steps else 0
+    early = "" if done == run.run.steps else f" of {run.run.steps}"
     alone = "one process" if processes == 1 else f"{processes} processes"
     return (
-        f"{run.run.steps} steps of {batch} examples on {alone} ({place.device}, {run.run.precision}): {seconds / 3600:.2f} hours "
+        f"{done}{early} steps of {batch} examples on {alone} ({place.device}, {run.run.precision}): {seconds / 3600:.2f} hours "
         f"of steps, {waited / max(seconds, 1e-9):.0%} of them spent waiting for data; {skipped} examples skipped."
     )
 

@@ -8,6 +8,7 @@ they found each other, that it is alive.
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import threading
 import time
@@ -61,6 +62,7 @@ def companions(folder: Path) -> Iterator[None]:
             raise ProcessLost(_without_worker(error, folder)) from error
         if heart is None or not _is_of_connection(error):
             raise
+        _hear_no_launcher()
         gone = heart.gone()
         if _speaks(gone):
             raise ProcessLost(_sentence(gone, folder)) from error
@@ -93,7 +95,9 @@ class Heartbeat:
 
     def gone(self) -> list[int]:
         """The processes that left, or are silent, once some of them is known to be gone; empty if all still speak."""
-        for _ in range(DOUBTED + 1):
+        if self.size == 2:
+            return [1 - self.rank]
+        for _ in range(3 * DOUBTED):
             found = [rank for rank, missed in self._missed.items() if missed >= DOUBTED]
             if found:
                 return found
@@ -140,13 +144,13 @@ def _leave(gone: list[int], folder: Path) -> None:
 
 
 def _speaks(gone: list[int]) -> bool:
-    """Whether this process is the first of those that are left."""
-    return distributed.rank() == min(set(range(distributed.world_size())) - set(gone), default=0)
+    """Whether this process is the first of those that are left; each one speaks where it is not known who is."""
+    return not gone or distributed.rank() == min(set(range(distributed.world_size())) - set(gone), default=0)
 
 
 def _sentence(gone: list[int], folder: Path) -> str:
     size = distributed.world_size()
-    which = f"process {' and '.join(map(str, gone))}" if gone else "one"
+    which = f"process {' and '.join(map(str, gone))}" if gone else "another process"
     return f"{which} of {size} was lost (killed, or stopped by a mistake that it told of itself); {_state(folder)}"
 
 
@@ -162,6 +166,12 @@ def _without_worker(error: RuntimeError, folder: Path) -> str:
         f"a process that prepares batches was killed, most often for want of memory ({error}); {_state(folder)}, with fewer "
         "data.workers or smaller batches"
     )
+
+
+def _hear_no_launcher() -> None:
+    """Launchers end the survivors of a lost process; this one ends by itself in seconds, once it has said why."""
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 def _is_of_connection(error: RuntimeError) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -90,6 +91,13 @@ def keep_evidence(scene: Scene, training: Training, found: Found) -> str:
         return f"another process keeps its inputs in {folder.parent}"
     _write(folder, scene, found, shown, verdicts)
     return f"its inputs are in {folder}" + _culprits(shown, verdicts)
+
+
+def forget_evidence(folder: Path) -> None:
+    """Takes away what earlier runs in a folder have kept of broken steps."""
+    for place in folder.glob("bad-step-*"):
+        if next(place.glob(f"**/{SUMMARY_NAME}"), None) is not None:
+            shutil.rmtree(place)
 
 
 def _drawn_again(scene: Scene, step: int) -> list[_Shown]:

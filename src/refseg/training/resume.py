@@ -9,7 +9,9 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
+from refseg import distributed
 from refseg.checkpoints import native
 from refseg.errors import InvalidInput
 from refseg.files import durable_file, reason
@@ -119,7 +121,7 @@ def random_states() -> dict[str, Any]:
     kind, numbers, place, has_gauss, gauss = np.random.get_state(legacy=True)
     return {
         "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else [],
+        "cuda": _cuda_states() if torch.cuda.is_initialized() else [],
         "numpy": [
             str(kind),
             torch.from_numpy(np.asarray(numbers, dtype=np.int64)),
@@ -131,11 +133,25 @@ def random_states() -> dict[str, Any]:
     }
 
 
+def _cuda_states() -> list[Tensor]:
+    # Asking for a GPU's state takes memory on it, and each of several processes has one of its own.
+    if distributed.world_size() > 1:
+        return [torch.cuda.get_rng_state()]
+    return torch.cuda.get_rng_state_all()
+
+
+def _restore_cuda(states: list[Tensor]) -> None:
+    if distributed.world_size() == 1 and len(states) == torch.cuda.device_count():
+        torch.cuda.set_rng_state_all(states)
+    else:  # saved by another number of processes, or on another number of GPUs
+        torch.cuda.set_rng_state(states[0])
+
+
 def restore_random_states(states: Mapping[str, Any]) -> None:
     """Gives every global random generator the state it had."""
     torch.set_rng_state(states["torch"])
     if states["cuda"] and torch.cuda.is_available():  # a run may move to another device, without exactness
-        torch.cuda.set_rng_state_all(states["cuda"])
+        _restore_cuda(states["cuda"])
     kind, numbers, *rest = states["numpy"]
     np.random.set_state((kind, numbers.numpy().astype(np.uint32), *rest))
     version, internal, gauss = states["python"]
