@@ -1,6 +1,7 @@
 """Adapters begin as nothing, alone learn, and their sum with the weight is what a checkpoint holds."""
 
 import copy
+import json
 import re
 
 import pytest
@@ -333,6 +334,7 @@ def test_weights_that_begin_fresh_must_be_trained(tmp_path, base):
         (["adapters.patterns=['(']"], r"adapters.patterns\[0\]: is no regular expression"),
         (["adapters.rnak=3"], r"unknown key 'rnak' in section \[adapters\]; did you mean 'rank'"),
         (["adapters.rank=0"], "adapters.rank"),
+        (["run.sharding=full"], "adapters leave little to share out"),
         (["optimizer.freeze=['^text']"], "adapters freeze all that adapters.train_too does not name"),
     ],
 )
@@ -346,3 +348,26 @@ def test_runs_without_adapters_leave_no_file_of_them(tmp_path):
     assert values["adapters"]["patterns"] == []
     run = run_from_values(values | {"variant": "debug"}, source="scout/scenes")
     assert run.adapters == AdaptersConfig()
+
+
+def test_the_verb_merges_and_refuses_to_overwrite(tmp_path, base, monkeypatch, capsys):
+    from refseg.cli import main
+
+    run = run_of(tmp_path, base, "run.evaluate_examples=0", "run.steps=1")
+    last = train(run, tmp_path / "run", device=torch.device("cpu"), is_quiet=True)
+    small, out = str(tmp_path / "run" / "adapters.safetensors"), tmp_path / "mine.safetensors"
+
+    def merge_command(*further):
+        monkeypatch.setattr("sys.argv", ["refseg", "merge", small, "-o", str(out), *further])
+        with pytest.raises(SystemExit) as end:
+            main()
+        return end.value.code or 0, capsys.readouterr()
+
+    code, told = merge_command("--json")
+    assert code == 0
+    assert json.loads(told.out)["sha256"] == native.read_header(last).sha256
+    code, told = merge_command()
+    assert code == 2
+    assert "is there already; replace it with --force" in told.err
+    assert merge_command("--force")[0] == 0
+    assert merge_command("--force", "--dtype", "float8")[0] == 2

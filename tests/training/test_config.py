@@ -59,9 +59,36 @@ def test_overrides_are_laid_over_the_file(recipe):
     assert (run.run.steps, run.data.split, run.run.ema, run.name) == (7, "val", 0.5, "other")
 
 
+def test_overrides_reach_lists_and_their_entries(recipe):
+    run = read_recipe(
+        recipe,
+        [
+            "optimizer.rules=[{pattern='^text', lr_scale=0.5}, {pattern='^stem'}]",
+            "optimizer.rules.1.lr_scale=0.25",
+            "optimizer.freeze=['^fusions']",
+            "schedule.drops.0=0.25",
+        ],
+    )
+    assert [(rule.pattern, rule.lr_scale) for rule in run.optimizer.rules] == [
+        ("^text", 0.5),
+        ("^stem", 0.25),
+    ]
+    assert run.optimizer.freeze == ("^fusions",)
+    assert run.schedule.drops == (0.25, 0.75)
+
+
 @pytest.mark.parametrize(
     ("override", "said"),
     [
+        ("optimizer.freezing=['x']", r"unknown key 'freezing' in section \[optimizer\]; did you mean 'freeze'"),
+        ("adapters.pattern=['x']", r"unknown key 'pattern' in section \[adapters\]; did you mean 'patterns'"),
+        ("run.patence=3", "did you mean 'patience'"),
+        ("optimizer.freeze=[^text]", "is not TOML .*texts inside brackets stand in quotes"),
+        ("optimizer.freeze=['(']", r"optimizer.freeze\[0\]: is no regular expression"),
+        ("schedule.drops.2=0.5", "'2' is no entry of the list, which has 2, numbered from 0"),
+        ("schedule.drops.x=0.5", "'x' is no entry of the list"),
+        ("optimizer.rules=[{pat='x'}]", "unknown key 'pat' in"),
+        ("optimizer.layer_decay=0.0", "optimizer.layer_decay"),
         ("run.stpes=3", r"unknown key 'stpes' in section \[run\]; did you mean 'steps'"),
         ("familly=vlt", "unknown key 'familly' in the top section; did you mean 'family'"),
         ("optimizer.zzz=1", r"unknown key 'zzz' in section \[optimizer\]; known: kind, lr, betas"),

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from refseg.errors import InvalidInput
+from refseg.training.log import LOG_NAME
 
 _FACTS = frozenset({"lr", "norm", "seconds", "waiting", "skipped"})
 
@@ -17,7 +19,7 @@ class Board:
     A run that goes on begins a new file that withdraws what earlier ones say of later steps, so that no step is shown twice.
 
     Arguments:
-        step: the last step that is done; 0 at the beginning.
+        step: the last step that stays as earlier files show it; 0 withdraws all.
 
     Raises:
         InvalidInput: if tensorboardX is not installed.
@@ -31,7 +33,7 @@ class Board:
                 "run.tensorboard needs tensorboardX, which is not installed: pip install 'refseg[train]', or set "
                 "run.tensorboard = false"
             ) from error
-        self._writer = SummaryWriter(str(folder), purge_step=step + 1 if step else None, flush_secs=10)
+        self._writer = SummaryWriter(str(folder), purge_step=step + 1, flush_secs=10)
 
     def write(self, line: Mapping[str, Any]) -> None:
         """Adds one line of the log: losses, facts about the step, or scores of a measurement."""
@@ -49,5 +51,16 @@ class Board:
 
 
 def board_of(folder: Path, step: int, *, is_wanted: bool) -> Board | None:
-    """The board of a run in `folder` that has done `step` steps; None where nobody asked for one."""
-    return Board(folder, step) if is_wanted else None
+    """The board of a run in `folder` that has done `step` steps; None where nobody asked for one.
+
+    What the log holds of the last step is shown anew: a measurement that was shown may not have been saved.
+    """
+    if not is_wanted:
+        return None
+    board, log = Board(folder, step - 1 if step else 0), folder / LOG_NAME
+    if step and log.exists():
+        lines = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()[-2:]]
+        for line in lines:
+            if line.get("step") == step:
+                board.write(line)
+    return board

@@ -78,6 +78,8 @@ class RunConfig(Section):
     def _adapters_fit(self) -> None:
         if self.adapters.patterns and self.init is None:
             raise ValueError("adapters change the weights of a checkpoint a little, and there is no init")
+        if self.adapters.patterns and self.run.sharding != "none":
+            raise ValueError("adapters leave little to share out among processes; leave out run.sharding")
         if self.adapters.patterns and self.optimizer.freeze:
             raise ValueError(
                 "adapters freeze all that adapters.train_too does not name; leave out optimizer.freeze"

@@ -10,15 +10,17 @@ import sys
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from refseg.errors import InvalidInput
 from refseg.files import reason, write_durable_text
-from refseg.training.board import Board
 from refseg.training.watch import Watch
+
+if TYPE_CHECKING:
+    from refseg.training.board import Board
 
 LOG_NAME = "log.jsonl"
 
