@@ -158,3 +158,14 @@ def test_a_field_that_no_world_has_is_refused(checkpoint, world, words):
     given = [part for one in world for part in ("--world", one)]
     with pytest.raises((InvalidInput, UnknownName), match=words):
         refseg_evaluate(checkpoint, "scenes", "--frames", "2", *given)
+
+
+def test_evaluations_are_added_to_a_model_card(checkpoint, data, tmp_path):
+    page = tmp_path / "cards" / "README.md"
+    for split in ("val", "train"):
+        done = refseg_evaluate(checkpoint, data, "--split", split, "--card-file", page)
+    (_, train) = json.loads(page.with_name("card.json").read_text())["results"]
+    assert train["source"]["split"] == "train"
+    assert train["scores"]["loc"]["mIoU"] == 1.0  # left is right
+    assert "### mine.jsonl val: 1 examples, 3 phrases" in page.read_text()
+    assert done.stdout.split("\nmine.jsonl")[0] in page.read_text()  # the table as printed, but for its times

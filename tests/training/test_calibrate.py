@@ -7,6 +7,7 @@ from typer.testing import CliRunner
 from refseg.cli import app, load_verbs
 from refseg.data.scenes.dataset import Scenes, ScenesSpec
 from refseg.errors import InvalidInput
+from refseg.evaluation.run import evaluate
 from refseg.models import catalog
 from refseg.predictor import Predictor, load
 from refseg.training.calibrate import calibrate
@@ -21,6 +22,20 @@ def test_a_score_that_shouts_is_brought_down():
     assert fitted.phrases == 96
     assert fitted.scaling.temperature > 2
     assert fitted.ece_after < fitted.ece_before
+
+
+def test_the_score_to_answer_from_keeps_the_share_that_was_asked_for():
+    model = load("scout", device="cpu").model
+    fitted = calibrate(model, [Scenes(FEW)], keep=0.8)
+    assert model.config.existence_threshold == fitted.threshold
+    kept = evaluate(Predictor(model, device="cpu"), Scenes(FEW)).score().kept
+    assert 0.75 <= kept <= 0.9
+
+
+@pytest.mark.parametrize(("family", "keep"), [("scout", 1.5), ("vlt", 0.9)])
+def test_a_share_that_cannot_be_kept_is_refused(family, keep):
+    with pytest.raises(InvalidInput, match="to keep was asked"):
+        calibrate(catalog.build(family, "debug"), [Scenes(FEW)], keep=keep)
 
 
 def test_the_weights_take_temperature_and_bias_in():

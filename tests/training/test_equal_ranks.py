@@ -22,6 +22,7 @@ from safetensors.torch import load_file
 STEPS, TOGETHER = 3, 4  # of examples in a batch of all processes
 SIZES = [(48, 64), (64, 48), (40, 84), (64, 64), (50, 50), (84, 40), (64, 72), (48, 48)]
 
+MEASURED = {"evaluate_examples": 5, "final_protocols": "none"}  # five: shared evenly by no number here
 SMALL = {"frame": {"size": 32}}
 WITHOUT_DROPS = {"backbone": {"drop_path": 0.0}}
 VARIANTS = {
@@ -38,13 +39,14 @@ VARIANTS = {
         "model": SMALL | WITHOUT_DROPS,
         "data": {"frames": 2},
     },
-    "scout": {"optimizer": {"accumulate": 2}},
+    "scout": {"optimizer": {"accumulate": 2}, "run": MEASURED},
     "scout-clips": {"family": "scout", "data": {"frames": 2}},
     "scout-naming": {
         "family": "scout",
         "objective": "naming",
         "data": {"name": "scenes", "size": 64, "phrases": 1},
         "model": {"num_nouns": 192, "num_colours": 16},
+        "run": MEASURED,
     },
     # Published behaviour, left out here: in training, padded words of shorter phrases are seen, so that a phrase's answer
     # depends on the longest one in the batch of its process.
@@ -149,7 +151,9 @@ def trained(tmp_path_factory):
 
 
 def logged(folder, size, name):
-    return [json.loads(line) for line in (folder / str(size) / name / "log.jsonl").read_text().splitlines()]
+    """The lines of steps, and those of measurements."""
+    lines = [json.loads(line) for line in (folder / str(size) / name / "log.jsonl").read_text().splitlines()]
+    return [line for line in lines if "loss" in line], [line for line in lines if "evaluation" in line]
 
 
 def terms_of(line):
@@ -160,10 +164,17 @@ def terms_of(line):
 
 @pytest.mark.parametrize(("name", "size", "way"), CASES)
 def test_every_loss_of_every_step_is_that_of_one_process(trained, name, size, way):
-    one, several = logged(trained, 1, name), logged(trained, size, name + way)
+    (one, measured), (several, measured_together) = (
+        logged(trained, 1, name),
+        logged(trained, size, name + way),
+    )
     assert len(one) == len(several) == STEPS
     for alone, together in zip(one, several, strict=True):
         assert terms_of(together) == pytest.approx(terms_of(alone), rel=1e-5)  # the log has six digits
+
+    assert len(measured) == len(measured_together) == (name in ("scout", "scout-naming"))
+    for alone, together in zip(measured, measured_together, strict=True):
+        assert together["evaluation"] == pytest.approx(alone["evaluation"], rel=1e-5)
 
 
 @pytest.mark.parametrize(("name", "size", "way"), CASES)
@@ -178,5 +189,5 @@ def test_the_weights_at_the_end_are_those_of_one_process(trained, name, size, wa
 
 def test_the_steps_that_are_compared_have_moved_the_weights(trained):
     for name in VARIANTS:
-        losses = [line["loss"] for line in logged(trained, 1, name)]
+        losses = [line["loss"] for line in logged(trained, 1, name)[0]]
         assert len(set(losses)) == STEPS, (name, losses)

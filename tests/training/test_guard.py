@@ -169,14 +169,7 @@ def test_weights_that_left_all_bounds_are_told_at_their_step(tmp_path):
 
 
 class Late:
-    """An event of a GPU that is two steps behind."""
-
-    def __init__(self, asked):
-        self.asked = asked
-
-    def query(self):
-        self.asked -= 1
-        return self.asked < 0
+    """An event of a GPU."""
 
     def synchronize(self):
         pass
@@ -186,7 +179,7 @@ def test_numbers_that_arrive_late_name_their_step_and_weights_that_moved_on_are_
     spoiled, tmp_path, monkeypatch
 ):
     monkeypatch.setattr(guards, "_is_at_hand", lambda values: False)
-    monkeypatch.setattr(guards, "_sent", lambda values: (values, Late(1)))
+    monkeypatch.setattr(guards, "_sent", lambda values: (values, Late()))
     run = run_of()
     spoiled(batch_of(run, 0))
     with pytest.raises(
@@ -201,7 +194,7 @@ def test_numbers_that_arrive_late_name_their_step_and_weights_that_moved_on_are_
 
 def test_numbers_still_on_their_way_are_waited_for_before_a_save(spoiled, tmp_path, monkeypatch):
     monkeypatch.setattr(guards, "_is_at_hand", lambda values: False)
-    monkeypatch.setattr(guards, "_sent", lambda values: (values, Late(1000)))
+    monkeypatch.setattr(guards, "_sent", lambda values: (values, Late()))
     run = run_of()
     spoiled(batch_of(run, 2))  # of step 2, after which the run saves
     with pytest.raises(NotFinite, match="dice became nan at step 2"):

@@ -45,7 +45,7 @@ final_protocols = "none"
 SLOW_DISK = """
 import os, time
 sync = os.fsync
-os.fsync = lambda descriptor: (time.sleep(0.03), sync(descriptor))[1]
+os.fsync = lambda descriptor: (time.sleep(0.05), sync(descriptor))[1]
 """
 # Dropout, clips, and two sets that are dealt out by shares.
 CLIPS = """
@@ -172,7 +172,7 @@ def kill_when(run, folder, is_now, patience=60):
     is_missed = steps_on(8)
     while run.is_running() and not is_now(folder) and not is_missed(folder):
         assert time.monotonic() < end, run.err.read_text()
-        time.sleep(0.001)
+        time.sleep(0.004)
     was_running = run.is_running()
     os.kill(run.pid, signal.SIGKILL)  # not yet reaped, so the number is still its own
     code, _, err = run.end()

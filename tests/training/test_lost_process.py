@@ -123,6 +123,7 @@ def test_a_run_that_loses_a_process_ends_soon_and_goes_on_exactly(tmp_path, serv
     must_be_equal(folder, whole)
 
 
+@pytest.mark.slow
 def test_a_request_to_stop_may_reach_one_process_or_both(tmp_path, server):
     folder = run_in(tmp_path / "asked")
     for step, asked in ((3, (1,)), (9, (0, 1))):

@@ -218,6 +218,7 @@ def test_a_recipe_that_makes_up_the_step_itself_is_taken_as_it_is(monkeypatch):
         ({"ACCELERATE_USE_FSDP": "true"}, "add run.sharding=full"),
         ({"ACCELERATE_DYNAMO_BACKEND": "INDUCTOR"}, "add run.compile=true"),
         ({"ACCELERATE_GRADIENT_ACCUMULATION_STEPS": "4"}, "4 batches a step"),
+        ({"ACCELERATE_USE_CPU": "True", "MASTER_ADDR": "127.0.0.1"}, "starts one process, whatever"),
         ({"ACCELERATE_USE_DEEPSPEED": "true"}, "DeepSpeed, which refseg does not use"),
     ],
 )
@@ -306,3 +307,13 @@ def test_accelerate_launch_starts_a_sharded_run(typed):
     assert done.stdout.strip() == str(folder / "sharded" / "last.safetensors")
     # All that the launcher changes is how weights are held.
     assert column(folder / "sharded") == pytest.approx(column(folder / "run"), rel=1e-5)
+
+
+def test_another_number_of_examples_a_step_is_refused(tmp_path):
+    job = {"recipe": str(tmp_path / "recipe.toml"), "folder": str(tmp_path / "run")}
+    (tmp_path / "recipe.toml").write_text(RECIPE.replace("lgformer", "scout").replace("model =", "# model ="))
+    assert run_job({**job, "overrides": ["run.batch_size=2"], "stop_after": 1}) == ""
+    told = run_job({**job, "overrides": ["run.batch_size=3"]})
+    assert "run.batch_size 3 x optimizer.accumulate 1 x 1 process are 3 examples a step" in told
+    assert run_job({**job, "overrides": ["run.batch_size=1", "optimizer.accumulate=2"]}) == ""
+    assert len(logged(tmp_path / "run")) == STEPS

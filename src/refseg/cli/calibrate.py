@@ -25,6 +25,12 @@ def calibrate(
         typer.Option(help="Scenes: frames of a clip; may be repeated, to fit on several kinds."),
     ] = None,
     seed: Annotated[int, typer.Option(help="Scenes: one that no training run has.")] = 1000,
+    keep: Annotated[
+        float | None,
+        typer.Option(
+            help="Also choose the score from which on to answer: this share of true phrases keeps its answer."
+        ),
+    ] = None,
     root: Annotated[Path | None, typer.Option(help="Where the data set lies.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")] = "auto",
     dtype: Annotated[
@@ -51,7 +57,7 @@ def calibrate(
     kinds = [{"frames": each, "seed": seed} for each in frames or [1]] if data == "scenes" else [{}]
     examples = [open_dataset(data, split=part, count=count, root=root, scenes=kind) for kind in kinds]
     model, header, _ = zoo.load(checkpoint, device=found)
-    fitted = fit(model, examples, device=found)
+    fitted = fit(model, examples, keep=keep, device=found)
     origin = {**header.origin, "calibrated": f"{data} {part or ''} {count} seed {seed}: {fitted.scaling}"}
     native.save(out, model, family=header.family, variant=header.variant, origin=origin, dtype=stored)
     print(f"{out}: {fitted}")

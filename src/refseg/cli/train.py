@@ -90,10 +90,12 @@ def _plan(run: RunConfig, folder: Path, device: str, *, measures: bool, as_json:
     from refseg.training.plan_report import report
 
     found = distributed.start(find_device(device))
-    if distributed.is_first():
-        made = make_plan(run, folder, found, measures=measures)
+    try:
+        made = distributed.first_alone(lambda: make_plan(run, folder, found, measures=measures))
+    except distributed.Refused as refusal:
+        raise typer.Exit(2) from refusal
+    if made is not None:
         print(json.dumps(made.record()) if as_json else report(made))
-    distributed.wait()
     distributed.stop()
 
 

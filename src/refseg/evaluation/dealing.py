@@ -52,7 +52,8 @@ def dealt(items: Sequence[Item], work: Callable[[Item], Gift], form: Form[Gift])
     if distributed.world_size() == 1:
         yield from map(work, items)
         return
-    table, error, speaks = _Table(), None, False
+    table, speaks = _Table(), False
+    error: Exception | None = None
     try:
         yield from (
             _all(items, work, form, table) if distributed.is_first() else _own(items, work, form, table)

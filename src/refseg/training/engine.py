@@ -88,11 +88,6 @@ def must_agree(run: RunConfig) -> None:
         raise InvalidInput(
             'accelerate launch asks for FSDP, the recipe for run.sharding = "none"; add run.sharding=full, or leave out --use_fsdp'
         )
-    if _is_asked("FSDP_OFFLOAD_PARAMS") and _is_asked("ACCELERATE_USE_FSDP"):
-        raise InvalidInput(
-            "accelerate launch asks for weights that wait on the CPU, and refseg keeps their parts on the device; leave out "
-            "--fsdp_offload_params"
-        )
     if asked("ACCELERATE_DYNAMO_BACKEND", "NO").upper() != "NO" and not run.run.compile:
         raise InvalidInput(
             "accelerate launch asks for torch.compile, the recipe does not; add run.compile=true, or leave out --dynamo_backend"
@@ -103,15 +98,31 @@ def must_agree(run: RunConfig) -> None:
             f"accelerate launch asks for {steps} batches a step, the recipe for optimizer.accumulate = "
             f"{run.optimizer.accumulate}; change one of them"
         )
-    for other, name in (("DEEPSPEED", "DeepSpeed"), ("MEGATRON_LM", "Megatron-LM")):
-        if _is_asked(f"ACCELERATE_USE_{other}"):
-            raise InvalidInput(
-                f'accelerate launch asks for {name}, which refseg does not use; shard by run.sharding = "full" instead'
-            )
+    _must_not_be_asked()
     for key in ("compile", "channels_last"):
         if is_sharded(run) and getattr(run.run, key):
             raise InvalidInput(
                 f'run.{key} = true does not go with run.sharding = "full" on several processes; set one of them back'
+            )
+
+
+def _must_not_be_asked() -> None:
+    """Refuses what accelerate can do and refseg does not."""
+    if _is_asked("FSDP_OFFLOAD_PARAMS") and _is_asked("ACCELERATE_USE_FSDP"):
+        raise InvalidInput(
+            "accelerate launch asks for weights that wait on the CPU, and refseg keeps their parts on the device; leave out "
+            "--fsdp_offload_params"
+        )
+    if _is_asked("ACCELERATE_USE_CPU") and "MASTER_ADDR" in os.environ and "WORLD_SIZE" not in os.environ:
+        # It names a meeting place where several processes are asked for, and then starts one.
+        raise InvalidInput(
+            "accelerate launch --cpu starts one process, whatever --num_processes says; give --multi_gpu in place of --cpu, or "
+            "start them by torchrun"
+        )
+    for other, name in (("DEEPSPEED", "DeepSpeed"), ("MEGATRON_LM", "Megatron-LM")):
+        if _is_asked(f"ACCELERATE_USE_{other}"):
+            raise InvalidInput(
+                f'accelerate launch asks for {name}, which refseg does not use; shard by run.sharding = "full" instead'
             )
 
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from refseg.training.log import Log
     from refseg.training.state import Training
 
+_STEPS_ON_THE_WAY = 2
 NORM = "norm"
 """What the log calls the norm of the whole gradient."""
 
@@ -41,7 +42,7 @@ class Guard:
     """Looks at the numbers of every step.
 
     On a CPU it looks before the weights move. A GPU is not waited for: its numbers are looked at when they have arrived, a
-    step or two later, and always before anything is saved.
+    few steps later, the same number on all processes, and always before anything is saved.
 
     Arguments:
         may_overflow: in float16 a gradient too large for its type is met by skipping the step, and is no mistake.
@@ -67,12 +68,13 @@ class Guard:
         self.settle(training, waits=False)
 
     def settle(self, training: Training, *, waits: bool = True) -> None:
-        """Judges the steps whose numbers have arrived, or with `waits` all that were noted; called before a save.
+        """Judges the steps whose numbers must have arrived, or with `waits` all that were noted; called before a save.
 
         Raises:
             NotFinite: as `look`.
         """
-        while self._pending and (waits or self._pending[0].ready.query()):
+        # By the count of steps, not by what has arrived: all processes must stop at the same step.
+        while len(self._pending) > (0 if waits else _STEPS_ON_THE_WAY):
             first = self._pending.popleft()
             first.ready.synchronize()
             self._judge(training, first.step, first.names, first.values, is_untouched=False)

@@ -26,11 +26,7 @@ def load_state(folder: Path, run: RunConfig) -> dict[str, Any] | None:
     def load() -> dict[str, Any] | None:
         state = tidy_and_load_state(folder)
         if state is not None:
-            saved = read_recipe(folder / RUN_NAME)
-            state.setdefault("processes", len(state["random"]))
-            state.setdefault("examples", examples_per_step(saved, state["processes"]))
-            # How a step's examples are dealt out may differ; how many there are may not, see `regrouped`.
-            must_be_same_run(folder, _with_batches(run, saved.run.batch_size, saved.optimizer.accumulate))
+            _must_go_on(state, read_recipe(folder / RUN_NAME), run, folder)
         return state
 
     state = distributed.first_alone(load)
@@ -38,6 +34,22 @@ def load_state(folder: Path, run: RunConfig) -> dict[str, Any] | None:
         return state
     told = distributed.shared(None if state is None else _outline(state))
     return told if state is None else state
+
+
+def _must_go_on(state: dict[str, Any], saved: RunConfig, run: RunConfig, folder: Path) -> None:
+    """Refuses another run. How a step's examples are dealt out may differ; how many there are may not, see `regrouped`."""
+    state.setdefault("processes", len(state["random"]))
+    state.setdefault("examples", examples_per_step(saved, state["processes"]))
+    size, accumulate = saved.run.batch_size, saved.optimizer.accumulate
+    # Batches of one shape are dealt out by their size over all processes, which must stay.
+    kept = run.optimizer.accumulate if run.data.same_shape else accumulate
+    must_be_same_run(folder, _with_batches(run, size, kept))
+    now, own = distributed.world_size(), (run.run.batch_size, run.optimizer.accumulate)
+    if own != (size, accumulate) and examples_per_step(run, now) != state["examples"]:
+        raise InvalidInput(
+            f"run.batch_size {own[0]} x optimizer.accumulate {own[1]} x {_processes(now)} are {examples_per_step(run, now)} "
+            f"examples a step, and the run in {folder} has {state['examples']}; leave both out, and they follow from it"
+        )
 
 
 def _outline(state: dict[str, Any]) -> dict[str, Any]:
@@ -62,7 +74,7 @@ def regrouped(run: RunConfig, state: dict[str, Any] | None) -> tuple[RunConfig, 
     if before == now and given:
         return run, ""
     return changed, (
-        f"saved by {before} processes, goes on with {now}: {examples} examples a step as before, in batches of "
+        f"saved by {_processes(before)}, goes on with {now}: {examples} examples a step as before, in batches of "
         f"{changed.run.batch_size} x {changed.optimizer.accumulate} a process; the order of the data stays, what is dropped "
         "out from here on differs"
     )
@@ -81,10 +93,14 @@ def _fitting(run: RunConfig, examples: int, processes: int, before: int) -> RunC
         return _with_batches(run, size, examples // (size * processes))
     fitting = [str(n) for n in range(1, examples + 1) if examples % (accumulate * n) == 0]
     raise InvalidInput(
-        f"the run was saved by {before} processes with {examples} examples a step, which {processes} cannot share evenly; "
+        f"the run was saved by {_processes(before)} with {examples} examples a step, which {processes} cannot share evenly; "
         f"start {' or '.join(fitting) or before} processes, or give run.batch_size and optimizer.accumulate so that both times "
         f"{processes} are {examples}"
     )
+
+
+def _processes(count: int) -> str:
+    return "1 process" if count == 1 else f"{count} processes"
 
 
 def _with_batches(run: RunConfig, size: int, accumulate: int) -> RunConfig:
