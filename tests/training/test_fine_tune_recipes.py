@@ -9,7 +9,6 @@ from refseg.training.resume import seed_all
 from training.recipes import OWN, take_three_steps
 
 NAMES = [name for name in packaged_recipes() if name.endswith(OWN)]
-MODEL_FREE = ("vlt",)  # whose training has nothing that may be computed again
 
 
 def test_there_is_one_for_every_published_family():
@@ -35,7 +34,7 @@ def test_it_asks_little_of_a_gpu(name):
     assert run.run.ema == 0.0
     assert run.run.batch_size * run.optimizer.accumulate >= 4
     assert run.run.patience
-    assert run.run.checkpoint_activations == (run.family not in MODEL_FREE)
+    assert run.run.checkpoint_activations
     published = read_recipe(packaged_recipes()[f"{run.family}/{_published(run.family)}"])
     assert run.optimizer.lr <= 2 * published.optimizer.lr
 

@@ -193,8 +193,8 @@ def test_planning_draws_nothing_and_writes_nothing(planned, tmp_path):
 
 
 def test_an_impossible_run_and_absent_data_are_one_sentence(tmp_path):
-    with pytest.raises(InvalidInput, match="vlt names no blocks"):
-        make_plan(run_of(family="vlt", run={"checkpoint_activations": True}), tmp_path, CPU)
+    with pytest.raises(InvalidInput, match="scout names no blocks"):
+        make_plan(run_of(family="scout", run={"checkpoint_activations": True}), tmp_path, CPU)
     values = run_of().model_dump(mode="json")
     values["data"] |= {"name": str(tmp_path / "absent.jsonl"), "size": None, "phrases": None}
     with pytest.raises(InvalidInput, match=r"absent\.jsonl"):

@@ -40,7 +40,7 @@ def test_an_ordinary_run_is_possible_and_beyond_doubt():
         (run_of("scuot"), UnknownName, "did you mean 'scout'"),
         (run_of(variant="bse"), UnknownName, "did you mean 'base'"),
         (run_of(objective="nameing"), UnknownName, "did you mean 'naming'"),
-        (run_of("vlt", run={"checkpoint_activations": True}), InvalidInput, "vlt names no blocks .* set it to false"),
+        (run_of("scout", run={"checkpoint_activations": True}), InvalidInput, "scout names no blocks .* set it to false"),
         (run_of(run={"best_by": "IoU"}), InvalidInput, "run.best_by is 'IoU', and a measurement knows mIoU, oIoU"),
     ],
 )  # fmt: skip

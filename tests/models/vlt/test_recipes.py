@@ -38,6 +38,12 @@ def test_moving_averages_of_frozen_norms_stay_and_others_move(tmp_path):
     assert not torch.equal(state["fusion.phrase_norm.running_mean"], torch.zeros(64))
 
 
+def test_activations_may_be_computed_again(tmp_path):
+    kept = take_three_steps("vlt/refcoco", tmp_path / "kept").losses
+    again = {"run.checkpoint_activations": True}
+    assert take_three_steps("vlt/refcoco", tmp_path / "again", overrides=again).losses == kept
+
+
 @pytest.mark.parametrize(
     ("epoch", "rate"), [(1, 1e-3), (39, 1e-3), (40, 1e-4), (44, 1e-4), (45, 1e-5), (49, 1e-5), (50, 1e-6)]
 )

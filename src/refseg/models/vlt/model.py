@@ -171,6 +171,10 @@ class Vlt(ReferringModel):
         pairs = zip(output.mask_logits[:, 0], placements, strict=True)
         return [finished_scores(logits, placement, "source") for logits, placement in pairs]
 
+    def recomputed_blocks(self) -> list[nn.Module]:
+        """The layers of encoder and decoder; convolutions stay, whose norms would note a batch twice."""
+        return [*self.encoder, *self.decoder]
+
     def towers(self) -> tuple[Tower, ...]:
         """The encoders, for rates that fall with depth."""
         return (Tower("backbone", r"backbone\.", Darknet.layer_order),)
