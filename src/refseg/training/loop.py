@@ -54,10 +54,32 @@ def train(
         InvalidInput: if the data, the initial weights or the state do not fit the run, or a loss is not finite.
         Interrupted: on Ctrl-C, SIGTERM or SIGHUP, after the state is saved.
     """
+    examples, training, feed, place = _begun(run, folder, device, is_quiet=is_quiet, anyway=anyway)
+    mend(training, place)
+    with (
+        Interruption(speaks=distributed.is_first() and not is_quiet) as interruption,
+        told_if_stopped(training, place),
+    ):
+        measure_what_is_owed(training, place, interruption)
+        while goes_on(training, place):
+            _one_step(training, feed, place)
+            tell_and_keep(training, place, interruption)
+    tell_summary(training, place)
+    for line in feed.tally.summary():
+        place.log.say(line)
+    finish_with_card(place, examples)
+    place.log.close()
+    return folder / LAST_NAME
+
+
+def _begun(
+    run: RunConfig, folder: Path, device: torch.device, *, is_quiet: bool, anyway: bool
+) -> tuple[Sources, Training, Feed, Workplace]:
+    """Everything that stands before the first step; each refusal is said once, by the first process."""
     distributed.first_alone(lambda: must_agree(run))
     family = catalog.family(run.family)
     state = load_state(folder, run)
-    distributed.first_alone(partial(regrouped, run, state))  # a refusal is said once
+    distributed.first_alone(partial(regrouped, run, state))
     run, regrouping = regrouped(run, state)
     side = catalog.variant(run.family, run.variant).frame.size
     examples, plan = open_data(run, side)
@@ -76,41 +98,34 @@ def train(
     del state  # whose tensors are in the training now
     if not anyway:
         distributed.first_alone(lambda: must_hold(training.model, training.optimizer, plan, device))
+    log = _log(run, plan, training, folder, is_quiet=is_quiet)
+    tell_leakage(log, examples, held_out, folder)
+    announce(log, plan, training, origin=origin, num_examples=len(examples), device=device)
+    if regrouping:
+        log.say(regrouping)
+    frame, start = training.model.config.frame, training.step * run.optimizer.accumulate
+    guard = Guard(Scene(plan, folder, device, objective, examples, frame), log, may_overflow=_is_half(run))
+    place = Workplace(plan, folder, device, objective, held_out, log, guard)
+    distributed.first_alone(lambda: must_have_room(training, place))
+    return examples, training, batches(examples, plan, frame, start=start), place
+
+
+def _log(run: RunConfig, plan: RunConfig, training: Training, folder: Path, *, is_quiet: bool) -> Log:
+    """The log of the run; of several processes the first one's speaks and is kept."""
     log = Log(
         folder,
         total=steps_of(plan),
         is_quiet=is_quiet or not distributed.is_first(),
         is_kept=distributed.is_first(),
-        may_overflow=run.run.precision == "float16",
+        may_overflow=_is_half(run),
         workers=run.data.workers,
     )
     log.board = board_of(folder, training.step, is_wanted=run.run.tensorboard and distributed.is_first())
-    tell_leakage(log, examples, held_out, folder)
-    announce(log, plan, training, origin=origin, num_examples=len(examples), device=device)
-    if regrouping:
-        log.say(regrouping)
-    feed = batches(
-        examples, plan, training.model.config.frame, start=training.step * run.optimizer.accumulate
-    )
-    scene = Scene(plan, folder, device, objective, examples, training.model.config.frame)
-    guard = Guard(scene, log, may_overflow=run.run.precision == "float16")
-    place = Workplace(plan, folder, device, objective, held_out, log, guard)
-    distributed.first_alone(lambda: must_have_room(training, place))
-    mend(training, place)
-    with (
-        Interruption(speaks=distributed.is_first() and not is_quiet) as interruption,
-        told_if_stopped(training, place),
-    ):
-        measure_what_is_owed(training, place, interruption)
-        while goes_on(training, place):
-            _one_step(training, feed, place)
-            tell_and_keep(training, place, interruption)
-    tell_summary(training, place)
-    for line in feed.tally.summary():
-        log.say(line)
-    finish_with_card(place, examples)
-    log.close()
-    return folder / LAST_NAME
+    return log
+
+
+def _is_half(run: RunConfig) -> bool:
+    return run.run.precision == "float16"
 
 
 def open_data(run: RunConfig, side: int) -> tuple[Sources, RunConfig]:
