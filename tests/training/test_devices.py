@@ -54,6 +54,7 @@ def end(job):
     return load_file(Path(job["folder"], "last.safetensors"))
 
 
+@pytest.mark.slow
 def test_verbs_are_traced_in_training_alone(job, monkeypatch):
     """All of torch.compile but the code that it makes, which takes minutes."""
     traced = partial(torch.compile, backend="aot_eager")
