@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from refseg import distributed
 from refseg.framing import FrameSpec
-from refseg.structures import Batch, Clips, Targets, Things
+from refseg.structures import Batch, Clips, Targets
 
 _SQUARE = ("stretch", "letterbox")  # fits whose canvas does not depend on the example
 
@@ -46,7 +46,7 @@ def _enlarged_clips(clips: Clips, below: int, right: int, fill: float) -> Clips:
 def _enlarged_targets(targets: Targets, below: int, right: int) -> Targets:
     things = targets.things
     if things is not None:
-        things = tuple(Things(_padded(each.ids, below, right), each.nouns, each.colours) for each in things)
+        things = tuple(replace(each, ids=_padded(each.ids, below, right)) for each in things)
     return replace(targets, masks=_padded(targets.masks, below, right), things=things)
 
 
