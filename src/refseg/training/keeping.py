@@ -102,7 +102,8 @@ def _measurement(model: ReferringModel, place: Workplace, held_out: PhraseDatase
         model,
         held_out,
         place.objective,
-        batch_size=run.run.batch_size,
+        batch_size=run.run.batch_size
+        * distributed.world_size(),  # terms are means over a batch, whoever holds it
         device=place.device,
         best_by=_term(run),
     )
