@@ -10,7 +10,7 @@ from refseg.data.sampling import generator_at
 from refseg.errors import InvalidInput
 from refseg.training.config import RunConfig, read_recipe
 from refseg.training.lengths import examples_per_step
-from refseg.training.resume import RUN_NAME, must_be_same_run, tidy_and_load_state
+from refseg.training.resume import RUN_NAME, must_be_same_run, must_begin_alike, tidy_and_load_state
 
 _REGROUPING = 5  # what the numbers are for; see data.sampling
 
@@ -19,13 +19,16 @@ def load_state(folder: Path, run: RunConfig) -> dict[str, Any] | None:
     """The state of the run in `folder`, or None; the first process alone reads it, and alone holds its tensors.
 
     Raises:
-        InvalidInput: on the first process, if the state is damaged or of another run.
+        InvalidInput: on the first process, if the state is damaged or of another run, or there is none and the folder holds
+            another run or its checkpoints.
         Refused: on the others then.
     """
 
     def load() -> dict[str, Any] | None:
         state = tidy_and_load_state(folder)
-        if state is not None:
+        if state is None:
+            must_begin_alike(folder, run)
+        else:
             _must_go_on(state, read_recipe(folder / RUN_NAME), run, folder)
         return state
 
@@ -38,8 +41,6 @@ def load_state(folder: Path, run: RunConfig) -> dict[str, Any] | None:
 
 def _must_go_on(state: dict[str, Any], saved: RunConfig, run: RunConfig, folder: Path) -> None:
     """Refuses another run. How a step's examples are dealt out may differ; how many there are may not, see `regrouped`."""
-    state.setdefault("processes", len(state["random"]))
-    state.setdefault("examples", examples_per_step(saved, state["processes"]))
     size, accumulate = saved.run.batch_size, saved.optimizer.accumulate
     # Batches of one shape are dealt out by their size over all processes, which must stay.
     kept = run.optimizer.accumulate if run.data.same_shape else accumulate
