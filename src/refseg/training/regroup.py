@@ -46,6 +46,11 @@ def _must_go_on(state: dict[str, Any], saved: RunConfig, run: RunConfig, folder:
     kept = run.optimizer.accumulate if run.data.same_shape else accumulate
     must_be_same_run(folder, _with_batches(run, size, kept))
     now, own = distributed.world_size(), (run.run.batch_size, run.optimizer.accumulate)
+    if run.data.clips is not None and own != (size, accumulate):
+        raise InvalidInput(
+            f"run.batch_size and optimizer.accumulate decide which batches of the run in {folder} are of clips; leave them at "
+            f"{size} and {accumulate}, and they follow from the number of processes"
+        )
     if own != (size, accumulate) and examples_per_step(run, now) != state["examples"]:
         raise InvalidInput(
             f"run.batch_size {own[0]} x optimizer.accumulate {own[1]} x {_processes(now)} are {examples_per_step(run, now)} "
@@ -76,7 +81,7 @@ def regrouped(run: RunConfig, state: dict[str, Any] | None) -> tuple[RunConfig, 
         return run, ""
     return changed, (
         f"saved by {_processes(before)}, goes on with {now}: {examples} examples a step as before, in batches of "
-        f"{changed.run.batch_size} x {changed.optimizer.accumulate} a process; the order of the data stays, what is dropped "
+        f"{changed.run.batch_size} x {changed.optimizer.accumulate} a process{_clips_told(changed)}; the order of the data stays, what is dropped "
         "out from here on differs"
     )
 
@@ -88,6 +93,8 @@ def seed_of_rank(seed: int, step: int, rank: int) -> int:
 
 def _fitting(run: RunConfig, examples: int, processes: int, before: int) -> RunConfig:
     accumulate, size = run.optimizer.accumulate, run.run.batch_size
+    if run.data.clips is not None:
+        return _with_clips_dealt(run, examples // (accumulate * size), processes, before)
     if examples % (accumulate * processes) == 0:  # the same batches over all processes: nothing else changes
         return _with_batches(run, examples // (accumulate * processes), accumulate)
     if examples % (size * processes) == 0 and not run.data.same_shape:
@@ -98,6 +105,34 @@ def _fitting(run: RunConfig, examples: int, processes: int, before: int) -> RunC
         f"start {' or '.join(fitting) or before} processes, or give run.batch_size and optimizer.accumulate so that both times "
         f"{processes} are {examples}"
     )
+
+
+def _with_clips_dealt(run: RunConfig, started: int, processes: int, before: int) -> RunConfig:
+    """The run of `started` processes on another number of them; its batches over all processes stay as they are.
+
+    Which batches are of clips is counted in batches, and of those every process shows its first ones: as positions are dealt
+    out by turns, these are the first ones of the whole batch where their number can be dealt out evenly too.
+    """
+    clips = run.data.clips
+    assert clips is not None, "the run draws clips"
+    size = run.run.batch_size * started
+    shown = size if clips.batch_size is None else clips.batch_size * started
+    if size % processes or shown % processes:
+        fitting = [str(n) for n in range(1, size + 1) if size % n == 0 and shown % n == 0]
+        raise InvalidInput(
+            f"the run was saved by {_processes(before)} with batches of {size} pictures or {shown} clips over all, which "
+            f"{processes} cannot share evenly; start {' or '.join(fitting)} processes"
+        )
+    run = _with_batches(run, size // processes, run.optimizer.accumulate)
+    if clips.batch_size is None:
+        return run
+    moved = clips.model_copy(update={"batch_size": shown // processes})
+    return run.model_copy(update={"data": run.data.model_copy(update={"clips": moved})})
+
+
+def _clips_told(run: RunConfig) -> str:
+    clips = run.data.clips
+    return "" if clips is None else f", {clips.batch_size or run.run.batch_size} where they are clips"
 
 
 def _processes(count: int) -> str:
