@@ -66,7 +66,7 @@ scout: export MALLOC_MMAP_THRESHOLD_ = 4000000000
 scout: export MALLOC_TRIM_THRESHOLD_ = 16000000000
 scout: $(VENV)/.runtime  ## the shipped checkpoint from nothing, and its card
 	@for stage in naming scenes motion clips; do \
-	  $(BIN)/refseg train scout/$$stage $$(test -e runs/scout-$$stage/state.pt && echo --resume) || exit $$?; \
+	  $(BIN)/refseg train scout/$$stage $$(test -e runs/scout-$$stage/run.toml && echo --resume) || exit $$?; \
 	done
 	$(BIN)/refseg calibrate runs/scout-clips/last.safetensors scenes --frames 1 --frames 6 --count 500 --out runs/scout.safetensors --force
 	$(BIN)/refseg evaluate runs/scout.safetensors scenes --card

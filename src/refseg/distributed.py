@@ -40,7 +40,8 @@ def start(device: torch.device) -> torch.device:
     Without a launcher nothing happens.
 
     Raises:
-        InvalidInput: if this kind of device cannot share work.
+        InvalidInput: if this kind of device cannot share work, or on the first process, if a machine has fewer GPUs than processes.
+        Refused: on the others then.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) < 2 or _together():
         return device
@@ -50,9 +51,26 @@ def start(device: torch.device) -> torch.device:
         )
     dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo", timeout=_PATIENCE)
     if device.type == "cuda":
-        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", rank())) % torch.cuda.device_count())
+        device = _own_gpu()
         torch.cuda.set_device(device)
     return device
+
+
+def _own_gpu() -> torch.device:
+    """The GPU of this process; two processes cannot exchange gradients on one (NCCL), so all say no before they would."""
+    count = torch.cuda.device_count()
+    number = int(os.environ.get("LOCAL_RANK", rank() % count))
+    told = gather((number, count))
+    lacking = [(n, c) for n, c in told if n >= c]
+    if lacking and is_first():
+        local, gpus = lacking[0]
+        raise InvalidInput(
+            f"process {told.index(lacking[0])} asks for GPU {local} of its machine (LOCAL_RANK, from 0), which shows it {gpus}; "
+            f"start {gpus} there (--nproc-per-node {gpus}), give --device cpu, or LOCAL_RANK=0 where each is shown a GPU of its own"
+        )
+    if lacking:
+        raise Refused
+    return torch.device("cuda", number)
 
 
 def stop() -> None:

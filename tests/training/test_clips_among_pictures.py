@@ -1,12 +1,16 @@
 """Batches of clips among those of pictures: decided by the position alone, whoever prepares them."""
 
+from itertools import chain
+
 import pytest
 
 from refseg.errors import InvalidInput
 from refseg.framing import FrameSpec
-from refseg.training.config import run_from_values
-from refseg.training.feed import batches
-from refseg.training.sources import open_training_data
+from refseg.training import regroup
+from refseg.training.config import run_from_values, to_toml
+from refseg.training.feed import batches, positions_of
+from refseg.training.regroup import regrouped
+from refseg.training.sources import Positions, open_training_data
 
 FRAME = FrameSpec(fit="letterbox", size=32)
 
@@ -75,3 +79,75 @@ def test_workers_and_a_later_start_change_nothing():
 def test_clips_that_cannot_be_are_refused(data, words):
     with pytest.raises(InvalidInput, match=words):
         run_of(**data)
+
+
+def sized(size, clips, *, accumulate=1, steps=6):
+    run = run_of()
+    parts = {
+        "data": run.data.model_copy(
+            update={"clips": run.data.clips.model_copy(update={"batch_size": clips})}
+        ),
+        "run": run.run.model_copy(update={"batch_size": size, "steps": steps}),
+        "optimizer": run.optimizer.model_copy(update={"accumulate": accumulate}),
+    }
+    return run.model_copy(update=parts)
+
+
+def dealt(monkeypatch, run, processes):
+    """The positions of every batch on each process: [rank][batch]."""
+    monkeypatch.setattr("refseg.distributed.world_size", lambda: processes)
+    found = []
+    for rank in range(processes):
+        monkeypatch.setattr("refseg.distributed.rank", lambda rank=rank: rank)
+        found.append(list(positions_of(run, 0, run.run.steps * run.optimizer.accumulate)))
+    return found
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+@pytest.mark.parametrize("clips", [4, None])
+@pytest.mark.parametrize("before", [1, 2, 4])
+@pytest.mark.parametrize("now", [1, 2, 4])
+def test_a_run_on_other_processes_shows_the_same_clips_and_pictures(
+    monkeypatch, accumulate, clips, before, now
+):
+    run = sized(8 // before, None if clips is None else clips // before, accumulate=accumulate)
+    straight = dealt(monkeypatch, run, before)
+    state = {"processes": before, "examples": 8 * accumulate}
+    monkeypatch.setattr("refseg.distributed.world_size", lambda: now)
+    moved, line = regrouped(run, state)
+    # A batch may not be split in two, or others would be of clips.
+    assert moved.optimizer.accumulate == accumulate
+    shown = dealt(monkeypatch, moved, now)
+    everything = [sorted(chain(*parts)) for parts in zip(*straight, strict=True)]
+    assert [sorted(chain(*parts)) for parts in zip(*shown, strict=True)] == everything
+    assert {len(batch) for batch in everything} == {8, clips or 8}
+    assert f"{(clips or 8) // now} where they are clips" in line or now == before
+
+
+def test_a_run_goes_from_one_to_two_processes_and_on_to_four(monkeypatch):
+    monkeypatch.setattr("refseg.distributed.world_size", lambda: 4)
+    moved, _ = regrouped(sized(16, 12), {"processes": 2, "examples": 16})
+    assert (moved.run.batch_size, moved.data.clips.batch_size) == (4, 3)
+
+
+def test_clips_that_cannot_be_dealt_out_are_refused_with_the_numbers_that_can(monkeypatch):
+    monkeypatch.setattr("refseg.distributed.world_size", lambda: 4)
+    with pytest.raises(InvalidInput, match=r"16 pictures or 10 clips .* 4 cannot .* start 1 or 2 processes"):
+        regrouped(sized(16, 10), {"processes": 1, "examples": 16})
+
+
+def test_batches_of_another_size_are_refused_when_a_run_with_clips_goes_on(tmp_path):
+    saved, other = sized(8, 4), sized(4, 4, accumulate=2)
+    (tmp_path / "run.toml").write_text(to_toml(saved))
+    with pytest.raises(InvalidInput, match="leave them at 8 and 1"):
+        regroup._must_go_on({"random": [None]}, saved, other, tmp_path)
+    regroup._must_go_on({"random": [None]}, saved, saved, tmp_path)
+
+
+def test_a_worker_that_counts_itself_alone_draws_what_the_run_draws(monkeypatch):
+    run = sized(2, 2)
+    monkeypatch.setattr("refseg.distributed.world_size", lambda: 2)
+    positions = Positions(open_training_data(run, 32))
+    monkeypatch.setattr("refseg.distributed.world_size", lambda: 1)  # as in a process started anew
+    kinds = [positions[position].example.frames.shape[0] for position in range(12)]
+    assert kinds == [1] * 8 + [4] * 4

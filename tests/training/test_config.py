@@ -80,7 +80,10 @@ def test_overrides_reach_lists_and_their_entries(recipe):
 @pytest.mark.parametrize(
     ("override", "said"),
     [
-        ("optimizer.freezing=['x']", r"unknown key 'freezing' in section \[optimizer\]; did you mean 'freeze'"),
+        (
+            "optimizer.freezing=['x']",
+            r"unknown key 'freezing' in section \[optimizer\]; did you mean 'freeze'",
+        ),
         ("adapters.pattern=['x']", r"unknown key 'pattern' in section \[adapters\]; did you mean 'patterns'"),
         ("run.patence=3", "did you mean 'patience'"),
         ("optimizer.freeze=[^text]", "is not TOML .*texts inside brackets stand in quotes"),

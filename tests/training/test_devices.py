@@ -54,6 +54,7 @@ def end(job):
     return load_file(Path(job["folder"], "last.safetensors"))
 
 
+@pytest.mark.slow
 def test_verbs_are_traced_in_training_alone(job, monkeypatch):
     """All of torch.compile but the code that it makes, which takes minutes."""
     traced = partial(torch.compile, backend="aot_eager")
@@ -80,7 +81,11 @@ def compiled_learns_the_same(job, device):
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler on CPUs")
 def test_compiled_verbs_learn_what_plain_ones_do(job):
-    compiled_learns_the_same(job, "cpu")
+    plain, compiled = job("plain", "run.steps=2"), job("compiled", "run.compile=true", "run.steps=2")
+    for one in (plain, compiled):
+        assert run_job(one) == ""
+    assert column(compiled) == pytest.approx(column(plain), rel=1e-4)
+    assert end(compiled).keys() == end(plain).keys()
 
 
 @pytest.mark.gpu

@@ -19,6 +19,8 @@ import pytest
 from PIL import Image
 from safetensors.torch import load_file
 
+pytestmark = pytest.mark.slow  # two minutes of a core
+
 STEPS, TOGETHER = 3, 4  # of examples in a batch of all processes
 SIZES = [(48, 64), (64, 48), (40, 84), (64, 64), (50, 50), (84, 40), (64, 72), (48, 48)]
 

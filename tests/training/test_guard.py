@@ -14,7 +14,7 @@ from refseg.training import loop
 from refseg.training.config import run_from_values
 from refseg.training.evidence import forget_evidence
 from refseg.training.feed import batches
-from refseg.training.guard import Guard, NotFinite
+from refseg.training.guard import MOST_OVERFLOWS, Guard, NotFinite
 from refseg.training.resume import tidy_and_load_state
 from refseg.training.sources import open_training_data
 
@@ -203,9 +203,33 @@ def test_numbers_still_on_their_way_are_waited_for_before_a_save(spoiled, tmp_pa
     assert [json.loads(line)["step"] for line in (tmp_path / "log.jsonl").read_text().splitlines()] == [1, 2]
 
 
-def test_a_gradient_too_large_for_float16_stops_nothing():
-    class Training:
-        step = 0
+class Training:
+    step = 0
 
+
+def test_gradients_too_large_for_float16_stop_nothing_while_some_fit():
     guard = Guard(scene=None, log=None, may_overflow=True)
-    guard.look(Training, {"mask": torch.tensor(1.0)}, torch.tensor(math.inf))
+    for norm in [*[math.inf] * (MOST_OVERFLOWS - 1), 1.0] * 2:
+        guard.look(Training, {"mask": torch.tensor(1.0)}, torch.tensor(norm))
+
+
+def test_gradients_that_never_fit_float16_stop_the_run_though_its_loss_is_a_number(tmp_path, monkeypatch):
+    build = loop.build_objective
+
+    def built(family, run):
+        objective = build(family, run)
+
+        def broken(model, batch):
+            return {name: term + (term * 0).sqrt() for name, term in objective(model, batch).items()}
+
+        return broken
+
+    monkeypatch.setattr(loop, "build_objective", built)
+    monkeypatch.setattr(guards, "MOST_OVERFLOWS", 3)
+    with pytest.raises(
+        NotFinite,
+        match=r"norm became nan at step 3, with this 3 steps in a row that float16 has to skip; its inputs are in .*; "
+        r"the weights of step 2 are sound: begin another run with init=.*last.safetensors in bfloat16 or float32",
+    ):
+        loop.train(run_of(run={"precision": "float16"}), tmp_path, device=CPU, is_quiet=True)
+    assert (tmp_path / "bad-step-000003" / "step.json").exists()

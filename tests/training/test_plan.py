@@ -89,8 +89,8 @@ def test_amounts_are_those_of_the_recipe(planned):
     assert (amounts.evaluations, amounts.evaluation_examples, amounts.saves) == (
         4,
         8,
-        4,
-    )  # 300, 600, 900 and the end
+        7,
+    )  # 300, 600, 900 and the end, each after a save; 250, 500 and 750
 
 
 def test_a_stored_set_has_examples_and_epochs(planned, tmp_path):
@@ -119,7 +119,7 @@ def test_without_workers_computing_and_preparing_take_turns(planned):
     assert hours.step_seconds == pytest.approx(1.0 + 2 * 0.4)
     assert hours.steps == pytest.approx(1000 * 1.8 / 3600)
     assert hours.evaluations == pytest.approx((4 * 8 + 8) * 0.5 / 3600)  # once more for the model card
-    assert hours.saves == pytest.approx(4 * 3.0 / 3600)
+    assert hours.saves == pytest.approx((7 + 4) * 3.0 / 3600)  # once more where a measurement is the best
     assert hours.waiting == pytest.approx(0.8 / 1.8)
 
 
@@ -134,6 +134,29 @@ def test_memory_is_what_is_held_and_the_rest_of_the_peak(planned):
     assert memory.peak == memory.needed == 2 * GB
     assert memory.activations == 2 * GB - GB // 2 - memory.held.total
     assert memory.fits is True
+
+
+def test_a_run_without_measurements_is_saved_when_the_recipe_says_and_at_its_end(planned):
+    plan = planned(run_of(run={"evaluate_examples": 0, "save_every": 300}))
+    assert plan.amounts.saves == 4
+    assert plan.hours.saves == pytest.approx(4 * 3.0 / 3600)
+
+
+def test_processes_that_exchange_gradients_hold_them_twice(planned, monkeypatch):
+    alone = planned().memory
+    monkeypatch.setattr("refseg.distributed.world_size", lambda: 2)
+    plan = planned()
+    assert plan.memory.buckets == plan.memory.held.gradients == alone.held.gradients > 0
+    assert plan.memory.peak == alone.peak + plan.memory.buckets
+    assert "gradients, to exchange them" in report(plan)
+    assert planned(run_of(run={"sharding": "full"})).memory.buckets == 0
+    assert alone.buckets == 0
+
+
+def test_what_a_launcher_asks_for_against_the_recipe_is_refused_by_the_plan_too(planned, monkeypatch):
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
+    with pytest.raises(InvalidInput, match="accelerate launch asks for bf16"):
+        planned()
 
 
 def test_workers_come_on_top_of_the_process_itself(planned):
@@ -179,7 +202,7 @@ def test_the_disk_needs_room_for_a_file_beside_the_one_it_replaces(planned):
 def test_plain_data_holds_the_sums(planned):
     record = json.loads(json.dumps(planned().record()))
     assert record["memory"]["needed"] == 2 * GB
-    assert record["hours"]["total"] == pytest.approx((1000 * 1.8 + 5 * 8 * 0.5 + 4 * 3.0) / 3600)
+    assert record["hours"]["total"] == pytest.approx((1000 * 1.8 + 5 * 8 * 0.5 + 11 * 3.0) / 3600)
     assert record["rehearsal"]["steps"] == 2
 
 

@@ -40,6 +40,8 @@ def test_an_ordinary_run_is_possible_and_beyond_doubt():
         (run_of("scuot"), UnknownName, "did you mean 'scout'"),
         (run_of(variant="bse"), UnknownName, "did you mean 'base'"),
         (run_of(objective="nameing"), UnknownName, "did you mean 'naming'"),
+        (run_of(objective="naming", loss={"dice_weight": 2.0}), InvalidInput, r"\[loss\] changes dice_weight, and the objective 'naming'"),
+        (run_of(objective="phrases_and_motion", loss={"dice_weight": 2.0}), InvalidInput, "leave .* out"),
         (run_of("scout", run={"checkpoint_activations": True}), InvalidInput, "scout names no blocks .* set it to false"),
         (run_of(run={"best_by": "IoU"}), InvalidInput, "run.best_by is 'IoU', and a measurement knows mIoU, oIoU"),
     ],

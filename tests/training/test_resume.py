@@ -9,6 +9,8 @@ import torch
 from refseg import files
 from refseg.errors import InvalidInput
 from refseg.training import resume
+from refseg.training.config import run_from_values, to_toml
+from refseg.training.regroup import load_state
 from refseg.training.resume import (
     STATE_NAME,
     random_states,
@@ -52,6 +54,27 @@ def test_a_state_comes_back_as_it_was_saved(tmp_path):
     assert state["step"] == 3
     assert state["best"] is None
     assert state["weights"]["a"].tolist() == [0, 1, 2]
+
+
+def test_a_folder_with_checkpoints_and_no_state_is_no_place_to_begin(tmp_path):
+    run = run_from_values(
+        {
+            "family": "scout",
+            "variant": "debug",
+            "data": {"name": "scenes"},
+            "optimizer": {"lr": 0.1},
+            "run": {"steps": 1, "batch_size": 1},
+        },
+        source="test",
+    )
+    assert load_state(tmp_path, run) is None
+    (tmp_path / "run.toml").write_text(to_toml(run))
+    assert load_state(tmp_path, run) is None
+    with pytest.raises(InvalidInput, match=r"another value of seed"):
+        load_state(tmp_path, run.model_copy(update={"seed": 5}))
+    (tmp_path / "best-at-000003.safetensors").write_bytes(b"")
+    with pytest.raises(InvalidInput, match=r"holds best-at-000003.safetensors and no state.pt"):
+        load_state(tmp_path, run)
 
 
 def test_without_a_state_there_is_none(tmp_path):

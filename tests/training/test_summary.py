@@ -92,6 +92,8 @@ def test_the_summary_says_what_the_log_says(tmp_path, capsys):
     assert (found["ended"], found["step"], found["steps"], found["skipped"]) == ("finished", 6, 6, 0)
     best = min(measured, key=lambda step: measured[step]["loss"])
     assert found["best_step"] == best
+    assert found["best_by"] == "loss"
+    assert found["best_score"] == pytest.approx(measured[best]["loss"], rel=1e-4)
     assert found["best_scores"] == pytest.approx(measured[best], rel=1e-4)
     assert found["last_scores"] == pytest.approx(measured[6], rel=1e-4)
     assert found["seconds"] == pytest.approx(sum(step["seconds"] for step in steps), abs=2e-3)
@@ -172,6 +174,8 @@ def test_the_best_of_an_objective_may_be_one_of_its_terms(tmp_path):
     measured = {line["step"]: line["evaluation"] for line in log_of(tmp_path / "run") if "evaluation" in line}
     found = json.loads((tmp_path / "run" / "summary.json").read_text())
     assert found["best_step"] == min(measured, key=lambda step: measured[step]["colour"])
+    assert found["best_by"] == "colour"
+    assert found["best_score"] == pytest.approx(measured[found["best_step"]]["colour"], rel=1e-4)
     assert not list((tmp_path / "run").glob("events*"))
     with pytest.raises(InvalidInput, match=r"run.best_by is 'oIoU', and .* knows loss, noun, colour"):
         go(run_of(tmp_path, "run.best_by=oIoU"), tmp_path / "other")

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ import torch
 from PIL import Image
 from typer.testing import CliRunner
 
+from refseg import distributed
 from refseg.checkpoints import native
 from refseg.cli import app, load_verbs
 from refseg.errors import InvalidInput, UnknownName
@@ -50,6 +52,7 @@ def named(tmp_path_factory):
 def test_a_run_leaves_its_recipe_its_log_its_state_and_checkpoints(named):
     assert {path.name for path in named.iterdir()} == {
         "run.toml", "log.jsonl", "state.pt", "last.safetensors", "best.safetensors",
+        "summary.json", "card.json", "README.md",
     }  # fmt: skip
     steps = [json.loads(line) for line in (named / "log.jsonl").read_text().splitlines()]
     assert [line["step"] for line in steps] == [1, 2, 2]
@@ -122,6 +125,52 @@ def test_resuming_with_another_recipe_names_the_keys(named):
         refseg(*NAMING, "optimizer.lr=0.5", "run.steps=9", "--resume", "--out", named)
 
 
+@pytest.mark.parametrize("more", [[], ["optimizer.lr=0.5"]])
+@pytest.mark.parametrize("lost", [["state.pt"], ["state.pt", "log.jsonl", "run.toml"]])
+def test_checkpoints_without_their_state_are_not_trained_over(named, tmp_path, lost, more):
+    folder = Path(shutil.copytree(named, tmp_path / "run"))
+    for name in lost:
+        (folder / name).unlink()
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    with pytest.raises(
+        InvalidInput,
+        match=r"holds last.safetensors, best.safetensors and no state.pt .* init=.*last.safetensors .* --force",
+    ):
+        refseg(*NAMING, *more, "--resume", "--out", folder)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
+def test_a_run_killed_before_its_first_save_is_resumed_from_its_beginning(named, tmp_path):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    shutil.copy(named / "run.toml", folder)
+    with pytest.raises(InvalidInput, match=r"another value of optimizer.lr"):
+        refseg(*NAMING, "optimizer.lr=0.5", "--resume", "--out", folder)
+    assert [path.name for path in folder.iterdir()] == ["run.toml"]
+    (folder / "log.jsonl").write_text('{"step": 1, "loss": 9.0}\n')
+    assert refseg(*NAMING, "--resume", "--out", folder).exit_code == 0
+    steps = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in steps] == [1, 2, 2]
+    assert (folder / "last.safetensors").read_bytes() == (named / "last.safetensors").read_bytes()
+
+
+def test_a_log_alone_is_no_run_to_resume(tmp_path):
+    (tmp_path / "log.jsonl").write_text("")
+    with pytest.raises(InvalidInput, match=r"holds log.jsonl, but no run to resume; begin anew by --force"):
+        refseg(*NAMING, "--resume", "--out", tmp_path)
+    assert (tmp_path / "log.jsonl").exists()
+
+
+def test_a_process_leaves_without_a_word_where_another_says_why_it_cannot_start(tmp_path, monkeypatch):
+    def refuse(device):
+        raise distributed.Refused
+
+    monkeypatch.setattr(distributed, "start", refuse)
+    for more in ([], ["--plan"]):
+        result = refseg(*NAMING, *more, "--out", tmp_path / "run")
+        assert (result.exit_code, result.output) == (2, "")
+
+
 def test_resume_and_force_exclude_each_other():
     with pytest.raises(InvalidInput, match="give one of them"):
         refseg("scout/naming", "--resume", "--force")
@@ -170,7 +219,7 @@ def test_an_output_folder_that_is_a_file_is_told(tmp_path):
 
 def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_last_state(tmp_path):
     folder = tmp_path / "run"
-    with pytest.raises(InvalidInput, match=r"became (nan|inf) at step \d+; the last saved state is sound"):
+    with pytest.raises(InvalidInput, match=r"became (nan|inf) at step \d+; .*the state of step \d+ is sound"):
         refseg(*NAMING, "optimizer.lr=1e30", "run.steps=9", "run.save_every=1", "--out", folder)
     state = torch.load(folder / "state.pt", weights_only=True)
     assert state["step"] >= 1

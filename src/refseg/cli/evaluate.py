@@ -130,7 +130,8 @@ def evaluate(
     given = {name: value for name, value in scenes.items() if value is not None} | world_fields(world or ())
     split = "valid" if split is None and submission is not None else split
     request = Request(tuple(protocol or ()), window, rows, resume, submission, shuffle_phrases, dtype)
-    place = distributed.start(find_device(device))
+    with _speaking_once():
+        place = distributed.start(find_device(device))
 
     def begin(files: ExitStack) -> tuple[PhraseDataset, dict[str, Any], Ready, Predictor]:
         if distributed.is_first():

@@ -74,7 +74,7 @@ def train(
     if plan:
         _plan(run, folder, device, measures=not no_measure, as_json=as_json)
         return
-    prepare = partial(_prepare, folder, resume=resume, force=force)
+    prepare = partial(_prepare, folder, run, resume=resume, force=force)
     _train(run, folder, device, quiet=quiet, anyway=anyway, prepare=prepare)
 
 
@@ -89,8 +89,8 @@ def _plan(run: RunConfig, folder: Path, device: str, *, measures: bool, as_json:
     from refseg.training.plan import make_plan
     from refseg.training.plan_report import report
 
-    found = distributed.start(find_device(device))
     try:
+        found = distributed.start(find_device(device))
         made = distributed.first_alone(lambda: make_plan(run, folder, found, measures=measures))
     except distributed.Refused as refusal:
         raise typer.Exit(2) from refusal
@@ -111,8 +111,8 @@ def _train(
     from refseg.training.loop import train as train_run
     from refseg.training.refusals import memory_advice, must_be_possible
 
-    found = distributed.start(find_device(device))
     try:
+        found = distributed.start(find_device(device))
         distributed.first_alone(lambda: must_be_possible(run, found))
         distributed.first_alone(prepare)
     except distributed.Refused as refusal:
@@ -154,15 +154,21 @@ def _forget_unbegun(folder: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def _prepare(folder: Path, *, resume: bool, force: bool) -> None:
+def _prepare(folder: Path, run: RunConfig, *, resume: bool, force: bool) -> None:
     """The output folder, empty of another run unless it is to be resumed."""
     from refseg.errors import InvalidInput
     from refseg.training.evidence import forget_evidence
-    from refseg.training.resume import own_files
+    from refseg.training.resume import RUN_NAME, STATE_NAME, must_begin_alike, own_files
 
     present = own_files(folder)
     if resume and not present:
         raise InvalidInput(f"there is no run in {folder} to resume; leave out --resume to start one")
+    if resume and not (folder / STATE_NAME).exists():
+        must_begin_alike(folder, run)
+        if not (folder / RUN_NAME).exists():
+            raise InvalidInput(
+                f"{folder} holds {present[0].name}, but no run to resume; begin anew by --force, or with another --out"
+            )
     if present and not resume and not force:
         raise InvalidInput(f"{folder} holds a run; go on with it by --resume, or throw it away by --force")
     if force:

@@ -1,8 +1,9 @@
 """Processes that train together, and end together when one of them is gone.
 
-A process that dies closes its connections, which the others meet as an error at their next exchange. One that hangs, or
+A process that dies closes its connections, which the others meet as an error at their next exchange. One that is frozen, or
 whose death the network hides, closes nothing: so each process also shows every second, in the store through which
-they found each other, that it is alive.
+they found each other, that it is alive. A thread shows it: a process whose main thread waits for ever, for a file or a lock,
+is alive by this measure, and is not noticed.
 """
 
 from __future__ import annotations
@@ -65,7 +66,9 @@ def companions(folder: Path) -> Iterator[None]:
         _hear_no_launcher()
         gone = heart.gone()
         if _speaks(gone):
-            raise ProcessLost(_sentence(gone, folder)) from error
+            raise ProcessLost(
+                f"{_sentence(gone, folder)}; what this process met: {_first_line(error)}"
+            ) from error
         raise distributed.Refused from error
     finally:
         if heart is not None:
@@ -152,6 +155,11 @@ def _sentence(gone: list[int], folder: Path) -> str:
     size = distributed.world_size()
     which = f"process {' and '.join(map(str, gone))}" if gone else "another process"
     return f"{which} of {size} was lost (killed, or stopped by a mistake that it told of itself); {_state(folder)}"
+
+
+def _first_line(error: RuntimeError) -> str:
+    """Of what torch says: the rest is for those who know its inside."""
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
 
 
 def _state(folder: Path) -> str:

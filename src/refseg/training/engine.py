@@ -20,7 +20,7 @@ from refseg.errors import InvalidInput
 from refseg.models.base import Objective, ReferringModel
 from refseg.structures import Batch
 from refseg.training.config import RunConfig
-from refseg.training.shards import whole
+from refseg.training.shards import is_shard
 
 _PRECISIONS = {"fp16": "float16", "bf16": "bfloat16", "fp8": "fp8"}  # accelerate's words for run.precision
 
@@ -60,8 +60,10 @@ class Engine:
     def clip(self, parameters: Iterable[nn.Parameter], most: float) -> Tensor:
         """The norm of the whole gradient, over all processes' parts; gradients are scaled down to `most`, if that is not 0."""
         moved = [parameter for parameter in parameters if parameter.grad is not None]
-        norm: Tensor = whole(torch.nn.utils.clip_grad_norm_(moved, most or float("inf")))
-        return norm
+        norm = torch.nn.utils.clip_grad_norm_(moved, most or float("inf"))
+        # It stays on its device, where the terms of the loss are.
+        full: Tensor = norm.full_tensor() if is_shard(norm) else norm  # type: ignore[attr-defined]
+        return full
 
     def shard_alike(self, model: nn.Module) -> None:
         """Deals out the weights of a copy of the model as those of the model are."""

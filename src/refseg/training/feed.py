@@ -67,7 +67,7 @@ class _ClipsCutShort:
     def __iter__(self) -> Iterator[list[int]]:
         clips = self.run.data.clips
         for batch in self.positions:
-            short = clips is not None and is_of_clips(batch[0], self.run)
+            short = clips is not None and is_of_clips(batch[0], self.run, self.positions.world_size)
             yield batch[: clips.batch_size] if short and clips is not None else batch
 
     def __len__(self) -> int:

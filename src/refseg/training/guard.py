@@ -6,6 +6,7 @@ import math
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 import torch
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from refseg.training.state import Training
 
 _STEPS_ON_THE_WAY = 2
+MOST_OVERFLOWS = 50
+"""Steps in a row that float16 may skip: each halves the scale of the loss, so a gradient that is too large fits long before."""
 NORM = "norm"
 """What the log calls the norm of the whole gradient."""
 
@@ -45,12 +48,14 @@ class Guard:
     few steps later, the same number on all processes, and always before anything is saved.
 
     Arguments:
-        may_overflow: in float16 a gradient too large for its type is met by skipping the step, and is no mistake.
+        may_overflow: in float16 a gradient too large for its type is met by skipping the step, and is no mistake, unless
+            nothing else happens.
     """
 
     def __init__(self, scene: Scene, log: Log, *, may_overflow: bool = False) -> None:
         self._scene, self._log, self._may_overflow = scene, log, may_overflow
         self._pending: deque[_Pending] = deque()
+        self._overflows = 0  # steps in a row
 
     def look(self, training: Training, terms: Mapping[str, Tensor], norm: Tensor) -> None:
         """Notes the numbers of the step under way, and judges those that are known: the mean terms of all processes.
@@ -83,11 +88,14 @@ class Guard:
         self, training: Training, step: int, names: tuple[str, ...], values: Tensor, *, is_untouched: bool
     ) -> None:
         if bool(values.isfinite().all()):
+            self._overflows = 0
             return
         told = dict(zip(names, values.tolist(), strict=True))
         broken = [name for name, value in told.items() if not math.isfinite(value)]
         if self._may_overflow and broken == [NORM]:
-            return
+            self._overflows += 1
+            if self._overflows < MOST_OVERFLOWS:
+                return
         self._stop(training, step, told, broken, is_untouched=is_untouched)
 
     def _stop(
@@ -96,15 +104,23 @@ class Guard:
         self._log.end_at(step, told)
         found = Found(step, told, tuple(broken), is_untouched)
         kept = keep_evidence(self._scene, training, found)
-        folder = self._scene.folder
-        saved = saved_step(folder)
-        sound = (
-            "nothing was saved before: begin again with a lower optimizer.lr, an optimizer.clip_norm, or float32"
-            if saved is None
-            else f"the state of step {saved} is sound: mend the data and go on with --resume, or begin another run with "
-            f"init={folder / LAST_NAME} and a lower optimizer.lr, an optimizer.clip_norm, or float32"
-        )
-        raise NotFinite(f"{broken[0]} became {told[broken[0]]} at step {step}; {kept}; {sound}")
+        is_stuck = self._overflows >= MOST_OVERFLOWS
+        often = f", with this {MOST_OVERFLOWS} steps in a row that float16 has to skip" if is_stuck else ""
+        advice = _advice(self._scene.folder, is_stuck=is_stuck)
+        raise NotFinite(f"{broken[0]} became {told[broken[0]]} at step {step}{often}; {kept}; {advice}")
+
+
+def _advice(folder: Path, *, is_stuck: bool) -> str:
+    saved = saved_step(folder)
+    change = "a lower optimizer.lr, an optimizer.clip_norm, or float32"
+    if saved is None:
+        return f"nothing was saved before: begin again with {change}"
+    if is_stuck:  # its state may hold a scale of the loss that has become useless
+        return f"the weights of step {saved} are sound: begin another run with init={folder / LAST_NAME} in bfloat16 or float32"
+    return (
+        f"the state of step {saved} is sound: mend the data and go on with --resume, or begin another run with "
+        f"init={folder / LAST_NAME} and {change}"
+    )
 
 
 def _is_at_hand(values: Tensor) -> bool:

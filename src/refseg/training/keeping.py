@@ -7,12 +7,10 @@ import signal
 from refseg import distributed
 from refseg.data.catalog import PhraseDataset
 from refseg.models.base import ReferringModel
-from refseg.training.config import RunConfig
 from refseg.training.interruption import Interrupted, Interruption
-from refseg.training.measure import LOSS, Measurement, measure_objective, measure_phrases
+from refseg.training.measure import Measurement, deciding, measure_objective, measure_phrases
 from refseg.training.optimizer import train_mode
 from refseg.training.saving import keep
-from refseg.training.sections import DEFAULT_SCORE
 from refseg.training.state import Training, Workplace, steps_of
 
 
@@ -102,12 +100,8 @@ def _measurement(model: ReferringModel, place: Workplace, held_out: PhraseDatase
         model,
         held_out,
         place.objective,
-        batch_size=run.run.batch_size,
+        batch_size=run.run.batch_size
+        * distributed.world_size(),  # terms are means over a batch, whoever holds it
         device=place.device,
-        best_by=_term(run),
+        best_by=deciding(run),
     )
-
-
-def _term(run: RunConfig) -> str:
-    """What an objective is best by: where the recipe leaves the score of phrases, all its terms together."""
-    return LOSS if run.run.best_by == DEFAULT_SCORE else run.run.best_by

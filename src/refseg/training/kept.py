@@ -25,9 +25,7 @@ class Kept:
 
     @classmethod
     def of(cls, state: Mapping[str, Any]) -> Kept:
-        """What a state holds; one of an earlier version knows the best quality alone."""
-        if "kept" not in state:
-            return cls(best=state.get("best"), gained=state.get("best"))
+        """What a state holds."""
         kept = dict(state["kept"])
         kept["ranking"] = [(quality, step) for quality, step in kept["ranking"]]
         return cls(**kept)

@@ -19,6 +19,8 @@ from refseg.evaluation.run import Result, evaluate
 from refseg.metrics.overlap import THRESHOLDS
 from refseg.models.base import Objective, ReferringModel
 from refseg.predictor import Predictor
+from refseg.training.config import RunConfig
+from refseg.training.sections import DEFAULT_SCORE
 
 _AVERAGES = ("running_mean", "running_var")
 
@@ -119,6 +121,20 @@ def measure_objective(
         for name, term in found.items():
             totals[name] += term
     return _told_to_all(lambda: _of_objective(totals, best_by))
+
+
+def deciding(run: RunConfig) -> str:
+    """The score or the term that the best checkpoint is chosen by.
+
+    Where the recipe of a named objective leaves the score of phrases, that is all terms together.
+    """
+    is_left = not measures_phrases(run) and run.run.best_by == DEFAULT_SCORE
+    return LOSS if is_left else run.run.best_by
+
+
+def measures_phrases(run: RunConfig) -> bool:
+    """Whether a run is measured by the scores of phrases, of which more is better, and not by terms, of which less is."""
+    return run.objective.startswith("phrases")
 
 
 def _of_objective(totals: Mapping[str, float], best_by: str) -> Measurement:

@@ -21,9 +21,9 @@ def build_objective(family: Family, run: RunConfig) -> Objective:
 
     Raises:
         UnknownName: if the family has no objective of that name, or a changed field of its loss does not exist.
+        InvalidInput: if the recipe changes the loss of phrases beside a named objective.
     """
-    if run.objective != "phrases" and run.objective not in family.objectives:
-        raise UnknownName(f"objective of {family.name}", run.objective, ["phrases", *family.objectives])
+    must_take(family, run)
     dtype = PRECISIONS[run.run.precision]
     criterion = family.criterion(changed(family.loss, run.loss, "loss"))
 
@@ -42,6 +42,24 @@ def build_objective(family: Family, run: RunConfig) -> Objective:
             return family.objectives[run.objective](model, batch)
 
     return phrases if run.objective == "phrases" else named
+
+
+def must_take(family: Family, run: RunConfig) -> None:
+    """Refuses an objective that the family does not have, and changes of a loss that the objective would not heed.
+
+    Raises:
+        UnknownName: if there is no objective of that name.
+        InvalidInput: if there is a [loss] beside a named objective.
+    """
+    if run.objective == "phrases":
+        return
+    if run.objective not in family.objectives:
+        raise UnknownName(f"objective of {family.name}", run.objective, ["phrases", *family.objectives])
+    if run.loss:
+        raise InvalidInput(
+            f"[loss] changes {', '.join(run.loss)}, and the objective {run.objective!r} has a fixed loss of its own; leave [loss] "
+            'out, or set objective = "phrases"'
+        )
 
 
 def _autocast(batch: Batch, dtype: torch.dtype) -> AbstractContextManager[object]:

@@ -15,6 +15,7 @@ from refseg import distributed
 from refseg.models import catalog
 from refseg.training.adapters import attach
 from refseg.training.config import RunConfig
+from refseg.training.engine import is_sharded
 from refseg.training.lengths import epoch_length, examples_per_step
 from refseg.training.loop import open_data
 from refseg.training.optimizer import build_optimizer
@@ -98,18 +99,21 @@ class Memory:
     workers: int  # what the processes that prepare batches have for themselves; 0 unmeasured, or on a GPU
     processes: int  # that share the device's memory
     room: Room | None
+    buckets: int = (
+        0  # second copies of gradients, by which processes that each hold all weights exchange them
+    )
 
     @property
     def peak(self) -> int | None:
         """Of one process with its workers."""
         if self.activations is None or self.start is None:
             return None
-        return self.start + self.held.total + self.activations + self.workers
+        return self.start + self.held.total + self.buckets + self.activations + self.workers
 
     @property
     def needed(self) -> int:
         """Of all processes on the device; without a measurement, the part that is known."""
-        return self.processes * (self.held.total if self.peak is None else self.peak)
+        return self.processes * (self.held.total + self.buckets if self.peak is None else self.peak)
 
     @property
     def fits(self) -> bool | None:
@@ -278,8 +282,15 @@ def _amounts(plan: RunConfig, examples: int, evaluation_examples: int, final_exa
         evaluations=evaluations,
         evaluation_examples=evaluation_examples,
         final_examples=final_examples,
-        saves=math.ceil(steps / as_steps(section.save_every)),
+        saves=_saves(plan, is_measured=evaluations > 0),
     )
+
+
+def _saves(plan: RunConfig, *, is_measured: bool) -> int:
+    """Steps after which the state is saved: those of run.save_every, those before an evaluation, and the last."""
+    section, steps = plan.run, as_steps(plan.run.steps)
+    every = [as_steps(section.save_every), as_steps(section.evaluate_every) if is_measured else 0]
+    return len({steps}.union(*(range(each, steps + 1, each) for each in every if each)))
 
 
 def _rehearsed(plan: RunConfig, folder: Path, device: torch.device) -> tuple[Rehearsal | None, str | None]:
@@ -292,14 +303,16 @@ def _rehearsed(plan: RunConfig, folder: Path, device: torch.device) -> tuple[Reh
 def _memory(plan: RunConfig, held: Held, rehearsal: Rehearsal | None, device: torch.device) -> Memory:
     dealt = held.on_each(shards_of(plan))
     sharing = local_processes() if device.type == "cpu" else 1
+    buckets = held.gradients if distributed.world_size() > 1 and not is_sharded(plan) else 0
     if rehearsal is None:
-        return Memory(dealt, None, None, 0, sharing, room_on(device))
+        return Memory(dealt, None, None, 0, sharing, room_on(device), buckets)
     if rehearsal.device_peak_bytes is not None:
         start, peak, workers = 0, rehearsal.device_peak_bytes, 0
     else:
         start, peak, workers = rehearsal.start_bytes, rehearsal.peak_bytes, rehearsal.workers_bytes
     # The rehearsal, on one process, held all; its activations are those of every process.
-    return Memory(dealt, start, max(0, peak - start - held.total), workers, sharing, rehearsal.room)
+    work = max(0, peak - start - held.total)
+    return Memory(dealt, start, work, workers, sharing, rehearsal.room, buckets)
 
 
 def _disk(plan: RunConfig, held: Held, rehearsal: Rehearsal | None, folder: Path) -> Disk:
@@ -325,7 +338,8 @@ def _hours(plan: RunConfig, amounts: Amounts, rehearsal: Rehearsal) -> Hours:
     return Hours(
         steps=step * amounts.steps / 3600,
         evaluations=evaluating / 3600,
-        saves=rehearsal.save_seconds * amounts.saves / 3600,
+        # A measurement that is one of the best is followed by one more.
+        saves=rehearsal.save_seconds * (amounts.saves + amounts.evaluations) / 3600,
         step_seconds=step,
         waiting=(step - compute) / step,
     )

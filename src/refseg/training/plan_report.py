@@ -64,6 +64,7 @@ def _memory(memory: Memory, trouble: str | None) -> str:
     if memory.start:
         rows.append(["Python, torch, data index", size(memory.start)])
     rows += [["weights", size(held.weights)], ["gradients", size(held.gradients)]]
+    rows += [["gradients, to exchange them", size(memory.buckets)]] if memory.buckets else []
     rows += [["optimizer state", size(held.optimizer)]]
     rows += [["averaged weights", size(held.average)]] if held.average else []
     if memory.activations is not None:
@@ -77,7 +78,7 @@ def _memory(memory: Memory, trouble: str | None) -> str:
 
 
 def _sum(memory: Memory) -> int:
-    return memory.held.total if memory.peak is None else memory.peak
+    return memory.held.total + memory.buckets if memory.peak is None else memory.peak
 
 
 def _verdict(memory: Memory) -> str:

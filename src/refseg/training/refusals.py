@@ -12,12 +12,13 @@ import torch
 from torch import nn
 
 from refseg import distributed
-from refseg.errors import InvalidInput, UnknownName
+from refseg.errors import InvalidInput
 from refseg.models import catalog
 from refseg.models.base import ReferringModel
 from refseg.training.config import RunConfig
-from refseg.training.engine import is_sharded
+from refseg.training.engine import is_sharded, must_agree
 from refseg.training.measure import must_be_a_score
+from refseg.training.objective import must_take
 from refseg.training.room import local_processes, room_on, usable_cores
 from refseg.training.sections import RunSection
 from refseg.training.weighing import held_by
@@ -29,18 +30,20 @@ _SEE_FRAMES_ALONE = frozenset({"vlt", "lgformer", "vpd"})  # a clip is so many p
 def must_be_possible(run: RunConfig, device: torch.device) -> None:
     """Refuses a run that asks for what its device, its family or its other keys rule out.
 
+    What its launcher asks for against the recipe is among it.
+
     Raises:
         UnknownName: if there is no such family, variant or objective.
         InvalidInput: the first thing that is impossible, and what to write instead.
     """
     catalog.variant(run.family, run.variant)
     family = catalog.family(run.family)
-    if run.objective != "phrases" and run.objective not in family.objectives:
-        raise UnknownName(f"objective of {family.name}", run.objective, ["phrases", *family.objectives])
+    must_take(family, run)
     for sentence in _impossible(run, device):
         raise InvalidInput(sentence)
     if run.objective.startswith("phrases") and run.run.evaluate_examples != 0:
         must_be_a_score(run.run.best_by)
+    must_agree(run)
 
 
 def _impossible(run: RunConfig, device: torch.device) -> Iterator[str]:

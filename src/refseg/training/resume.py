@@ -116,6 +116,25 @@ def must_be_same_run(folder: Path, run: RunConfig) -> None:
         )
 
 
+def must_begin_alike(folder: Path, run: RunConfig) -> None:
+    """Refuses to begin at the first step in a folder without a state, unless nothing there is lost or contradicted by it.
+
+    A state is on the disk before the first checkpoint is, so checkpoints without one are a result, whose state was taken
+    away. A recipe alone is that of a run which was killed before its first save.
+
+    Raises:
+        InvalidInput: naming the checkpoints, or the keys in which the recipes differ.
+    """
+    kept = [path.name for path in own_files(folder) if path.suffix == ".safetensors"]
+    if kept:
+        raise InvalidInput(
+            f"{folder} holds {', '.join(kept)} and no {STATE_NAME} to go on from; begin another run with init={folder / kept[0]} "
+            "and another --out, or throw this one away by --force"
+        )
+    if (folder / RUN_NAME).exists():
+        must_be_same_run(folder, run)
+
+
 def random_states() -> dict[str, Any]:
     """The state of every global random generator, as tensors and plain data."""
     kind, numbers, place, has_gauss, gauss = np.random.get_state(legacy=True)

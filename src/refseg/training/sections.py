@@ -60,7 +60,7 @@ class SetConfig(Section):
 class ClipsConfig(Section):
     """Batches of clips among those of pictures, both drawn from scenes."""
 
-    every: Positive  # each so-manieth batch is one of clips
+    every: Positive  # one batch in so many is one of clips
     frames: Annotated[int, Field(ge=2)]
     targets: Positive | None = None  # frames of a clip that phrases are asked about, drawn anew; absent: all
     phrases: Count = 2  # of every clip

@@ -137,10 +137,12 @@ class Positions:
     def __init__(self, sources: Sources) -> None:
         run = sources.run
         self.sources, self.run = sources, run
+        # Kept, because a worker that prepares batches is no process of the run and would count itself alone.
+        self.world_size = distributed.world_size()
         self.names = [source.examples.name for source in sources.sources]
         is_endless = run.data.name == SCENES
         counts = [len(source) for source in sources.sources]
-        epoch = epoch_length(None if is_endless else sum(counts), run, distributed.world_size())
+        epoch = epoch_length(None if is_endless else sum(counts), run, self.world_size)
         shares = [each.share for each in run.data.each]
         self.endless = Order(None, run.seed) if is_endless else None
         self.shaped = _shaped(sources, run) if run.data.same_shape and not is_endless else None
@@ -181,16 +183,16 @@ class Positions:
             return (
                 self.order[position]
                 if self.endless is None
-                else (int(is_of_clips(position, self.run)), self.endless[position])
+                else (int(is_of_clips(position, self.run, self.world_size)), self.endless[position])
             )
         generator = generator_at(self.run.seed, _REPLACEMENT, position, attempt)
         return self.order.place(int(torch.randint(len(self.order), (), generator=generator)))
 
 
-def is_of_clips(position: int, run: RunConfig) -> bool:
+def is_of_clips(position: int, run: RunConfig, world_size: int) -> bool:
     """Whether the batch that holds `position` is one of clips; every process and every example of it agrees."""
     clips = run.data.clips
-    batch = position // (run.run.batch_size * distributed.world_size())
+    batch = position // (run.run.batch_size * world_size)
     return clips is not None and batch % clips.every == clips.every - 1
 
 

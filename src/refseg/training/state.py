@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -86,6 +87,7 @@ class Training:
         All processes ask for it together.
         """
         kept = distributed.is_first()
+        share_extra_state(self.model)
         average = None if self.average is None else self.average.model.state_dict()
         return {
             "step": self.step,  # also the position in the data: a batch depends on its number alone
@@ -167,6 +169,20 @@ def begin_or_go_on(
     if distributed.is_first():
         cut_log(folder, training.step, keeps_measurement=not training.owes_measurement)
     return training, origin
+
+
+def share_extra_state(model: ReferringModel) -> None:
+    """Gives the model of every process what those of the others carry beside weights, such as vectors of words they met.
+
+    All processes ask for it together.
+    """
+    own = model.extra_state()
+    digests = distributed.gather(hashlib.sha256(json.dumps(own, sort_keys=True).encode()).hexdigest())
+    if len(set(digests)) == 1:  # nearly always, and then nothing large is sent
+        return
+    for rank, other in enumerate(distributed.gather(own)):
+        if rank != distributed.rank() and other != own:
+            model.load_extra_state(other)
 
 
 def _blueprint(model: ReferringModel) -> str:

@@ -14,6 +14,7 @@ from refseg.training.adapter_file import ADAPTERS_NAME
 from refseg.training.best import best_at
 from refseg.training.interruption import Interrupted
 from refseg.training.log import LOG_NAME
+from refseg.training.measure import deciding, measures_phrases
 from refseg.training.resume import BEST_NAME, LAST_NAME, SUMMARY_NAME
 from refseg.training.state import Training, Workplace, steps_of
 
@@ -62,8 +63,8 @@ def summary(training: Training, place: Workplace) -> dict[str, Any]:
         "steps": steps_of(place.run),
         "first": _means(steps[:width]),
         "last": _means(steps[-width:]),
-        "best_by": place.run.run.best_by,
-        "best_score": kept.best,
+        "best_by": deciding(place.run),
+        "best_score": kept.best if kept.best is None or measures_phrases(place.run) else -kept.best,
         "best_step": kept.ranking[0][1] if kept.ranking else None,
         "best_scores": kept.best_scores,
         "last_scores": kept.scores,
