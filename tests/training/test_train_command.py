@@ -242,6 +242,8 @@ def test_a_packaged_recipe_trains(name, named, tmp_path):
         more.append(f"init={named / 'last.safetensors'}")
     else:
         more += ["model.num_nouns=192", "model.num_colours=16"]
+    if run.data.clips is not None:
+        more.append("data.clips.batch_size=2")  # as SHORT has it for pictures
     if run.data.name != "scenes":
         more += [f"data.name={phrase_file(tmp_path)}"]
     assert refseg(name, *SHORT, *more, "--out", tmp_path / "run").exit_code == 0
