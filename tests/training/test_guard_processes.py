@@ -11,9 +11,8 @@ import torch
 
 # The third batch of the second process gives no number, whenever it is computed.
 BROKEN = """
-import math, sys
+import math, os
 import torch
-from refseg import distributed
 from refseg.cli import main
 from refseg.training import loop
 
@@ -25,7 +24,7 @@ def built(family, run):
     def broken(model, batch):
         terms = objective(model, batch)
         seen.append(batch.clips.pixels)
-        if distributed.rank() == 1 and len(seen) >= 3 and torch.equal(seen[-1], seen[2]):
+        if os.environ["RANK"] == "1" and len(seen) >= 3 and torch.equal(seen[-1], seen[2]):
             terms["dice"] = terms["dice"] * math.nan
         return terms
 
