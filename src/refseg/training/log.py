@@ -186,12 +186,13 @@ def _summary(lines: list[dict[str, Any]], total: int) -> str:
     skipped = sum(line.get("skipped", 0) for line in lines)
     return (
         f"step {last['step']}/{total}  {losses}  norm {last['norm']:.2f}  lr {last['lr']:.2e}  "
-        f"{seconds:.3f} s/step  data {waiting:.0%}  left {_duration(left)}"
+        f"{seconds:.3f} s/step  data {waiting:.0%}  left {duration(left)}"
         + (f"  skipped {skipped}" if skipped else "")
     )
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """Such as 2h05m or 3m07s."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}h{minutes:02d}m" if hours else f"{minutes}m{rest:02d}s"

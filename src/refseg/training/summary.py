@@ -13,7 +13,7 @@ from refseg.files import write_whole_text
 from refseg.training.adapter_file import ADAPTERS_NAME
 from refseg.training.best import best_at
 from refseg.training.interruption import Interrupted
-from refseg.training.log import LOG_NAME
+from refseg.training.log import LOG_NAME, duration
 from refseg.training.measure import deciding, measures_phrases
 from refseg.training.resume import BEST_NAME, LAST_NAME, SUMMARY_NAME
 from refseg.training.state import Training, Workplace, steps_of
@@ -105,7 +105,7 @@ def _head(found: Mapping[str, Any]) -> str:
     line = f"{found['run']} {why} after step {found['step']} of {found['steps']}"
     if found["step"] and found["last"]:
         line += (
-            f": {_duration(found['seconds'])} of steps, {found['seconds'] / found['step']:.3f} s each, "
+            f": {duration(found['seconds'])} of steps, {found['seconds'] / found['step']:.3f} s each, "
             f"{found['data_share']:.0%} of it waiting for data; loss {found['first']['loss']:.4g} to {found['last']['loss']:.4g}"
         )
     return line
@@ -157,9 +157,3 @@ def _columns(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> list[str
         ).rstrip()
         for row in cells
     ]
-
-
-def _duration(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}h{minutes:02d}m" if hours else f"{minutes}m{rest:02d}s"
