@@ -96,7 +96,11 @@ class ForkServer:
 
     def __exit__(self, *_):
         self.process.stdin.close()
-        self.process.wait(60)
+        try:
+            self.process.wait(10)
+        except subprocess.TimeoutExpired:  # a run that a test has left hanging
+            self.process.kill()
+            self.process.wait()
 
     def ask(self, job):
         self.process.stdin.write(json.dumps(job) + "\n")

@@ -44,7 +44,7 @@ LADDERS = {
 }  # fmt: skip
 COUNTS = {"scout": [5, 2], "referformer": [5, 2], "vlformer": [5, 2], "vlt": [7], "vpd": [10]}
 HEADS = {
-    "scout": r"^(decoder|cells|pyramid|detail|naming|motion)",
+    "scout": r"^(decoder|cells|pyramid|detail|naming|motion|cue)",
     "referformer": r"^(projections|resizer|fusion|encoder|decoder|pixel_decoder|mask_head)",
     "lgformer": r"^(backbone\.(fusions|gates|text_gates)|pixel_decoder|query_decoder)",
     "vlformer": r"^(resizer|pixel_decoder|decoder)",

@@ -89,7 +89,7 @@ def must_have_stopped(run, *, code=143, step, owed=False):
         f"refseg: stopped after step {step} of 6{before}; the state is saved"
     )
     assert "Traceback" not in err
-    assert err.count("asked to stop") <= 1
+    assert err.count("refseg: asked to stop") <= 1
 
 
 def wait_until_it_waits(run):

@@ -88,7 +88,7 @@ def _set(optimizer, rate):
 PUBLISHED = [
     name
     for name in config.packaged_recipes()
-    if not name.startswith("scout/") and not name.endswith(recipes.OWN)
+    if not name.startswith(("scout/", "referformer/scenes-")) and not name.endswith(recipes.OWN)
 ]
 
 

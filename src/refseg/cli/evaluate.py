@@ -191,6 +191,7 @@ def _speaking_once() -> Iterator[None]:
     try:
         yield
     except distributed.Refused as refusal:
+        distributed.stop()  # before the others are gone, which a group that ends by itself may abort at
         raise typer.Exit(2) from refusal
 
 
