@@ -1,5 +1,10 @@
 """Batches are the same whoever prepares them and wherever the run is taken up."""
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -104,3 +109,23 @@ def test_keys_of_scenes_are_refused_for_other_data(tmp_path):
     run = run_of(str(tmp_path / "mine.jsonl"), data={"registers": {"loc": 1.0}})
     with pytest.raises(InvalidInput, match=r"data.registers is for scenes; .*mine.jsonl takes none"):
         open_training_data(run, 64)
+
+
+KEPT = """
+from refseg.framing import FrameSpec
+from refseg.training.config import run_from_values
+from refseg.training.feed import batches
+from refseg.training.sources import open_training_data
+values = {"family": "scout", "variant": "debug", "data": {"name": "scenes", "size": 64, "workers": 1}}
+values |= {"optimizer": {"lr": 1e-3}, "run": {"steps": 50, "batch_size": 2}}
+run = run_from_values(values, source="here")
+feed = batches(open_training_data(run, 64), run, FrameSpec(fit="letterbox", size=64), start=0)
+next(feed)
+"""
+
+
+def test_a_feed_that_is_still_there_lets_the_interpreter_end():
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2] / "src")}
+    assert (
+        subprocess.run([sys.executable, "-c", KEPT], env=environment, timeout=60, check=False).returncode == 0
+    )

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import atexit
 import ctypes
 import signal
 import sys
+import weakref
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -83,6 +85,7 @@ class Feed(Iterator[Batch]):
     def __init__(self, loader: DataLoader[Any], frame: FrameSpec) -> None:
         self.frame = frame
         self._prepared = iter(loader)
+        atexit.register(_end_workers, weakref.ref(self._prepared))
         self._skipped: list[Skip] = []
         self.tally = Tally()
 
@@ -103,6 +106,16 @@ class Feed(Iterator[Batch]):
         """Why examples were passed over since this was last asked."""
         taken, self._skipped = self._skipped, []
         return taken
+
+
+def _end_workers(prepared: weakref.ref[Any]) -> None:
+    """Ends the processes of a feed that is still there when the interpreter ends.
+
+    It would send each one SIGTERM, of which the first is not obeyed, and wait for them for ever.
+    """
+    end = getattr(prepared(), "_shutdown_workers", None)
+    if end is not None:
+        end()
 
 
 def batches(examples: PhraseDataset | Sources, run: RunConfig, spec: FrameSpec, *, start: int) -> Feed:
