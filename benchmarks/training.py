@@ -168,7 +168,7 @@ def _child(words: list[str], *, threads: int | None, processes: int = 1) -> dict
     told = [line for line in done.stdout.splitlines() if line.startswith("{")]
     if done.returncode or not told:
         raise SystemExit(f"{' '.join(words)} failed:\n{done.stderr[-2000:]}")
-    return json.loads(told[0])
+    return json.JSONDecoder().raw_decode(told[0])[0]  # of several processes, which may share a line
 
 
 class _Over(BaseException):
