@@ -150,8 +150,8 @@ def test_the_first_process_alone_prints_the_table_of_one(folder, told, size):
         assert not any(parts(printed).values())
 
 
-def test_examples_were_shared_out(folder, told):
-    """The answers of scenes are no empty ones, and no process computed all of them."""
+def test_what_is_compared_are_no_empty_answers(folder, told):
+    """Equal results of empty answers would say nothing."""
     result = json.loads((folder / "1" / "scenes.json").read_text())
     assert result["data"]["examples"] == 7
     assert result["scores"]["all"]["mIoU"] > 0
