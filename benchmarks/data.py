@@ -192,17 +192,16 @@ def plain_masks(folder: Path) -> dict[str, float]:
 
 
 def ours(folder: Path) -> dict[str, float]:
-    import refseg.data.published_sets
-    import refseg.data.refer_files
     import refseg.data.reference_images  # noqa: F401
+
     from refseg.data.catalog import open_dataset
 
     return measured(lambda: open_dataset("refcoco", split="train", root=folder))
 
 
 def our_masks(folder: Path) -> dict[str, float]:
-    from refseg.data.annotated import ReadOptions
     from refseg.data.catalog import open_dataset
+    from refseg.data.dataset import ReadOptions
 
     data = open_dataset("refcoco", split="train", root=folder, options=ReadOptions(item="object"))
     data.masks(0)

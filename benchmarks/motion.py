@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from refseg.data.scenes.dataset import Scenes, ScenesSpec
-from refseg.data.scenes.words import Name, groups_of_noun, names_of_anything, names_of_noun
+from refseg.data.scenes.vocabulary import Name, groups_of_noun, names_of_anything, names_of_noun
 from refseg.predictor import Predictor, load
 from refseg.structures import Example
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from refseg.data.video_write import video_writer
+from refseg.media.video_write import video_writer
 
 HEIGHT, WIDTH, SIDE = 360, 640, 80
 PROGRAM = """

@@ -246,7 +246,7 @@ def _folder(place: str) -> Path:
 
 def _run(name: str, options: argparse.Namespace) -> Any:
     """The recipe of a case, read as `refseg train` reads it; long enough that its end is never seen."""
-    from refseg.training.config import find_recipe, read_recipe
+    from refseg.training.recipe import find_recipe, read_recipe
 
     case, cores = (
         CASES[name],

@@ -50,7 +50,7 @@ def make(folder: Path) -> dict[str, float]:
     import torch
     from safetensors.torch import save_file
 
-    from refseg.encoders.clip_tokens import clip_byte_tokenizer
+    from refseg.encoders.tokenizers.clip import clip_byte_tokenizer
     from refseg.models import catalog
 
     with torch.device("meta"):
@@ -131,7 +131,7 @@ def agree(folder: Path) -> dict[str, float]:
 def _ready(dtype: str, folder: Path) -> tuple[Any, Any]:
     import torch
 
-    from refseg.data.images import read_image
+    from refseg.media.images import read_image
     from refseg.predictor import load
 
     torch.set_num_threads(THREADS)

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from PIL import Image
     from torch import Tensor
 
-    from refseg.data.frames import Frames
+    from refseg.media.frames import Frames
 
 Box = tuple[int, int, int, int]
 """(x1, y1, x2, y2) in pixels: the edges of the box, so that x2 - x1 is its width."""
@@ -76,7 +76,7 @@ class Prediction:
         Raises:
             InvalidInput: if the suffix is another, or a folder stands where a file should be (or the reverse).
         """
-        from refseg.drawing import save_mask
+        from refseg.media.drawing import save_mask
 
         target = Path(path)
         if len(self.masks) == 1:
@@ -103,8 +103,8 @@ class Prediction:
         Raises:
             InvalidInput: if the frames' number or size is not that of the masks.
         """
-        from refseg.data.frames import as_frames
-        from refseg.drawing import draw_overlays
+        from refseg.media.drawing import draw_overlays
+        from refseg.media.frames import as_frames
 
         pixels = as_frames(frames)
         wanted, given = tuple(self.masks.shape), (len(pixels), *pixels.shape[-2:])

@@ -14,21 +14,27 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from refseg.data.frames import Frames, as_frames
+from refseg.checkpoints import zoo
+from refseg.device import find_device, find_dtype
 from refseg.errors import InvalidInput
 from refseg.framing import masks_to_source, place, place_frames, upsample_to_canvas, valid_area
+from refseg.media.frames import Frames, as_frames
 from refseg.prediction import Prediction
 from refseg.structures import Clips, Explanation, Output, Placement, Size, VisualFeatures
 
 if TYPE_CHECKING:
     from refseg.models.base import ReferringModel, Ruler
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 # What a segment pass needs beside its input, in multiples of one phrase's visual features, and what it may take in all.
 _WORKING_MULTIPLE = 8
+
+
 _WORKING_BYTES = 1 << 30
+
+
 _MOST_PHRASES_AT_ONCE = 32
+
 
 # A network's finest features take some 64 bytes for each canvas pixel. Only pictures of extreme shape grow a canvas
 # beyond this, where a family fixes the short side alone.
@@ -99,7 +105,6 @@ class Predictor:
         offload: bool = False,
     ) -> Predictor:
         """A predictor from a checkpoint's name or file; see `load`."""
-        from refseg.checkpoints import zoo
 
         found, kind = find_device(device), find_dtype(dtype)  # mistakes are told before a file is read
         model, _, _ = zoo.load(checkpoint, device="cpu" if offload else str(found), dtype=kind)
@@ -137,7 +142,7 @@ class Predictor:
         Arguments:
             frames: one picture: a path, a PIL image, an array [H, W, 3] or a tensor [3, H, W]; or a clip: the path of a
                 video or of a folder of frames, an array [T, H, W, 3], a tensor [T, 3, H, W], or a list of pictures of one
-                size. Values are uint8, or floats in [0, 1]. See `refseg.data.frames.as_frames`.
+                size. Values are uint8, or floats in [0, 1]. See `refseg.media.frames.as_frames`.
             target_frames: the frames that get masks; all of them by default.
 
         Raises:
@@ -287,60 +292,6 @@ def load(
         CheckpointMismatch: if the weights do not fit the model that the file names.
     """
     return Predictor.load(name_or_path, device=device, dtype=dtype, offload=offload)
-
-
-def find_device(asked: str | torch.device = "auto") -> torch.device:
-    """The torch device for `asked`; "auto" takes CUDA, else MPS, else the CPU.
-
-    Raises:
-        InvalidInput: if it is no device's name, or this machine has no such device.
-    """
-    if str(asked) == "auto":
-        kind = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-        return torch.device(kind)
-    try:
-        device = torch.device(asked)
-    except RuntimeError as error:
-        raise InvalidInput(f"{asked!r} is no device; give auto, cpu, cuda, cuda:1 or mps") from error
-    if device.type == "cuda":
-        _check_cuda(device)
-    if device.type == "mps" and not torch.backends.mps.is_available():
-        raise InvalidInput(
-            f"device {str(asked)!r} was asked for, and this machine has no MPS; use --device auto or cpu"
-        )
-    if device.type not in ("cpu", "cuda", "mps"):
-        raise InvalidInput(f"device {str(asked)!r} is not supported; give auto, cpu, cuda, cuda:1 or mps")
-    return device
-
-
-def _check_cuda(device: torch.device) -> None:
-    if not torch.cuda.is_available():
-        why = (
-            "this PyTorch was built without CUDA"
-            if torch.version.cuda is None
-            else "no CUDA device is visible"
-        )
-        raise InvalidInput(f"device {str(device)!r} was asked for, and {why}; use device auto or cpu")
-    count = torch.cuda.device_count()
-    if device.index is not None and device.index >= count:
-        raise InvalidInput(
-            f"device {str(device)!r} was asked for, and there are {count} CUDA devices, counted from 0"
-        )
-
-
-def find_dtype(asked: torch.dtype | str | None) -> torch.dtype:
-    """The torch dtype for `asked`; float32 for None.
-
-    Raises:
-        InvalidInput: if it is none of float32, bfloat16 and float16.
-    """
-    if asked is None:
-        return torch.float32
-    if isinstance(asked, str) and asked in DTYPES:
-        return DTYPES[asked]
-    if isinstance(asked, torch.dtype) and asked in DTYPES.values():
-        return asked
-    raise InvalidInput(f"dtype {str(asked)!r} is not one that predicts; give one of {', '.join(DTYPES)}")
 
 
 def check_phrases(phrases: Sequence[str]) -> list[str]:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from refseg.checkpoints.pages import release
+from refseg.checkpoints.memory_map import release
 from refseg.checkpoints.readers import read
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells what is mapped")

@@ -11,7 +11,7 @@ from parity import referformer as road
 from parity.case import Case
 from refseg.checkpoints import native
 from refseg.checkpoints.conversion import convert, variants_that_fit
-from refseg.encoders.tokens import byte_tokenizer
+from refseg.encoders.tokenizers.tokens import byte_tokenizer
 from refseg.models import catalog
 from refseg.models.referformer import family
 from refseg.predictor import Predictor

@@ -10,7 +10,8 @@ from torch import nn
 
 from refseg.errors import InvalidInput
 from refseg.framing import FrameSpec
-from refseg.models.base import Criterion, Family, LossConfig, ModelConfig, ReferringModel
+from refseg.models.base import Criterion, LossConfig, ModelConfig, ReferringModel
+from refseg.models.family import Family
 from refseg.models.renaming import Drop, Merge, Rename, apply
 
 FRAME = FrameSpec("stretch", 9)

@@ -136,7 +136,7 @@ def test_a_file_of_phrases_that_says_nothing_is_told(tmp_path, content, message)
 
 def test_the_limits_shown_in_help_are_those_of_the_readers():
     from refseg.cli import predict
-    from refseg.data import images, video
+    from refseg.media import images, video
 
     assert predict._MAX_PIXELS == images.DEFAULT_MAX_PIXELS
     assert predict._MAX_FRAMES == video.DEFAULT_MAX_FRAMES

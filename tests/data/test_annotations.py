@@ -9,7 +9,7 @@ from hypothesis.extra.numpy import array_shapes, arrays
 from PIL import Image
 from pycocotools import mask as coco
 
-from refseg.data.annotations import (
+from refseg.data.formats.masks import (
     boxes_of_masks,
     mask_from_polygons,
     mask_from_rle,

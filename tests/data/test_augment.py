@@ -5,9 +5,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from refseg.data.augment import crop, mirror, rescale
+from refseg.data.augment.geometric import crop, mirror, rescale
+from refseg.data.augment.steps import CropAround, Flip, Rescale, draw_neighbours, draw_phrases, vary
 from refseg.data.collate import content_boxes
-from refseg.data.steps import CropAround, Flip, Rescale, draw_neighbours, draw_phrases, vary
 from refseg.errors import InvalidInput
 from refseg.structures import Example, Placement, Things
 

@@ -6,8 +6,9 @@ import json
 import pytest
 from PIL import Image
 
-from refseg.data.annotated import ReadOptions
-from refseg.data.catalog import describe, open_dataset
+from refseg.data.catalog import open_dataset
+from refseg.data.dataset import ReadOptions
+from refseg.data.provenance import describe
 from refseg.errors import InvalidInput, UnknownName
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from refseg.data.phrase_lines import KEYS, parse_line
+from refseg.data.formats.phrase_line import KEYS, parse_line
 from refseg.errors import InvalidInput
 
 PAGE = (Path(__file__).parents[2] / "docs" / "data-form.md").read_text()

@@ -4,7 +4,7 @@ import re
 from dataclasses import fields
 from pathlib import Path
 
-from refseg.data.annotated import ReadOptions
+from refseg.data.dataset import ReadOptions
 from refseg.data.published import ALIASES, PUBLISHED
 
 PAGE = (Path(__file__).parents[2] / "docs" / "datasets.md").read_text()

@@ -14,13 +14,11 @@ from typer.testing import CliRunner
 
 from data import refer_maker as maker
 from refseg.cli import app, load_verbs
-from refseg.data.annotated import ReadOptions
-from refseg.data.annotations import mask_from_polygons, rle_of_mask
-from refseg.data.catalog import open_dataset
-from refseg.data.exchange import read_lines, write_jsonl, write_refer
-from refseg.data.layouts import Place, own_refer, refs_files
-from refseg.data.phrase_lines import PhraseLine, write_phrases
-from refseg.data.published_sets import open_table
+from refseg.data.catalog import Place, open_dataset, open_table, own_refer, refs_files
+from refseg.data.convert import read_lines, write_jsonl, write_refer
+from refseg.data.dataset import ReadOptions
+from refseg.data.formats.masks import mask_from_polygons, rle_of_mask
+from refseg.data.formats.phrase_line import PhraseLine, write_phrases
 from refseg.errors import InvalidInput
 
 CASES = Path(__file__).parents[1] / "parity" / "cases" / "datasets"
@@ -75,8 +73,8 @@ def back(folder, base):
         from dataclasses import replace
 
         facts = replace(facts, form="grefcoco", split_by="refseg")
-    from refseg.data.exchange import lines_of
-    from refseg.data.reference_images import PictureFolders, ReferenceImages
+    from refseg.data.convert import lines_of
+    from refseg.data.readers.image_set import PictureFolders, ReferenceImages
 
     table = open_table(Place(facts, folder))
     options = ReadOptions(text="raw")

@@ -7,8 +7,8 @@ import pytest
 
 from evaluation.miniatures import FOLDERS, opened, place
 from refseg.data.catalog import open_dataset
-from refseg.data.fingerprint import fingerprint, num_phrases
 from refseg.data.leakage import Subset
+from refseg.data.provenance import fingerprint, num_phrases
 from refseg.data.scenes.dataset import Scenes, ScenesSpec
 
 FILES = {

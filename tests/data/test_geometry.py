@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pycocotools import mask as coco
 
-from refseg.data.geometry import check_parts, draw, draw_count, draw_union, inclusive_box
+from refseg.data.formats.masks import check_parts, draw, draw_count, draw_union, inclusive_box
 from refseg.errors import InvalidInput
 
 SIZE = (23, 31)

@@ -14,11 +14,10 @@ from typer.testing import CliRunner
 from helpers.loopback import Behaviour, serving
 from refseg import download
 from refseg.cli import app, load_verbs
-from refseg.data import get as module
-from refseg.data import offers
+from refseg.data import download as dataset_download
+from refseg.data import published
 from refseg.data.catalog import open_dataset
-from refseg.data.offers import OFFERS, ByHand, Direct, Offer
-from refseg.data.published import PUBLISHED
+from refseg.data.published import OFFERS, PUBLISHED, ByHand, Direct, Offer
 from refseg.errors import InvalidInput, UnknownName
 
 load_verbs()
@@ -81,7 +80,9 @@ def served(monkeypatch):
         url = server.__enter__()
         servers.append(server)
         part = replace(OFFERS["refcoco"].annotations[0], url=url, **changes)
-        monkeypatch.setitem(offers.OFFERS, "refcoco", Offer("refcoco", (part,), OFFERS["refcoco"].pictures))
+        monkeypatch.setitem(
+            published.OFFERS, "refcoco", Offer("refcoco", (part,), OFFERS["refcoco"].pictures)
+        )
         return part
 
     servers = []
@@ -184,15 +185,15 @@ def test_a_folder_with_other_files_is_not_replaced_without_force(served, tmp_pat
 def test_an_archive_that_found_no_room_is_not_fetched_again(served, tmp_path, monkeypatch):
     behaviour = Behaviour(CONTENT)
     served(behaviour)
-    unpack = module.unpack
+    unpack = dataset_download.unpack
 
     def full(*_, **__):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(module, "unpack", full)
+    monkeypatch.setattr(dataset_download, "unpack", full)
     with pytest.raises(OSError, match="No space left"):
         refseg("refcoco", "--root", tmp_path)
-    monkeypatch.setattr(module, "unpack", unpack)
+    monkeypatch.setattr(dataset_download, "unpack", unpack)
     assert refseg("refcoco", "--root", tmp_path).exit_code == 0
     assert len(behaviour.asked) == 1
     assert not list((tmp_path / ".downloads").glob("*.zip"))
@@ -208,7 +209,7 @@ def test_a_damaged_archive_is_fetched_again(served, tmp_path):
 
 
 def test_an_archive_fetched_by_hand_is_unpacked_without_a_server(tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "download", lambda *_, **__: pytest.fail("the network was asked"))
+    monkeypatch.setattr(dataset_download, "download", lambda *_, **__: pytest.fail("the network was asked"))
     (tmp_path / "refcoco.zip").write_bytes(CONTENT)
     result = refseg("refcoco", "--root", tmp_path / "data", "--archive", tmp_path / "refcoco.zip")
     assert result.exit_code == 0
@@ -236,8 +237,8 @@ def test_pictures_are_counted(served, tmp_path, monkeypatch):
     with zipfile.ZipFile(few, "w") as archive:
         archive.writestr("train2014/1.jpg", b"x")
     with serving(Behaviour(few.getvalue())) as url:
-        pictures = replace(offers.COCO, url=url)
-        monkeypatch.setitem(offers.OFFERS, "refcoco", Offer("refcoco", (), (pictures,)))
+        pictures = replace(published.COCO, url=url)
+        monkeypatch.setitem(published.OFFERS, "refcoco", Offer("refcoco", (), (pictures,)))
         with pytest.raises(InvalidInput, match=r"holds 1 files, and 82783 belong to it"):
             refseg("refcoco", "--root", tmp_path, "--pictures")
     assert not (tmp_path / "train2014").exists()
@@ -270,7 +271,7 @@ def test_every_published_data_set_has_an_offer_below_its_own_folder():
 
 def test_only_what_a_licence_lets_anybody_copy_is_fetched():
     direct = [p for o in OFFERS.values() for p in (*o.annotations, *o.pictures) if isinstance(p, Direct)]
-    assert all("Apache-2.0" in part.licence or part is offers.COCO for part in direct)
+    assert all("Apache-2.0" in part.licence or part is published.COCO for part in direct)
     assert {urlparse(part.url).hostname for part in direct} == {"web.archive.org", "images.cocodataset.org"}
     by_hand = [p for o in OFFERS.values() for p in (*o.annotations, *o.pictures) if isinstance(p, ByHand)]
     assert all(part.page and part.file and part.place and part.why for part in by_hand)
@@ -283,6 +284,6 @@ def test_an_unknown_name_suggests_the_nearest(tmp_path):
 
 def test_an_address_that_does_not_answer_leads_to_an_archive_fetched_elsewhere(monkeypatch, tmp_path):
     part = replace(OFFERS["refcoco"].annotations[0], url="http://127.0.0.1:9/refcoco.zip")
-    monkeypatch.setitem(offers.OFFERS, "refcoco", Offer("refcoco", (part,), OFFERS["refcoco"].pictures))
+    monkeypatch.setitem(published.OFFERS, "refcoco", Offer("refcoco", (part,), OFFERS["refcoco"].pictures))
     with pytest.raises(InvalidInput, match=r"cannot be fetched: .*give it: --archive FILE"):
         refseg("refcoco", "--root", tmp_path)

@@ -12,12 +12,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from refseg.data import index as index_module
-from refseg.data.columns import Columns, write_columns
-from refseg.data.index import Table, open_index
+from refseg.data.formats import index
+from refseg.data.formats.index import Columns, Table, open_index, write_columns
 from refseg.errors import InvalidInput
 
-PACKAGE = Path(index_module.__file__).parents[2]
+PACKAGE = Path(index.__file__).parents[2]
 
 
 @pytest.fixture
@@ -77,14 +76,14 @@ def test_a_damaged_index_is_built_again(source, damage):
 
 def test_where_the_folder_cannot_be_written_the_cache_is_used(source, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    real = index_module.write_columns
+    real = index.write_columns
 
     def refuse(path, *rest):
         if path.parent == source.parent:
             raise PermissionError(13, "Permission denied", str(path))
         real(path, *rest)
 
-    monkeypatch.setattr(index_module, "write_columns", refuse)
+    monkeypatch.setattr(index, "write_columns", refuse)
     built = []
     for _ in range(2):
         assert opened(source, built).facts["word"] == "three"
@@ -97,7 +96,7 @@ def test_where_nothing_can_be_written_it_is_told(source, monkeypatch):
     def refuse(path, *_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(index_module, "write_columns", refuse)
+    monkeypatch.setattr(index, "write_columns", refuse)
     with pytest.raises(InvalidInput, match="can be written neither beside it nor to"):
         opened(source, [])
 

@@ -14,9 +14,9 @@ from refseg.cli import app, load_verbs
 from refseg.data.catalog import open_dataset
 from refseg.data.leakage import Part, held_out, leave_out, overlap, read_genome
 from refseg.errors import InvalidInput, UnknownName
-from refseg.training.config import run_from_values
+from refseg.training.data import open_training_data
 from refseg.training.loop import train
-from refseg.training.sources import open_training_data
+from refseg.training.recipe import run_from_values
 
 load_verbs()
 

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from refseg.data.annotated import ReadOptions
-from refseg.data.catalog import describe, open_dataset
+from refseg.data.catalog import open_dataset
+from refseg.data.dataset import ReadOptions
 from refseg.data.doctor.examine import examine, examine_folder, places_in
+from refseg.data.provenance import describe
 from refseg.errors import InvalidInput
 
 CASES = Path(__file__).parents[1] / "parity" / "cases" / "datasets"

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from refseg.data.phrase_check import check_phrase_file
+from refseg.data.doctor.phrase_file import check_phrase_file
 from refseg.errors import InvalidInput
 
 HALF = [[0, 0, 4, 0, 4, 6, 0, 6]]

@@ -7,8 +7,8 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from refseg.data.annotations import rle_of_mask
-from refseg.data.phrase_lines import PhraseLine, parse_line, words_of, write_phrases
+from refseg.data.formats.masks import rle_of_mask
+from refseg.data.formats.phrase_line import PhraseLine, parse_line, words_of, write_phrases
 from refseg.errors import InvalidInput
 
 SIZE = (6, 9)

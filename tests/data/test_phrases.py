@@ -8,9 +8,9 @@ import pytest
 import torch
 from PIL import Image
 
-from refseg.data import phrases
-from refseg.data.annotations import rle_of_mask
-from refseg.data.phrases import PhraseFile
+from refseg.data.formats.masks import rle_of_mask
+from refseg.data.readers import phrase_file as phrase_files
+from refseg.data.readers.phrase_file import PhraseFile
 from refseg.errors import InvalidInput, UnknownName
 
 SIZE = (6, 9)
@@ -74,7 +74,7 @@ def test_a_clip_is_read_frame_by_frame(folder):
 
 
 def test_a_picture_with_very_many_phrases_becomes_several_examples(folder, monkeypatch):
-    monkeypatch.setattr(phrases, "MOST_PHRASES", 2)
+    monkeypatch.setattr(phrase_files, "MOST_PHRASES", 2)
     lines = [{"image": "a.png", "phrase": f"p{n}", "no_target": True} for n in range(5)]
     data = PhraseFile(phrase_file(folder, *lines))
     assert [e.phrases for e in data] == [("p0", "p1"), ("p2", "p3"), ("p4",)]

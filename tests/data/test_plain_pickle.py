@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from refseg.data.plain_pickle import load_plain_pickle
+from refseg.data.formats.plain_pickle import load_plain_pickle
 from refseg.errors import InvalidInput
 
 plain = st.recursive(

@@ -10,9 +10,10 @@ import torch
 from torch.utils.data import DataLoader
 
 from data import refer_maker as maker
-from refseg.data.annotated import ReadOptions
-from refseg.data.catalog import describe, open_dataset
-from refseg.data.phrases import MOST_PHRASES
+from refseg.data.catalog import open_dataset
+from refseg.data.dataset import ReadOptions
+from refseg.data.provenance import describe
+from refseg.data.readers.phrase_file import MOST_PHRASES
 from refseg.errors import InvalidInput, UnknownName
 
 

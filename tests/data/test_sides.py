@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from refseg.data.sides import swap_sides
+from refseg.data.augment.geometric import swap_sides
 
 
 @pytest.mark.parametrize(

@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
-from refseg.data import augment, steps
-from refseg.data.annotations import mask_from_polygons
+from refseg.data.augment import geometric, steps
 from refseg.data.collate import carried_boxes, collate
+from refseg.data.formats.masks import mask_from_polygons
 from refseg.errors import InvalidInput
 from refseg.framing import FrameSpec
 from refseg.structures import Example
@@ -63,7 +63,7 @@ def box_clip(height=50, width=64, frames=2, box=(14, 20, 38, 46)):
         labels=torch.tensor([4]),
         outlines=(((points,),) * frames,),
     )
-    return augment.with_measured_boxes(example)
+    return geometric.with_measured_boxes(example)
 
 
 boxes = st.tuples(st.integers(0, 20), st.integers(0, 26), st.integers(12, 30), st.integers(12, 38)).map(
@@ -97,8 +97,8 @@ def test_a_carried_box_bounds_the_mask_to_within_two_pixels(step, box, seed):
     if varied.boxes is None:
         assert isinstance(step, steps.Rotate), "only what turns a box drops it"
         return
-    measured = augment.with_measured_boxes(varied).boxes
-    seen = varied.masks.flatten(-2).any(-1) & augment.have_area(varied.boxes)
+    measured = geometric.with_measured_boxes(varied).boxes
+    seen = varied.masks.flatten(-2).any(-1) & geometric.have_area(varied.boxes)
     assert float((measured - varied.boxes)[seen].abs().max() if seen.any() else 0) <= 2
 
 
@@ -106,7 +106,7 @@ def test_a_carried_box_bounds_the_mask_to_within_two_pixels(step, box, seed):
 @given(box=boxes, seed=st.integers(0, 10**6))
 def test_masks_drawn_from_moved_outlines_agree_with_moved_masks(step, box, seed):
     varied = step(box_clip(box=box), drawn(seed))
-    drawn_anew = augment.redraw(varied)
+    drawn_anew = geometric.redraw(varied)
     for old, new in zip(varied.masks[0], drawn_anew.masks[0], strict=True):
         inner, outer = inner_and_outer(old)
         assert bool(new[inner].all())
@@ -144,12 +144,12 @@ def test_distortion_is_drawn_for_every_frame():
 @given(seed=st.integers(0, 10**6), height=st.integers(30, 90), width=st.integers(30, 90))
 def test_a_crop_has_sides_in_its_range_or_those_of_the_picture(seed, height, width):
     cropped = steps.Crop(least=40, most=60)(box_clip(height, width), drawn(seed))
-    for side, whole in zip(augment.size_of(cropped), (height, width), strict=True):
+    for side, whole in zip(geometric.size_of(cropped), (height, width), strict=True):
         assert min(40, whole) <= side <= min(60, whole)
 
 
 def test_every_size_of_a_resize_is_drawn_and_no_other():
-    sizes = {min(augment.size_of(ONE_OF_EACH[steps.Resize](box_clip(), drawn(seed)))) for seed in range(30)}
+    sizes = {min(geometric.size_of(ONE_OF_EACH[steps.Resize](box_clip(), drawn(seed)))) for seed in range(30)}
     assert sizes == {36, 61}
 
 
@@ -193,15 +193,15 @@ def test_measured_boxes_run_from_the_first_to_the_last_pixel_and_are_zero_for_no
     example = box_clip(box=(14, 20, 38, 46))
     empty = dataclasses.replace(example, masks=example.masks & False, boxes=None)
     assert example.boxes.tolist() == [[[20, 14, 45, 37]] * 2]
-    assert augment.with_measured_boxes(empty).boxes.tolist() == [[[0, 0, 0, 0]] * 2]
+    assert geometric.with_measured_boxes(empty).boxes.tolist() == [[[0, 0, 0, 0]] * 2]
 
 
 def test_an_object_cropped_to_a_line_of_pixels_counts_as_absent_and_keeps_its_mask():
-    line = augment.crop(box_clip(), 37, 0, (10, 64))
+    line = geometric.crop(box_clip(), 37, 0, (10, 64))
     checked = steps.CheckBoxes()(line, drawn(0))
     assert int(checked.masks[0, 0].sum()) == 26
     assert checked.boxes.tolist() == [[[0, 0, 0, 0]] * 2]
-    assert not augment.is_seen(checked)
+    assert not geometric.is_seen(checked)
     targets = collate([checked], FrameSpec("keep", 1, divisor=8)).targets
     assert not targets.visible.any()
     assert int(targets.masks[0, 0].sum()) == 26

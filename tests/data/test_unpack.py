@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from refseg.data import unpack as module
-from refseg.data.unpack import Bounds, unpack
+from refseg.data import archives
+from refseg.data.archives import Bounds, unpack
 from refseg.errors import InvalidInput
 
 
@@ -218,7 +218,7 @@ def test_an_encrypted_member_is_refused(tmp_path):
 
 
 def test_a_header_that_would_fill_memory_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "MOST_HEADER", 1000)
+    monkeypatch.setattr(archives, "MOST_HEADER", 1000)
     path = tmp_path / "a.tar"
     with tarfile.open(path, "w", format=tarfile.GNU_FORMAT) as archive:
         archive.addfile(tarfile.TarInfo("set/" + "long/" * 500 + "a"), io.BytesIO(b""))

@@ -8,8 +8,9 @@ import torch
 from PIL import Image
 
 from refseg.data.catalog import open_dataset
-from refseg.data.video_sentences import VideoSentences
-from refseg.data.windows import Drawn, Sampled, Timeline
+from refseg.data.dataset import Timeline
+from refseg.data.frame_sampling import Drawn, Sampled
+from refseg.data.readers.vlformer_video import VideoSentences
 from refseg.errors import InvalidInput, UnknownName
 
 SQUARE = [[4, 2, 12, 2, 12, 8, 4, 8]]

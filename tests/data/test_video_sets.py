@@ -12,14 +12,14 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from refseg.data import video_items
-from refseg.data.annotated import ReadOptions
-from refseg.data.annotations import read_label_png
 from refseg.data.catalog import open_dataset
-from refseg.data.jhmdb import JHMDB, samples_of
-from refseg.data.labelled_frames import window_around
-from refseg.data.ref_davis import ANNOTATORS
-from refseg.data.video_phrases import parse_video
+from refseg.data.dataset import ReadOptions
+from refseg.data.formats.masks import read_label_png
+from refseg.data.readers.jhmdb import JHMDB, samples_of
+from refseg.data.readers.ref_davis import ANNOTATORS
+from refseg.data.readers.video_set import parse_video
 from refseg.errors import InvalidInput, UnknownName
+from refseg.media.video import window_around
 
 CASES = Path(__file__).parents[1] / "parity" / "cases" / "datasets"
 

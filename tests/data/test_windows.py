@@ -5,7 +5,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from refseg.data.windows import Around, Drawn, Sampled, Timeline, Window, frames_around, pick_frames, window
+from refseg.data.dataset import Timeline
+from refseg.data.frame_sampling import Around, Drawn, Sampled, Window, frames_around, pick_frames, window
 from refseg.errors import InvalidInput
 from refseg.structures import Example
 

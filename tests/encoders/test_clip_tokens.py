@@ -4,8 +4,8 @@ import gzip
 
 import pytest
 
-from refseg.encoders import clip_tokens
-from refseg.encoders.clip_tokens import (
+from refseg.encoders.tokenizers import clip
+from refseg.encoders.tokenizers.clip import (
     CLIP_BYTES_VOCABULARY,
     ClipTokenizer,
     clip_byte_tokenizer,
@@ -13,7 +13,7 @@ from refseg.encoders.clip_tokens import (
     plain,
     tokenizer_of_merges,
 )
-from refseg.encoders.tokens import BYTES
+from refseg.encoders.tokenizers.tokens import BYTES
 from refseg.errors import InvalidInput
 
 MERGES = "#version: 0.2\nr e\nre d</w>\n' s</w>\n"
@@ -78,7 +78,7 @@ def test_a_text_that_is_no_vocabulary_is_refused(text):
 
 
 def test_another_models_tokenizer_is_refused():
-    from refseg.encoders.tokens import byte_tokenizer
+    from refseg.encoders.tokenizers.tokens import byte_tokenizer
 
     with pytest.raises(InvalidInput, match="not CLIP's"):
         ClipTokenizer("given", max_tokens=8).take(byte_tokenizer())
@@ -124,8 +124,8 @@ def test_plain_words_can_be_given_one_token_each():
 def test_an_installed_package_of_clip_brings_the_vocabulary_without_being_imported(tmp_path, monkeypatch):
     (tmp_path / "a_clip").mkdir()
     (tmp_path / "a_clip" / "__init__.py").write_text("raise ImportError('this package was imported')")
-    (tmp_path / "a_clip" / clip_tokens.PACKED).write_bytes(gzip.compress(MERGES.encode()))
+    (tmp_path / "a_clip" / clip.PACKED).write_bytes(gzip.compress(MERGES.encode()))
     monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setattr(clip_tokens, "PACKAGES", ("no_such_package", "a_clip"))
+    monkeypatch.setattr(clip, "PACKAGES", ("no_such_package", "a_clip"))
     found = ClipTokenizer("nobody/cached-this", max_tokens=8)(["red"])
     assert found.values.tolist() == [[START, RED, END]]

@@ -2,7 +2,7 @@
 
 import pytest
 
-from refseg.encoders.english import tokens_of
+from refseg.encoders.tokenizers.english import tokens_of
 
 
 @pytest.mark.parametrize(

@@ -7,8 +7,15 @@ import pytest
 import torch
 from torch.nn import functional
 
-from refseg.encoders.swin import Swin, SwinSpec, place_windows, relative_index
-from refseg.encoders.swin_weights import classification_start, classification_state, start_of
+from refseg.encoders.swin import (
+    Swin,
+    SwinSpec,
+    classification_start,
+    classification_state,
+    place_windows,
+    relative_index,
+    start_of,
+)
 from refseg.errors import CheckpointMismatch
 
 SMALL = SwinSpec(embed_dim=8, depths=(2, 2, 2, 2), num_heads=(1, 2, 2, 4), window=7)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from refseg.encoders.text_repair import repair
+from refseg.encoders.tokenizers.text_repair import repair
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from refseg.encoders.tokens import (
+from refseg.encoders.tokenizers.tokens import (
     BYTES,
     PhraseTokenizer,
     WordTokenizer,

@@ -6,8 +6,13 @@ import pytest
 import torch
 
 from refseg.encoders.swin import Swin, SwinSpec
-from refseg.encoders.video_swin import VideoSwin, VideoSwinSpec
-from refseg.encoders.video_swin_weights import inflate_patches, inflate_table, load_pretrained
+from refseg.encoders.video_swin import (
+    VideoSwin,
+    VideoSwinSpec,
+    inflate_patches,
+    inflate_table,
+    load_pretrained,
+)
 from refseg.errors import CheckpointMismatch
 
 SPEC = VideoSwinSpec(8, (2, 2, 1, 1), (1, 2, 2, 2), window=(2, 3, 3))

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from refseg.encoders.wordpiece import LETTERS, LETTERS_VOCABULARY, SPECIALS, WordPieceTokenizer
+from refseg.encoders.tokenizers.wordpiece import LETTERS, LETTERS_VOCABULARY, SPECIALS, WordPieceTokenizer
 from refseg.errors import InvalidInput
 
 WORDS = (*SPECIALS, "man", "##s", "red", "the", "'", "$", "x", "men", "\u4e2d", "\u03c2", "##\u03c2")
@@ -96,6 +96,6 @@ def test_a_text_that_is_no_fitting_vocabulary_is_refused(text, match):
 
 
 def test_an_absent_vocabulary_is_told_in_a_sentence(monkeypatch):
-    monkeypatch.setattr("refseg.encoders.wordpiece.cached_tokenizer", lambda name: None)
+    monkeypatch.setattr("refseg.encoders.tokenizers.wordpiece.cached_tokenizer", lambda name: None)
     with pytest.raises(InvalidInput, match="not on this machine"):
         WordPieceTokenizer("bert-base-uncased", length=20, vocabulary=30522)(["dog"])

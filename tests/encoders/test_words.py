@@ -2,7 +2,7 @@
 
 import pytest
 
-from refseg.encoders.words import ClosedVocabulary
+from refseg.encoders.tokenizers.closed_vocabulary import ClosedVocabulary
 from refseg.errors import InvalidInput
 
 WORDS = ClosedVocabulary(("cat", "dog", "left", "of", "red", "star", "the", "top", "show"), max_tokens=4)

@@ -1,7 +1,7 @@
 import tomllib
 
 from refseg.checkpoints.cards import Card
-from refseg.evaluation.card import card_tables
+from refseg.evaluation.model_card import card_tables
 
 SCORE = {"mIoU": 0.7254, "oIoU": 0.5, "P@0.5": 1.0, "P@0.7": 0.25, "J": 0.1, "kept": 0.99, "refused": None}
 RECORD = {

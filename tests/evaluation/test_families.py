@@ -6,8 +6,8 @@ import pytest
 
 from evaluation.miniatures import FOLDERS, opened
 from refseg.evaluation.bench import PHRASES, open_predictor
+from refseg.evaluation.prepare import Request, choose_protocols
 from refseg.evaluation.run import evaluate
-from refseg.evaluation.setup import Request, choose_protocols
 from refseg.evaluation.submission import Writer
 from refseg.evaluation.submission_check import check_submission, expected_videos
 from refseg.metrics.protocols import find_protocol

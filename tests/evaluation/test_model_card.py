@@ -11,8 +11,8 @@ from evaluation.test_trust import ROWS, result, row
 from refseg.checkpoints import native
 from refseg.errors import InvalidInput
 from refseg.evaluation import model_card
-from refseg.evaluation.card_page import card_page
 from refseg.evaluation.machine import this_machine
+from refseg.evaluation.model_card import card_page
 from refseg.evaluation.table import result_record, result_table
 from refseg.models import catalog
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from refseg.cli import app, load_verbs
-from refseg.evaluation.protocol_table import protocol_markdown, protocol_text
+from refseg.evaluation.table import protocol_markdown, protocol_text
 from refseg.metrics.protocols import PROTOCOLS
 
 PAGE = Path(__file__).parents[2] / "docs" / "evaluate.md"

@@ -10,10 +10,10 @@ import pytest
 from evaluation.miniatures import FOLDERS, TwoModel, opened, predictor
 from refseg.data.catalog import open_dataset
 from refseg.errors import InvalidInput, UnknownName
-from refseg.evaluation import reading
-from refseg.evaluation.objects import Merged
+from refseg.evaluation import examples
+from refseg.evaluation.prepare import Request, authors_numbers, choose_protocols
 from refseg.evaluation.run import evaluate
-from refseg.evaluation.setup import Request, authors_numbers, choose_protocols
+from refseg.evaluation.scoring import Merged
 from refseg.evaluation.table import result_table
 from refseg.metrics import contour, protocols
 
@@ -106,7 +106,7 @@ def test_targets_too_many_for_memory_are_read_one_by_one(name, tmp_path, monkeyp
     whole = values(dataset, protocols.MEVIS)
     read = []
     real = type(dataset).read_masks
-    monkeypatch.setattr(reading, "MOST_PIXELS", 1)
+    monkeypatch.setattr(examples, "MOST_PIXELS", 1)
     monkeypatch.setattr(
         type(dataset), "read_masks", lambda self, v, rows, f: read.append(len(rows)) or real(self, v, rows, f)
     )

@@ -6,7 +6,7 @@ import pytest
 
 from evaluation.test_run import ColumnPredictor, Columns, example
 from refseg.errors import InvalidInput
-from refseg.evaluation.rows import Journal, read_rows
+from refseg.evaluation.records import Journal, read_rows
 from refseg.evaluation.run import evaluate
 from refseg.evaluation.table import result_table
 

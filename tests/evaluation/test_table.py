@@ -6,7 +6,7 @@ import math
 import torch
 
 from refseg.evaluation.machine import this_machine
-from refseg.evaluation.rows import Done, Row
+from refseg.evaluation.records import Done, Row
 from refseg.evaluation.run import Result
 from refseg.evaluation.table import aligned, result_record, result_table
 

@@ -7,10 +7,10 @@ import xml.etree.ElementTree as xml
 
 import pytest
 
-from refseg.evaluation.card import card_tables
+from refseg.evaluation.calibration import diagrams
 from refseg.evaluation.machine import this_machine
-from refseg.evaluation.reliability import diagrams
-from refseg.evaluation.rows import Done, Row
+from refseg.evaluation.model_card import card_tables
+from refseg.evaluation.records import Done, Row
 from refseg.evaluation.run import Result
 from refseg.evaluation.table import result_record, result_table
 

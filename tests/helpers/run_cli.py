@@ -7,7 +7,7 @@ import os
 import signal
 import time
 
-import refseg.drawing
+import refseg.media.drawing
 import refseg.predictor
 from helpers.seeing import SeeingModel
 from refseg.cli import main
@@ -17,7 +17,7 @@ def load(name, device="auto", dtype=None):
     return refseg.predictor.Predictor(SeeingModel(), device=device, dtype=dtype, label=str(name))
 
 
-def save_slowly(mask, path, save=refseg.drawing.save_mask):
+def save_slowly(mask, path, save=refseg.media.drawing.save_mask):
     save(mask, path)
     time.sleep(0.1)
 
@@ -27,5 +27,5 @@ if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.default_int_handler)
     refseg.predictor.load = load
     if os.environ.get("REFSEG_TEST_PACE") == "slowly":
-        refseg.drawing.save_mask = save_slowly
+        refseg.media.drawing.save_mask = save_slowly
     main()

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from refseg.checkpoints import native
-from refseg.data.scenes.words import WORDS
+from refseg.data.scenes.vocabulary import WORDS
 from refseg.models import catalog
 
 SOURCE = Path(__file__).parents[2] / "src"

@@ -14,11 +14,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data.test_video_stream import with_sound
 from helpers.run_cli import load as load_seeing
+from media.test_video_stream import with_sound
 from refseg.cli import main
-from refseg.data.video import read_clip
-from refseg.data.video_write import write_video
+from refseg.media.video import read_clip
+from refseg.media.video_write import write_video
 
 TESTS = Path(__file__).parents[1]
 RED_BOX = [10, 5, 30, 20]  # x1, y1, x2, y2

@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from refseg.layers import feed_forward
+from refseg.layers.chunking import row_steps
 from refseg.layers.feed_forward import MLP, FeedForward
 from refseg.layers.norm import ConvFrozenNorm, FrozenBatchNorm2d
 from refseg.layers.position import sine_1d, sine_2d
-from refseg.layers.steps import row_steps
 
 
 def test_a_network_in_steps_equals_the_network_at_once(monkeypatch):

@@ -14,15 +14,13 @@ import numpy as np
 from parity import datasets_video
 from parity.case import Case, NotBuilt
 from parity.datasets_tools import mask_facts, same
-from refseg.data import sentence_forms
-from refseg.data.annotated import ReadOptions
-from refseg.data.catalog import open_dataset
-from refseg.data.geometry import draw_union, drawable
-from refseg.data.layouts import Place, own_refer, refs_file
+from refseg.data.catalog import Place, open_dataset, open_place, open_table, own_refer, refs_file
+from refseg.data.dataset import ReadOptions
+from refseg.data.formats.masks import draw_union, drawable
+from refseg.data.formats.reference_table import Reference, ReferenceTable
 from refseg.data.published import PUBLISHED
-from refseg.data.published_sets import open_place, open_table
-from refseg.data.reference_images import ReferenceImages
-from refseg.data.references import Reference, ReferenceTable
+from refseg.data.readers import coco_style
+from refseg.data.readers.image_set import ReferenceImages
 
 
 def run(case: Case) -> None:
@@ -76,11 +74,11 @@ def run_refer(root: Path, block: dict[str, Any]) -> None:
     for split, wanted in block.get("per_sentence_coco_form", {}).items():
         check_sentence_form(root, table, block["dataset"], split, wanted)
     for split, wanted in block.get("vlt_form", {}).items():
-        got = sentence_forms.vlt_form(table, split)
+        got = coco_style.vlt_form(table, split)
         row_of = {int(table.arrays["ref.id"][row]): row for row in table.query(split).tolist()}
         for entry in got:
             row = row_of[entry["segment_id"]]
-            values = sentence_forms.vlt_mask(table, row)
+            values = coco_style.vlt_mask(table, row)
             numbers, counts = np.unique(values, return_counts=True)
             entry["mask_png"] = {
                 "crc32": zlib.crc32(values.tobytes()),
@@ -165,19 +163,19 @@ def check_sentence_form(root: Path, table: ReferenceTable, name: str, split: str
     for row in table.query(split).tolist():
         reference = table.reference(row)
         for item in reference.objects:
-            stored[item.id] = sentence_forms.stored_segmentation(item, reference.picture.size)
+            stored[item.id] = coco_style.stored_segmentation(item, reference.picture.size)
     folder = root / "converted" / name
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"instances_{name}_{split}.json"
-    form = sentence_forms.coco_form(table, split, name=name, segmentations=stored)
+    form = coco_style.coco_form(table, split, name=name, segmentations=stored)
     path.write_text(json.dumps(form))
-    read = ReferenceTable(sentence_forms.open_coco_form(path, split))
+    read = ReferenceTable(coco_style.open_coco_form(path, split))
     originals = {a["id"]: a["original_id"] for a in form["annotations"]}
     got = []
     for row in range(len(read)):
         reference = read.reference(row)
         objects = [item for item in reference.objects if not item.is_crowd]
-        boxes, kept = sentence_forms.clipped_boxes(objects, reference.picture.size)
+        boxes, kept = coco_style.clipped_boxes(objects, reference.picture.size)
         got.append(
             {
                 "id": reference.id,
@@ -202,7 +200,7 @@ def _without_crowds(reference: Reference) -> dict[str, Any]:
 
 
 def run_coco_form(root: Path, expected: dict[str, Any]) -> None:
-    folder = next(path for path in sorted((root / "coco").iterdir()) if sentence_forms.split_files(path))
+    folder = next(path for path in sorted((root / "coco").iterdir()) if coco_style.split_files(path))
     for split, wanted in expected["splits"].items():
         data = open_dataset(folder, split=split)
         assert isinstance(data, ReferenceImages)
@@ -217,7 +215,7 @@ def run_coco_form(root: Path, expected: dict[str, Any]) -> None:
 
 def _sentence(data: ReferenceImages, row: int, base: Path) -> dict[str, Any]:
     reference = data.table.reference(row)
-    parts = [sentence_forms.training_parts(item) for item in reference.objects]
+    parts = [coco_style.training_parts(item) for item in reference.objects]
     kept = [(item, left) for item, left in zip(reference.objects, parts, strict=True) if left]
     size = reference.picture.size
     return {

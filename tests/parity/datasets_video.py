@@ -11,13 +11,14 @@ import torch
 
 from parity.datasets_tools import mask_facts, same
 from refseg.data import video_items
-from refseg.data.a2d import A2D, raw_samples
-from refseg.data.annotated import ReadOptions, squeezed
 from refseg.data.catalog import open_dataset
-from refseg.data.geometry import inclusive_box
-from refseg.data.labelled_frames import LabelledFrames, window_around
-from refseg.data.ref_davis import ANNOTATORS, RefDavis
-from refseg.data.video_phrases import VideoPhrases
+from refseg.data.dataset import ReadOptions, squeezed
+from refseg.data.formats.masks import inclusive_box
+from refseg.data.readers.a2d import A2D, raw_samples
+from refseg.data.readers.ref_davis import ANNOTATORS, RefDavis
+from refseg.data.readers.sparse_video_set import LabelledFrames
+from refseg.data.readers.video_set import VideoPhrases
+from refseg.media.video import window_around
 
 
 def run(root: Path, expected: dict[str, Any]) -> bool:

@@ -18,8 +18,8 @@ from refseg.models import catalog
 from refseg.models.lgformer import config as settings
 from refseg.models.lgformer.family import FAMILY
 from refseg.structures import Clips, Targets, TextTokens
-from refseg.training.config import OptimizerConfig, ScheduleConfig
 from refseg.training.optimizer import build_optimizer, schedule_ratio
+from refseg.training.schema import OptimizerConfig, ScheduleConfig
 
 
 def run(case: Case) -> None:

@@ -16,17 +16,15 @@ import torch
 from PIL import Image
 
 from parity.case import Case, Comparison, NotBuilt
-from refseg.data.annotated import ReadOptions
+from refseg.data.catalog import Place, open_published, open_table
 from refseg.data.collate import collate
-from refseg.data.layouts import Place
+from refseg.data.dataset import ReadOptions
 from refseg.data.published import PUBLISHED
-from refseg.data.published_sets import open_published, open_table
-from refseg.data.reference_images import ReferenceImages
-from refseg.drawing import red_overlay
-from refseg.encoders.swin import SwinSpec
-from refseg.encoders.swin_weights import classification_state, start_of
-from refseg.encoders.wordpiece import WordPieceTokenizer
+from refseg.data.readers.image_set import ReferenceImages
+from refseg.encoders.swin import SwinSpec, classification_state, start_of
+from refseg.encoders.tokenizers.wordpiece import WordPieceTokenizer
 from refseg.framing import place_frames
+from refseg.media.drawing import red_overlay
 from refseg.metrics.protocols import PROTOCOLS, Protocol
 from refseg.metrics.scores import Pixels, overlap_scores
 from refseg.models import catalog

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from parity.case import Case, NotBuilt
-from refseg.data.annotations import mask_from_rle
+from refseg.data.formats.masks import mask_from_rle
 from refseg.errors import UnknownName
 from refseg.framing import FrameSpec, place
 from refseg.metrics import average_precision, contour, generalised, protocols

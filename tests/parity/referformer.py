@@ -18,8 +18,8 @@ from refseg.models.referformer import config as settings
 from refseg.models.referformer.family import FAMILY
 from refseg.models.referformer.levels import CELL_OFFSET, level_valid
 from refseg.structures import Clips, Output, Targets, TextTokens
-from refseg.training.config import OptimizerConfig
 from refseg.training.optimizer import parameter_groups
+from refseg.training.schema import OptimizerConfig
 
 
 def run(case: Case) -> None:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from parity.case import Case, Comparison, NotBuilt
-from refseg.data import augment
+from refseg.data.augment import geometric
 from refseg.data.collate import carried_boxes
 from refseg.framing import place_frames
 from refseg.metrics import average_precision, contour
@@ -160,14 +160,14 @@ def run_transforms(case: Case) -> None:
     """Training transforms with the parameters that the case's steps name, in their order."""
     frames, masks = case.tensor("in/frames").permute(0, 3, 1, 2), case.tensor("in/masks")[None] > 0
     clip = Example("case", frames, (case.config["caption_in"],), masks, boxes=case.tensor("in/boxes")[None])
-    measured = augment.with_measured_boxes(dataclasses.replace(clip, boxes=None)).boxes
+    measured = geometric.with_measured_boxes(dataclasses.replace(clip, boxes=None)).boxes
     computed: dict[str, object] = {"out/mask_boxes": measured[0, : len(case.arrays["out/mask_boxes"])]}
     for step in case.config["steps"]:
         clip, name = _transformed(clip, step)
         if f"out/boxes_{name}" not in computed:  # the case keeps what the first step of a kind gives
             computed |= {f"out/boxes_{name}": clip.boxes[0], f"out/masks_{name}": clip.masks[0]}
-            computed[f"out/size_{name}"] = torch.tensor(augment.size_of(clip))
-    computed |= {"out/masks": clip.masks[0], "out/size": torch.tensor(augment.size_of(clip))}
+            computed[f"out/size_{name}"] = torch.tensor(geometric.size_of(clip))
+    computed |= {"out/masks": clip.masks[0], "out/size": torch.tensor(geometric.size_of(clip))}
     computed["out/pixels"] = clip.frames.permute(0, 2, 3, 1)
     boxes, seen = carried_boxes(clip)
     spec = dataclasses.replace(settings.DATASET_FRAMES, fit="keep", divisor=1)
@@ -181,15 +181,15 @@ def _transformed(clip: Example, step: str) -> tuple[Example, str]:
     """The clip after a step that the case names in words, and what its arrays call that step."""
     numbers = [int(number) for number in re.findall(r"\d+", step)]
     if step.startswith("horizontal flip"):
-        return augment.mirror(clip), "flip"
+        return geometric.mirror(clip), "flip"
     if step.startswith("resize"):
         longest = numbers[1] if len(numbers) > 1 else None
-        return augment.resize(clip, numbers[0], longest=longest, masks="corner"), "resize"
+        return geometric.resize(clip, numbers[0], longest=longest, masks="corner"), "resize"
     if step.startswith("crop"):
         named = {name: int(value) for name, value in re.findall(r"(\w+)=(\d+)", step)}
-        return augment.crop(clip, named["top"], named["left"], (named["h"], named["w"])), "crop"
+        return geometric.crop(clip, named["top"], named["left"], (named["h"], named["w"])), "crop"
     if step == "check":
-        return augment.with_checked_boxes(clip), "check"
+        return geometric.with_checked_boxes(clip), "check"
     if step.startswith("to tensor"):
         return clip, "tensor"
     raise NotBuilt(f"the transform {step!r}")

@@ -18,13 +18,9 @@ from refseg.models import catalog
 from refseg.models.vlformer import config as settings
 from refseg.models.vlformer.family import FAMILY
 from refseg.structures import Clips, Output, Placement, Targets, TextTokens
-from refseg.training.config import OptimizerConfig, RunConfig, find_recipe, read_recipe
-from refseg.training.optimizer import (
-    build_optimizer,
-    parameter_groups,
-    schedule_ratio,
-    set_learning_rate,
-)
+from refseg.training.optimizer import build_optimizer, parameter_groups, schedule_ratio, set_learning_rate
+from refseg.training.recipe import find_recipe, read_recipe
+from refseg.training.schema import OptimizerConfig, RunConfig
 
 DEPTHS = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}
 FLIPPED_PIXELS = 0.001  # share of mask pixels that float32 may flip, by the cases' own note

@@ -13,11 +13,12 @@ import numpy as np
 import torch
 
 from parity.case import Case, Comparison
-from refseg.data import sentence_forms, steps
+from refseg.data.augment import steps
 from refseg.data.collate import content_boxes
-from refseg.data.refer_files import open_refer
-from refseg.data.references import ReferenceTable
-from refseg.data.video_sentences import VideoSentences, stored_segmentation
+from refseg.data.formats.reference_table import ReferenceTable
+from refseg.data.readers import coco_style
+from refseg.data.readers.refer import open_refer
+from refseg.data.readers.vlformer_video import VideoSentences, stored_segmentation
 from refseg.structures import Example, Placement
 
 FLIPPED_PIXELS = 0.002  # share of mask pixels, by the case's own note
@@ -31,7 +32,7 @@ def run_conversion(case: Case) -> None:
             wanted = case.manifest["outputs"]["files"][name]
             for file, expected in wanted.items():
                 split = file.removesuffix(".json").rpartition("_")[2]
-                got = sentence_forms.coco_form(table, split, name=name, segmentations=stored)
+                got = coco_style.coco_form(table, split, name=name, segmentations=stored)
                 assert got == expected, f"{case.id}: {name}/{file} differs"
 
 
@@ -69,7 +70,7 @@ def _sentence_records(case: Case, folder: Path) -> list[dict[str, Any]]:
     beside = json.loads(next(path for path in manifests if path.exists()).read_text())
     path = folder / "instances_refcoco_train.json"
     path.write_text(json.dumps(beside["outputs"]["files"]["refcoco"][path.name]))
-    table = ReferenceTable(sentence_forms.open_coco_form(path, "train"))
+    table = ReferenceTable(coco_style.open_coco_form(path, "train"))
     ranks = {number: rank for rank, number in enumerate(sorted(table.categories))}
     records = []
     for row in range(len(table)):
@@ -78,7 +79,7 @@ def _sentence_records(case: Case, folder: Path) -> list[dict[str, Any]]:
         height, width = reference.picture.size
         annotations = []
         for stored in reference.objects:
-            parts = tuple(sentence_forms.training_parts(stored))
+            parts = tuple(coco_style.training_parts(stored))
             if parts:
                 trained = dataclasses.replace(stored, parts=parts)
                 annotations.append(
@@ -87,7 +88,7 @@ def _sentence_records(case: Case, folder: Path) -> list[dict[str, Any]]:
                         stored.box,
                         ranks[stored.category],
                         stored.id,
-                        sentence_forms.stored_segmentation(trained, reference.picture.size),
+                        coco_style.stored_segmentation(trained, reference.picture.size),
                     )
                 )
         records.append(

@@ -9,10 +9,10 @@ import numpy as np
 import torch
 
 from parity.case import Case, Comparison, NotBuilt
-from refseg.data.images import with_height
-from refseg.drawing import red_overlay
-from refseg.encoders.clip_tokens import ClipTokenizer
+from refseg.encoders.tokenizers.clip import ClipTokenizer
 from refseg.framing import place_frames, resize_frames
+from refseg.media.drawing import red_overlay
+from refseg.media.images import with_height
 from refseg.metrics.contour import contour_accuracy
 from refseg.metrics.protocols import VLFORMER
 from refseg.metrics.scores import Pixels, overlap_scores
@@ -20,8 +20,8 @@ from refseg.models import catalog
 from refseg.models.vlformer.config import FRAMES
 from refseg.models.vlformer.family import FAMILY
 from refseg.structures import Output, Placement
-from refseg.training.config import OptimizerConfig
 from refseg.training.optimizer import parameter_groups, schedule_ratio
+from refseg.training.schema import OptimizerConfig
 
 
 def run(case: Case) -> None:

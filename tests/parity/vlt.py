@@ -17,12 +17,12 @@ from refseg.framing import place_frames, valid_area
 from refseg.models import catalog
 from refseg.models.vlt import config as settings
 from refseg.models.vlt.family import FAMILY
-from refseg.models.vlt.layout import parts
+from refseg.models.vlt.keras_layout import parts
 from refseg.models.vlt.loss import VltCriterion
 from refseg.models.vlt.model import Vlt
 from refseg.structures import Clips, Targets, TextTokens
-from refseg.training.config import OptimizerConfig
 from refseg.training.optimizer import build_optimizer
+from refseg.training.schema import OptimizerConfig
 
 
 def run(case: Case) -> None:

@@ -12,7 +12,7 @@ import torch
 
 from parity.case import Case, Comparison, NotBuilt
 from refseg.data.collate import collate
-from refseg.encoders.english import tokens_of, words_of
+from refseg.encoders.tokenizers.english import tokens_of, words_of
 from refseg.encoders.word_vectors import PhraseVectors, write_table
 from refseg.metrics import protocols
 from refseg.metrics.scores import Pixels, overlap_scores

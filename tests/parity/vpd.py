@@ -22,8 +22,8 @@ from refseg.models.vpd.family import FAMILY
 from refseg.models.vpd.head import resized
 from refseg.models.vpd.unet import MAP_LAYERS
 from refseg.structures import Clips, Placement, Targets, TextTokens
-from refseg.training.config import OptimizerConfig, ScheduleConfig
 from refseg.training.optimizer import build_optimizer, schedule_ratio, set_learning_rate
+from refseg.training.schema import OptimizerConfig, ScheduleConfig
 
 SHARE_OF_MASK = 0.0005  # of the pixels of a mask may differ, where the case's tolerance says so
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from parity.case import Case, Comparison, NotBuilt
 from parity.vpd import text_of, text_weights
-from refseg.data.geometry import check_parts, draw
+from refseg.data.formats.masks import check_parts, draw
 from refseg.encoders.clip_text import ClipTextTower
 from refseg.framing import masks_to_canvas, place_frames, resize_frames
 from refseg.metrics.protocols import VPD, find_protocol

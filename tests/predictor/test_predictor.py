@@ -6,9 +6,10 @@ import torch
 from PIL import Image
 
 from helpers.seeing import SeeingModel
+from refseg.device import find_device, find_dtype
 from refseg.errors import InvalidInput
 from refseg.models import catalog
-from refseg.predictor import EncodedClip, Predictor, find_device, find_dtype
+from refseg.predictor import EncodedClip, Predictor
 
 
 @pytest.fixture

@@ -28,8 +28,8 @@ torch.set_default_dtype(torch.float64)
 
 from refseg import distributed  # noqa: E402
 from refseg.losses import points  # noqa: E402
-from refseg.training.config import run_from_values  # noqa: E402
 from refseg.training.loop import train  # noqa: E402
+from refseg.training.recipe import run_from_values  # noqa: E402
 
 
 def draw_alike(rows, count, device):

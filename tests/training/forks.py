@@ -19,7 +19,7 @@ import json, os, signal, sys, time
 import torch, torch._dynamo, torch.nn.parallel, accelerate, accelerate.state, cv2
 torch.set_num_threads(1)
 import refseg.training.loop, refseg.predictor, refseg.data.scenes.dataset, refseg.models.scout.family
-import refseg.models.referformer.family, refseg.models.scout.naming, refseg.training.sources
+import refseg.models.referformer.family, refseg.models.scout.objectives, refseg.training.data
 from refseg.cli import load_verbs, main
 load_verbs()
 refseg.data.scenes.sprites.load_atlas()  # kept for the life of a process; takes a second or two

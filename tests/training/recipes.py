@@ -26,13 +26,13 @@ from safetensors.torch import load_file
 
 from refseg.data.published import ALIASES
 from refseg.models import catalog
-from refseg.training.adapters import attach, base_name
-from refseg.training.config import packaged_recipes, read_recipe, run_from_values
+from refseg.training.data import open_training_data
+from refseg.training.initial_weights import first_model
 from refseg.training.loop import train
+from refseg.training.lora import attach, base_name
 from refseg.training.optimizer import parameter_groups
-from refseg.training.resume import seed_all
-from refseg.training.sources import open_training_data
-from refseg.training.start import first_model
+from refseg.training.recipe import packaged_recipes, read_recipe, run_from_values
+from refseg.training.state import seed_all
 
 CASES = Path(__file__).parents[1] / "parity" / "cases" / "datasets"
 MINIATURES = {

@@ -12,13 +12,13 @@ from torch import nn
 from refseg.checkpoints import native
 from refseg.errors import InvalidInput
 from refseg.models import catalog
-from refseg.training.adapter_file import merge, read_adapter_header
-from refseg.training.adapters import LowRank, as_stored, attach, base_name, counts, is_adapter
-from refseg.training.config import packaged_recipes, read_recipe, run_from_values
-from refseg.training.ema import AveragedModel
 from refseg.training.loop import train
+from refseg.training.lora import LowRank, as_stored, attach, base_name, counts, is_adapter
+from refseg.training.lora_file import merge, read_adapter_header
 from refseg.training.optimizer import build_optimizer
-from refseg.training.sections import AdaptersConfig, OptimizerConfig, RuleConfig
+from refseg.training.recipe import packaged_recipes, read_recipe, run_from_values
+from refseg.training.schema import AdaptersConfig, OptimizerConfig, RuleConfig
+from refseg.training.state import AveragedModel
 from training.recipes import made_data
 
 WORDS = ("left", "right", "red", "box", "thing", "on", "the")
@@ -300,7 +300,7 @@ def _train_until(run, folder, step):
     import signal
 
     from refseg.training import loop
-    from refseg.training.interruption import Interrupted
+    from refseg.training.signals import Interrupted
 
     one_step = loop._one_step
 

@@ -9,13 +9,13 @@ from safetensors.torch import load_file
 
 from refseg.checkpoints import native
 from refseg.errors import InvalidInput
-from refseg.training import keeping, loop
-from refseg.training.config import read_recipe
-from refseg.training.interruption import Interrupted
-from refseg.training.kept import Kept
+from refseg.training import loop
 from refseg.training.loop import train
-from refseg.training.measure import Measurement
-from refseg.training.sections import RunSection
+from refseg.training.recipe import read_recipe
+from refseg.training.schema import RunSection
+from refseg.training.signals import Interrupted
+from refseg.training.state import Kept
+from refseg.training.validation import Measurement
 
 RECIPE = """
 family = "scout"
@@ -93,7 +93,7 @@ def scripted(monkeypatch):
             told.append(quality)
             return Measurement({"mIoU": quality}, quality)
 
-        monkeypatch.setattr(keeping, "measure_phrases", measured)
+        monkeypatch.setattr(loop, "measure_phrases", measured)
 
     return use
 

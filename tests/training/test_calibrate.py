@@ -10,7 +10,7 @@ from refseg.errors import InvalidInput
 from refseg.evaluation.run import evaluate
 from refseg.models import catalog
 from refseg.predictor import Predictor, load
-from refseg.training.calibrate import calibrate
+from refseg.training.calibration import calibrate
 
 FEW = ScenesSpec(split="train", seed=900, count=24, phrases=4, registers={"app": 0.6, "none": 0.4})
 

@@ -24,9 +24,9 @@ from refseg.errors import InvalidInput
 from refseg.evaluation.model_card import MARKER
 from refseg.evaluation.run import evaluate
 from refseg.predictor import Predictor
-from refseg.training import card
-from refseg.training.config import read_recipe, run_from_values
+from refseg.training import final_report
 from refseg.training.loop import train
+from refseg.training.recipe import read_recipe, run_from_values
 
 SCENES = {"name": "scenes", "size": 64, "phrases": 4}
 
@@ -150,7 +150,7 @@ def test_a_failed_evaluation_costs_the_numbers_and_nothing_else(tmp_path, monkey
     def fails(*args, **options):
         raise RuntimeError("out of memory\non the last day")
 
-    monkeypatch.setattr(card, "evaluate", fails)
+    monkeypatch.setattr(final_report, "evaluate", fails)
     trained(tmp_path)
     told = capsys.readouterr().err
     assert "the evaluation after training failed (out of memory on the last day)" in told
@@ -167,7 +167,7 @@ def test_a_card_that_cannot_be_written_costs_the_run_nothing(tmp_path, monkeypat
     def fails(*args, **options):
         raise OSError("no space left on device")
 
-    monkeypatch.setattr(card.model_card, "write_card", fails)
+    monkeypatch.setattr(final_report.model_card, "write_card", fails)
     trained(tmp_path)
     assert "the model card could not be written (no space left on device)" in capsys.readouterr().err
     native.verify(tmp_path / "last.safetensors")

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from refseg.models import catalog
-from refseg.training.engine import Engine
+from refseg.training.parallel import Engine
 from refseg.training.state import Training, share_extra_state
 
 PHRASES = (["the left box"], ["a red circle"])

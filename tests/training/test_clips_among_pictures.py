@@ -6,11 +6,11 @@ import pytest
 
 from refseg.errors import InvalidInput
 from refseg.framing import FrameSpec
-from refseg.training import regroup
-from refseg.training.config import run_from_values, to_toml
-from refseg.training.feed import batches, positions_of
-from refseg.training.regroup import regrouped
-from refseg.training.sources import Positions, open_training_data
+from refseg.training import checkpointing
+from refseg.training.batches import batches, positions_of
+from refseg.training.checkpointing import regrouped
+from refseg.training.data import Positions, open_training_data
+from refseg.training.recipe import run_from_values, to_toml
 
 FRAME = FrameSpec(fit="letterbox", size=32)
 
@@ -140,8 +140,8 @@ def test_batches_of_another_size_are_refused_when_a_run_with_clips_goes_on(tmp_p
     saved, other = sized(8, 4), sized(4, 4, accumulate=2)
     (tmp_path / "run.toml").write_text(to_toml(saved))
     with pytest.raises(InvalidInput, match="leave them at 8 and 1"):
-        regroup._must_go_on({"random": [None]}, saved, other, tmp_path)
-    regroup._must_go_on({"random": [None]}, saved, saved, tmp_path)
+        checkpointing._must_go_on({"random": [None]}, saved, other, tmp_path)
+    checkpointing._must_go_on({"random": [None]}, saved, saved, tmp_path)
 
 
 def test_a_worker_that_counts_itself_alone_draws_what_the_run_draws(monkeypatch):

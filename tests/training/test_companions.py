@@ -3,7 +3,7 @@
 import pytest
 
 from refseg import distributed
-from refseg.training import companions
+from refseg.training import heartbeat
 
 
 class Silent:
@@ -25,12 +25,12 @@ class Silent:
 @pytest.fixture
 def two(monkeypatch):
     monkeypatch.setattr(distributed, "world_size", lambda: 2)
-    monkeypatch.setattr(companions, "Heartbeat", Silent)
-    monkeypatch.setattr(companions, "_hear_no_launcher", lambda: None)
+    monkeypatch.setattr(heartbeat, "Heartbeat", Silent)
+    monkeypatch.setattr(heartbeat, "_hear_no_launcher", lambda: None)
 
 
 def test_the_error_that_was_met_is_told_by_its_first_line(two, tmp_path):
-    with pytest.raises(companions.ProcessLost) as told, companions.companions(tmp_path):
+    with pytest.raises(heartbeat.ProcessLost) as told, heartbeat.companions(tmp_path):
         raise RuntimeError("\nNCCL error in: place.cpp:35, invalid usage\nframe #0: inside\n")
     assert str(told.value) == (
         "process 1 of 2 was lost (killed, or stopped by a mistake that it told of itself); no state was saved yet: "
@@ -39,5 +39,5 @@ def test_the_error_that_was_met_is_told_by_its_first_line(two, tmp_path):
 
 
 def test_an_error_of_something_else_stays_what_it_is(two, tmp_path):
-    with pytest.raises(RuntimeError, match="shapes differ"), companions.companions(tmp_path):
+    with pytest.raises(RuntimeError, match="shapes differ"), heartbeat.companions(tmp_path):
         raise RuntimeError("shapes differ")

@@ -6,13 +6,7 @@ import pytest
 
 from refseg.errors import InvalidInput, UnknownName
 from refseg.models import catalog
-from refseg.training.config import (
-    differences,
-    find_recipe,
-    packaged_recipes,
-    read_recipe,
-    to_toml,
-)
+from refseg.training.recipe import differences, find_recipe, packaged_recipes, read_recipe, to_toml
 
 RECIPE = """
 family = "scout"

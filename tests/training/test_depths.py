@@ -10,10 +10,9 @@ from torch import nn
 from refseg.errors import InvalidInput
 from refseg.models import catalog
 from refseg.models.referformer.config import VARIANTS
-from refseg.training.adapters import attach
-from refseg.training.depths import layer_scales, layers, told
-from refseg.training.optimizer import parameter_groups, train_mode
-from refseg.training.sections import AdaptersConfig, OptimizerConfig
+from refseg.training.lora import attach
+from refseg.training.optimizer import layer_scales, layers, parameter_groups, told, train_mode
+from refseg.training.schema import AdaptersConfig, OptimizerConfig
 
 # Parameters from the input to the output of an encoder, by hand; the last learns at 0.5 of the rate.
 LADDERS = {

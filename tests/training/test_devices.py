@@ -58,7 +58,7 @@ def end(job):
 def test_verbs_are_traced_in_training_alone(job, monkeypatch):
     """All of torch.compile but the code that it makes, which takes minutes."""
     traced = partial(torch.compile, backend="aot_eager")
-    monkeypatch.setattr("refseg.training.compiling.torch.compile", traced)
+    monkeypatch.setattr("refseg.training.state.torch.compile", traced)
     torch._dynamo.utils.counters.clear()
     plain, compiled = job("plain", "run.steps=2"), job("compiled", "run.compile=true", "run.steps=2")
     for one in (plain, compiled):

@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from refseg.training.ema import AveragedModel
+from refseg.training.state import AveragedModel
 
 
 def test_the_average_moves_by_the_growing_decay():

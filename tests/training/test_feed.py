@@ -11,9 +11,9 @@ import torch
 from refseg.errors import InvalidInput
 from refseg.framing import FrameSpec
 from refseg.structures import Example
-from refseg.training.config import run_from_values
-from refseg.training.feed import batches
-from refseg.training.sources import open_training_data
+from refseg.training.batches import batches
+from refseg.training.data import open_training_data
+from refseg.training.recipe import run_from_values
 
 FRAME = FrameSpec(fit="letterbox", size=8, mean=(0, 0, 0), std=(1 / 255,) * 3)
 
@@ -113,9 +113,9 @@ def test_keys_of_scenes_are_refused_for_other_data(tmp_path):
 
 KEPT = """
 from refseg.framing import FrameSpec
-from refseg.training.config import run_from_values
-from refseg.training.feed import batches
-from refseg.training.sources import open_training_data
+from refseg.training.recipe import run_from_values
+from refseg.training.batches import batches
+from refseg.training.data import open_training_data
 values = {"family": "scout", "variant": "debug", "data": {"name": "scenes", "size": 64, "workers": 1}}
 values |= {"optimizer": {"lr": 1e-3}, "run": {"steps": 50, "batch_size": 2}}
 run = run_from_values(values, source="here")

@@ -4,8 +4,8 @@ import pytest
 
 from refseg.checkpoints import native
 from refseg.models import catalog
-from refseg.training.config import packaged_recipes, read_recipe
-from refseg.training.resume import seed_all
+from refseg.training.recipe import packaged_recipes, read_recipe
+from refseg.training.state import seed_all
 from training.recipes import OWN, take_three_steps
 
 NAMES = [name for name in packaged_recipes() if name.endswith(OWN)]

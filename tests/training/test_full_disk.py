@@ -7,8 +7,9 @@ import pytest
 
 from refseg.checkpoints import native
 from refseg.errors import InvalidInput
-from refseg.training import resume
-from refseg.training.resume import STATE_NAME, save_state, saved_step
+from refseg.training import checkpointing
+from refseg.training.checkpointing import save_state
+from refseg.training.run_folder import STATE_NAME, saved_step
 from training.test_kill import logged, must_be_equal, train
 
 RECIPE = """
@@ -38,7 +39,7 @@ FILLING = """
 import os, shutil
 from refseg.checkpoints import native
 from refseg.training import log, saving, state
-from refseg.training.resume import saved_step
+from refseg.training.checkpointing import saved_step
 
 def fill(room):
     folder = os.environ["DISK"]
@@ -161,7 +162,7 @@ def test_a_sentence_of_the_system_is_found_behind_that_of_a_library(tmp_path, mo
         except OSError:
             raise RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos") from None
 
-    monkeypatch.setattr(resume.torch, "save", full)
+    monkeypatch.setattr(checkpointing.torch, "save", full)
     with pytest.raises(InvalidInput, match="No space left on device; the state of step 3 stays"):
         save_state(tmp_path, {"step": 4})
     assert saved_step(tmp_path) == 3

@@ -9,14 +9,12 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from refseg.training import guard as guards
-from refseg.training import loop
-from refseg.training.config import run_from_values
-from refseg.training.evidence import forget_evidence
-from refseg.training.feed import batches
-from refseg.training.guard import MOST_OVERFLOWS, Guard, NotFinite
-from refseg.training.resume import tidy_and_load_state
-from refseg.training.sources import open_training_data
+from refseg.training import finite_check, loop
+from refseg.training.batches import batches
+from refseg.training.checkpointing import tidy_and_load_state
+from refseg.training.data import open_training_data
+from refseg.training.finite_check import MOST_OVERFLOWS, Guard, NotFinite, forget_evidence
+from refseg.training.recipe import run_from_values
 
 CPU = torch.device("cpu")
 BAD_STEP = 3
@@ -178,8 +176,8 @@ class Late:
 def test_numbers_that_arrive_late_name_their_step_and_weights_that_moved_on_are_not_computed_again(
     spoiled, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(guards, "_is_at_hand", lambda values: False)
-    monkeypatch.setattr(guards, "_sent", lambda values: (values, Late()))
+    monkeypatch.setattr(finite_check, "_is_at_hand", lambda values: False)
+    monkeypatch.setattr(finite_check, "_sent", lambda values: (values, Late()))
     run = run_of()
     spoiled(batch_of(run, 0))
     with pytest.raises(
@@ -193,8 +191,8 @@ def test_numbers_that_arrive_late_name_their_step_and_weights_that_moved_on_are_
 
 
 def test_numbers_still_on_their_way_are_waited_for_before_a_save(spoiled, tmp_path, monkeypatch):
-    monkeypatch.setattr(guards, "_is_at_hand", lambda values: False)
-    monkeypatch.setattr(guards, "_sent", lambda values: (values, Late()))
+    monkeypatch.setattr(finite_check, "_is_at_hand", lambda values: False)
+    monkeypatch.setattr(finite_check, "_sent", lambda values: (values, Late()))
     run = run_of()
     spoiled(batch_of(run, 2))  # of step 2, after which the run saves
     with pytest.raises(NotFinite, match="dice became nan at step 2"):
@@ -225,7 +223,7 @@ def test_gradients_that_never_fit_float16_stop_the_run_though_its_loss_is_a_numb
         return broken
 
     monkeypatch.setattr(loop, "build_objective", built)
-    monkeypatch.setattr(guards, "MOST_OVERFLOWS", 3)
+    monkeypatch.setattr(finite_check, "MOST_OVERFLOWS", 3)
     with pytest.raises(
         NotFinite,
         match=r"norm became nan at step 3, with this 3 steps in a row that float16 has to skip; its inputs are in .*; "

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from refseg.training import interruption
-from refseg.training.interruption import Interrupted, Interruption
+from refseg.training import signals
+from refseg.training.signals import Interrupted, Interruption
 from training.test_kill import must_be_equal, must_be_equal_but_workers, train
 
 RECIPE = """
@@ -40,7 +40,7 @@ AT = """
 import os, signal, time
 from refseg.checkpoints import native
 from refseg.training import keeping, loop, saving
-from refseg.training.resume import saved_step
+from refseg.training.checkpointing import saved_step
 
 def ask(number=signal.SIGTERM, count=1):
     for _ in range(count):
@@ -168,7 +168,7 @@ def test_a_second_request_ends_a_run_that_is_stuck_and_its_workers(tmp_path, ser
     wait_until_it_waits(run)
     assert len(processes_of(run)) > 1
     os.kill(run.pid, signal.SIGTERM)
-    time.sleep(interruption.SAME_REQUEST_SECONDS + 0.3)
+    time.sleep(signals.SAME_REQUEST_SECONDS + 0.3)
     assert run.is_running()
     os.kill(run.pid, signal.SIGTERM)
     code, _, err = run.end(10)
@@ -216,10 +216,10 @@ def test_a_part_that_may_be_left_is_left_at_the_request_or_not_begun():
 
 
 def test_handlers_come_back_and_other_threads_are_left_alone():
-    before = [signal.getsignal(number) for number in interruption.REQUESTS]
+    before = [signal.getsignal(number) for number in signals.REQUESTS]
     with Interruption():
         assert signal.getsignal(signal.SIGTERM) not in before
-    assert [signal.getsignal(number) for number in interruption.REQUESTS] == before
+    assert [signal.getsignal(number) for number in signals.REQUESTS] == before
     threads = threading.active_count()
     heard = []
     other = threading.Thread(target=lambda: heard.append(Interruption().__enter__().number))

@@ -7,11 +7,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from refseg.data.phrases import PhraseFile
+from refseg.data.readers.phrase_file import PhraseFile
 from refseg.errors import InvalidInput
-from refseg.training.config import run_from_values
-from refseg.training.interruption import Interrupted
 from refseg.training.loop import train
+from refseg.training.recipe import run_from_values
+from refseg.training.signals import Interrupted
 from training.recipes import made_data
 
 STEPS = 6

@@ -3,8 +3,7 @@
 import pytest
 
 from refseg.errors import InvalidInput
-from refseg.training.config import read_recipe, run_from_values, to_toml
-from refseg.training.lengths import in_steps
+from refseg.training.recipe import in_steps, read_recipe, run_from_values, to_toml
 
 
 def run_of(*, steps="12 epochs", batch=2, ends="drop", accumulate=1, name="mine.jsonl", **schedule):

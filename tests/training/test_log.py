@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from refseg.errors import InvalidInput
-from refseg.training.log import LOG_NAME, Log, cut_log
+from refseg.training.log import Log, cut_log
+from refseg.training.run_folder import LOG_NAME
 
 FACTS = {"lr": 0.001, "seconds": 0.5, "waiting": 0.25}
 

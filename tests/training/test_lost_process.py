@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from refseg.checkpoints import native
-from refseg.training.resume import saved_step
+from refseg.training.run_folder import saved_step
 from training.test_kill import logged, must_be_equal
 
 RECIPE = """
@@ -46,7 +46,7 @@ companions.MOST_MISSED = 6
 RAISING = """
 import os
 from refseg.errors import InvalidInput
-from refseg.training.feed import Feed
+from refseg.training.batches import Feed
 if os.environ["RANK"] == "1":
     take = Feed.__next__
     taken = []

@@ -8,10 +8,9 @@ import torch
 from torch import nn
 
 from refseg.errors import InvalidInput
-from refseg.models.base import ParamRule
-from refseg.training.config import OptimizerConfig, ScheduleConfig
+from refseg.models.family import ParamRule
 from refseg.training.optimizer import build_optimizer, parameter_groups, schedule_ratio, set_learning_rate
-from refseg.training.sections import RuleConfig
+from refseg.training.schema import OptimizerConfig, RuleConfig, ScheduleConfig
 
 SETTINGS = OptimizerConfig(lr=0.1, weight_decay=0.3)
 

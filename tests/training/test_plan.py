@@ -15,12 +15,12 @@ from typer.testing import CliRunner
 
 from refseg.cli import app, load_verbs
 from refseg.errors import InvalidInput
-from refseg.training import plan as plans
-from refseg.training.config import run_from_values
-from refseg.training.plan import make_plan
-from refseg.training.plan_report import duration, report, size
-from refseg.training.rehearsal import MemoryTooSmall, Rehearsal
-from refseg.training.room import Room
+from refseg.training.planning import estimate
+from refseg.training.planning.dry_run import MemoryTooSmall, Rehearsal
+from refseg.training.planning.estimate import make_plan
+from refseg.training.planning.report import duration, report, size
+from refseg.training.recipe import run_from_values
+from refseg.training.resources import Room
 from training.recipes import made_data
 
 CPU = torch.device("cpu")
@@ -75,8 +75,8 @@ def planned(tmp_path, monkeypatch):
     """A way to plan with a rehearsal of given numbers."""
 
     def plan(run=None, folder=None, **more):
-        monkeypatch.setattr(plans, "rehearse", lambda *_: rehearsed(**more))
-        monkeypatch.setattr(plans, "free_disk", lambda folder: 8 * GB)
+        monkeypatch.setattr(estimate, "rehearse", lambda *_: rehearsed(**more))
+        monkeypatch.setattr(estimate, "free_disk", lambda folder: 8 * GB)
         return make_plan(run or run_of(), folder or tmp_path / "run", CPU)
 
     return plan
@@ -184,7 +184,7 @@ def test_a_step_that_memory_is_too_small_for_is_a_finding_and_no_failure(planned
     def fail(*_):
         raise MemoryTooSmall("memory ran out in the first steps")
 
-    monkeypatch.setattr(plans, "rehearse", fail)
+    monkeypatch.setattr(estimate, "rehearse", fail)
     plan = make_plan(run_of(), tmp_path / "run", CPU)
     assert plan.trouble == "memory ran out in the first steps"
     assert any(line.startswith("run.batch_size=2") for line in plan.advice)

@@ -13,9 +13,9 @@ import torch
 from safetensors.torch import load_file
 
 from refseg.errors import InvalidInput
-from refseg.training.config import run_from_values
-from refseg.training.engine import must_agree
-from refseg.training.regroup import regrouped
+from refseg.training.checkpointing import regrouped
+from refseg.training.checks import must_agree
+from refseg.training.recipe import run_from_values
 from training.together import run_job
 
 STEPS = 4
@@ -237,11 +237,11 @@ def test_what_accelerate_is_told_with_the_recipe_is_taken(monkeypatch):
 
 
 def test_several_processes_without_accelerate_are_told_how_to_get_it(monkeypatch):
-    from refseg.training import engine
+    from refseg.training import parallel
 
     monkeypatch.setitem(sys.modules, "accelerate", None)
     with pytest.raises(InvalidInput, match=r"pip install 'refseg\[train\]', or start one process"):
-        engine._accelerator(torch.nn.Identity(), recipe_of(), torch.device("cpu"))
+        parallel._accelerator(torch.nn.Identity(), recipe_of(), torch.device("cpu"))
 
 
 @pytest.fixture(scope="module")

@@ -2,13 +2,14 @@
 
 import pytest
 
+from refseg.data.augment.steps import PseudoClip
 from refseg.data.collate import collate
 from refseg.data.sampling import generator_at
-from refseg.data.steps import PseudoClip
 from refseg.models import catalog
-from refseg.training import config, loop
-from refseg.training.feed import training_frame
-from refseg.training.sources import open_training_data
+from refseg.training import loop
+from refseg.training import recipe as recipes_module
+from refseg.training.batches import training_frame
+from refseg.training.data import open_training_data
 from training import recipes
 
 RECIPE = """
@@ -77,7 +78,9 @@ def test_a_recipe_that_trains_nothing_is_found(recipe, tmp_path, monkeypatch):
 def test_a_family_without_recipes_is_found():
     with pytest.raises(AssertionError, match="refseg/recipes/none holds no recipe"):
         recipes.packaged("none")
-    assert set(recipes.packaged("scout")) == {n for n in config.packaged_recipes() if n.startswith("scout/")}
+    assert set(recipes.packaged("scout")) == {
+        n for n in recipes_module.packaged_recipes() if n.startswith("scout/")
+    }
 
 
 def _set(optimizer, rate):
@@ -87,7 +90,7 @@ def _set(optimizer, rate):
 
 PUBLISHED = [
     name
-    for name in config.packaged_recipes()
+    for name in recipes_module.packaged_recipes()
     if not name.startswith(("scout/", "referformer/scenes-")) and not name.endswith(recipes.OWN)
 ]
 

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from refseg.errors import InvalidInput
-from refseg.training.recompute import recompute_activations
+from refseg.training.state import recompute_activations
 
 
 class Blocks(nn.Module):

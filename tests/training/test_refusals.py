@@ -5,12 +5,11 @@ import torch
 
 from refseg.errors import InvalidInput, UnknownName
 from refseg.models import catalog
-from refseg.training import refusals
-from refseg.training.config import run_from_values
+from refseg.training import checks
+from refseg.training.checks import doubts, memory_advice, must_be_possible, must_hold
 from refseg.training.optimizer import build_optimizer
-from refseg.training.refusals import doubts, memory_advice, must_be_possible, must_hold
-from refseg.training.room import Room
-from refseg.training.weighing import held_by
+from refseg.training.recipe import run_from_values
+from refseg.training.resources import Room, held_by
 
 CPU = torch.device("cpu")
 
@@ -74,10 +73,10 @@ def test_bfloat16_is_refused_on_a_gpu_that_does_not_compute_in_it(monkeypatch):
 def test_compiling_without_a_compiler_is_refused(monkeypatch):
     run = run_of(run={"compile": True})
     monkeypatch.delenv("CXX", raising=False)
-    monkeypatch.setattr(refusals.shutil, "which", lambda name: None)
+    monkeypatch.setattr(checks.shutil, "which", lambda name: None)
     with pytest.raises(InvalidInput, match=r"torch.compile needs a C\+\+ compiler on cpu"):
         must_be_possible(run, CPU)
-    monkeypatch.setattr(refusals.shutil, "which", lambda name: f"/usr/bin/{name}")
+    monkeypatch.setattr(checks.shutil, "which", lambda name: f"/usr/bin/{name}")
     must_be_possible(run, CPU)
 
 
@@ -122,7 +121,7 @@ def test_gradients_and_optimizer_state_larger_than_memory_are_refused_with_advic
     held = held_by(model, optimizer, is_averaged=True)
     coming = held.gradients + held.optimizer
     monkeypatch.setattr(
-        refusals, "room_on", lambda device: Room("cpu", coming - 1, 2 * coming, "control group")
+        checks, "room_on", lambda device: Room("cpu", coming - 1, 2 * coming, "control group")
     )
     with pytest.raises(InvalidInput) as error:
         must_hold(model, optimizer, run, CPU)
@@ -130,12 +129,12 @@ def test_gradients_and_optimizer_state_larger_than_memory_are_refused_with_advic
         "GB free in its control group; --anyway tries all the same, or: run.batch_size=2 optimizer.accumulate=2"
         in str(error.value)
     )
-    monkeypatch.setattr(refusals, "room_on", lambda device: Room("cpu", coming, 2 * coming))
+    monkeypatch.setattr(checks, "room_on", lambda device: Room("cpu", coming, 2 * coming))
     must_hold(model, optimizer, run, CPU)
 
 
 def test_a_machine_that_does_not_tell_its_memory_refuses_nothing(model, monkeypatch):
-    monkeypatch.setattr(refusals, "room_on", lambda device: None)
+    monkeypatch.setattr(checks, "room_on", lambda device: None)
     must_hold(model, optimizer_of(model, run_of()), run_of(), CPU)
 
 

@@ -8,17 +8,11 @@ import torch
 
 from refseg import files
 from refseg.errors import InvalidInput
-from refseg.training import resume
-from refseg.training.config import run_from_values, to_toml
-from refseg.training.regroup import load_state
-from refseg.training.resume import (
-    STATE_NAME,
-    random_states,
-    restore_random_states,
-    save_state,
-    seed_all,
-    tidy_and_load_state,
-)
+from refseg.training import checkpointing
+from refseg.training.checkpointing import load_state, save_state, tidy_and_load_state
+from refseg.training.recipe import run_from_values, to_toml
+from refseg.training.run_folder import STATE_NAME
+from refseg.training.state import random_states, restore_random_states, seed_all
 
 
 def draw():
@@ -109,7 +103,7 @@ def test_a_damaged_state_is_told_in_a_sentence(tmp_path):
 
 
 def test_a_state_of_another_layout_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(resume, "LAYOUT", 99)
+    monkeypatch.setattr(checkpointing, "LAYOUT", 99)
     save_state(tmp_path, {"step": 3})
     monkeypatch.undo()
     with pytest.raises(InvalidInput, match="has layout 99"):

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from refseg.training.room import (
+from refseg.training.resources import (
     children_watched,
     childrens_bytes,
     free_disk,

@@ -12,9 +12,9 @@ from refseg import distributed
 from refseg.errors import InvalidInput
 from refseg.framing import FrameSpec
 from refseg.structures import Example
-from refseg.training.config import run_from_values
-from refseg.training.feed import batches
-from refseg.training.sources import Sources, source_of
+from refseg.training.batches import batches
+from refseg.training.data import Sources, source_of
+from refseg.training.recipe import run_from_values
 
 FRAME = FrameSpec("letterbox", 8, mean=(0, 0, 0), std=(1 / 255,) * 3)
 

@@ -9,8 +9,8 @@ from refseg.checkpoints import native
 from refseg.errors import CheckpointMismatch, InvalidInput, UnknownName
 from refseg.framing import FrameSpec
 from refseg.models import catalog
-from refseg.training.config import run_from_values
-from refseg.training.start import changed, first_model, new_words, take_weights
+from refseg.training.initial_weights import changed, first_model, new_words, take_weights
+from refseg.training.recipe import run_from_values
 
 WORDS = ("red", "left", "dog")
 

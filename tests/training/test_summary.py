@@ -10,10 +10,10 @@ import torch
 
 from refseg.errors import InvalidInput
 from refseg.training import loop
-from refseg.training.config import read_recipe
-from refseg.training.interruption import Interrupted
+from refseg.training.final_report import table
 from refseg.training.loop import train
-from refseg.training.summary import table
+from refseg.training.recipe import read_recipe
+from refseg.training.signals import Interrupted
 
 RECIPE = """
 family = "scout"

@@ -16,8 +16,8 @@ from refseg import distributed
 from refseg.checkpoints import native
 from refseg.cli import app, load_verbs
 from refseg.errors import InvalidInput, UnknownName
-from refseg.training import loop, sources
-from refseg.training.config import packaged_recipes, read_recipe
+from refseg.training import data, loop
+from refseg.training.recipe import packaged_recipes, read_recipe
 
 SHORT = [
     "run.steps=2",
@@ -341,7 +341,7 @@ def test_the_loss_of_one_picture_falls_when_it_is_shown_again_and_again(tmp_path
         def __getitem__(self, index):
             return self.examples[0]
 
-    opened = sources.open_training_data
+    opened = data.open_training_data
     monkeypatch.setattr(
         loop, "open_training_data", lambda run, side: Same(opened(run, side).sources[0].examples)
     )

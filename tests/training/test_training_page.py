@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from refseg.data.steps import STEPS
+from refseg.data.augment.steps import STEPS
 from refseg.models import catalog
-from refseg.training.config import FREE_KEYS, RunConfig, run_from_values, to_toml
-from refseg.training.sections import ClipsConfig
+from refseg.training.recipe import FREE_KEYS, run_from_values, to_toml
+from refseg.training.schema import ClipsConfig, RunConfig
 
 PAGE = (Path(__file__).parents[2] / "docs" / "training.md").read_text()
 

@@ -2,9 +2,9 @@
 
 import pytest
 
-from refseg.training import watch
-from refseg.training.skips import Skip, Tally
-from refseg.training.watch import Watch
+from refseg.training import log
+from refseg.training.data import Skip, Tally
+from refseg.training.log import Watch
 
 
 def interval(first, losses, *, norm=1.0, waiting=0.0):
@@ -21,7 +21,7 @@ def said():
 
 @pytest.fixture
 def looking(said, monkeypatch):
-    monkeypatch.setattr(watch, "usable_cores", lambda: 4)
+    monkeypatch.setattr(log, "usable_cores", lambda: 4)
     return Watch(said.append, workers=0)
 
 
@@ -88,7 +88,7 @@ def test_the_first_interval_and_rare_waiting_are_no_news(looking, said):
 
 
 def test_more_workers_than_cores_are_not_advised(said, monkeypatch):
-    monkeypatch.setattr(watch, "usable_cores", lambda: 2)
+    monkeypatch.setattr(log, "usable_cores", lambda: 2)
     feed(Watch(said.append, workers=2), [2.0] * 5, waiting=0.5)
     assert "the 2 cores that this process may use are too few" in said[0]
     assert "data.workers" not in said[0]

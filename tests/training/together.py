@@ -19,8 +19,8 @@ from torch.nn import functional
 
 from refseg import distributed
 from refseg.training import loop
-from refseg.training.config import read_recipe
-from refseg.training.interruption import Interrupted
+from refseg.training.recipe import read_recipe
+from refseg.training.signals import Interrupted
 
 
 @contextlib.contextmanager

@@ -16,7 +16,8 @@ from refseg.checkpoints import native
 from refseg.checkpoints.readers import read, read_folder
 from refseg.errors import CheckpointMismatch, InvalidInput, UnknownName
 from refseg.models import catalog
-from refseg.models.base import CompanionWeights, Family, ModelConfig, ReferringModel, StateDict
+from refseg.models.base import ModelConfig, ReferringModel, StateDict
+from refseg.models.family import CompanionWeights, Family
 from refseg.models.renaming import Report
 
 TOKENIZER = "tokenizer.json"

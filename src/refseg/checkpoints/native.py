@@ -18,14 +18,8 @@ from torch.overrides import TorchFunctionMode
 
 import refseg
 from refseg.checkpoints.configs import from_plain, to_plain
-from refseg.checkpoints.pages import release
-from refseg.checkpoints.tensor_file import (
-    as_bytes,
-    entries_of,
-    read_into,
-    read_one,
-    write_one_by_one,
-)
+from refseg.checkpoints.memory_map import release
+from refseg.checkpoints.tensor_file import as_bytes, entries_of, read_into, read_one, write_one_by_one
 from refseg.errors import CheckpointMismatch, InvalidInput
 from refseg.files import durable_file, reason
 from refseg.models import catalog

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
-from refseg.drawing import draw_overlays, red_overlay, save_mask, save_picture
 from refseg.errors import InvalidInput
 from refseg.files import write_whole_text
+from refseg.media.drawing import draw_overlays, red_overlay, save_mask, save_picture
 
 if TYPE_CHECKING:
     from refseg.prediction import Prediction

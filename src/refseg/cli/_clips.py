@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from refseg.cli._answers import AnswerFiles
-from refseg.data.video_stream import FrameStream
-from refseg.data.video_write import VideoWriter, video_writer
-from refseg.drawing import Style, choose_style, draw_in_style, save_mask
 from refseg.files import whole_file, whole_folder
+from refseg.media.drawing import Style, choose_style, draw_in_style, save_mask
+from refseg.media.video_stream import FrameStream
+from refseg.media.video_write import VideoWriter, video_writer
 
 if TYPE_CHECKING:
     from io import TextIOWrapper

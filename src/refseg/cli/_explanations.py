@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from refseg.drawing import save_picture
+from refseg.media.drawing import save_picture
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -62,7 +62,7 @@ def write_explanation(
     files: AnswerFiles, pixels: np.ndarray, mask: np.ndarray, phrase: str, told: Explanation
 ) -> dict[str, Any]:
     """The sheet of an explanation about a frame [H, W, 3], and what a JSON line tells of it."""
-    from refseg.drawing_explain import draw_explanation
+    from refseg.media.draw_explanation import draw_explanation
 
     save_picture(draw_explanation(pixels, mask, phrase, told), files.explanation)
     facts: dict[str, Any] = {"sheet": files.explanation.name}

@@ -59,8 +59,8 @@ def check_is_no_input(checkpoint: str, arguments: Sequence[str]) -> None:
     Raises:
         InvalidInput: if the checkpoint is a file with a picture's or video's suffix.
     """
-    from refseg.data.images import IMAGE_SUFFIXES
-    from refseg.data.video import VIDEO_SUFFIXES
+    from refseg.media.images import IMAGE_SUFFIXES
+    from refseg.media.video import VIDEO_SUFFIXES
 
     if _exists(checkpoint) and Path(checkpoint).suffix.lower() in IMAGE_SUFFIXES | VIDEO_SUFFIXES:
         words = " ".join(shlex.quote(word) for word in (checkpoint, *arguments[:2]))
@@ -101,8 +101,8 @@ def _why_no_input(word: str, rest: Sequence[str], has_option: bool) -> str:
 
 def looks_like_file(word: str) -> bool:
     """Whether a word is more likely a file's name than a phrase: a picture's or video's suffix, or a path without spaces."""
-    from refseg.data.images import IMAGE_SUFFIXES
-    from refseg.data.video import VIDEO_SUFFIXES
+    from refseg.media.images import IMAGE_SUFFIXES
+    from refseg.media.video import VIDEO_SUFFIXES
 
     suffix = Path(word).suffix.lower()
     return suffix in IMAGE_SUFFIXES | VIDEO_SUFFIXES or (any(s in word for s in "/\\") and " " not in word)
@@ -135,7 +135,7 @@ def make_jobs(inputs: Sequence[Path], *, as_clip: bool) -> list[Job]:
     Raises:
         InvalidInput: if a folder holds neither pictures nor videos.
     """
-    from refseg.data.video import VIDEO_SUFFIXES
+    from refseg.media.video import VIDEO_SUFFIXES
 
     found: list[tuple[str, tuple[Path, ...], bool]] = []
     loose = [p for p in inputs if p.is_file() and p.suffix.lower() not in VIDEO_SUFFIXES]
@@ -151,8 +151,8 @@ def make_jobs(inputs: Sequence[Path], *, as_clip: bool) -> list[Job]:
 
 
 def _media_of(folder: Path) -> list[Path]:
-    from refseg.data.images import IMAGE_SUFFIXES
-    from refseg.data.video import VIDEO_SUFFIXES, natural_key
+    from refseg.media.images import IMAGE_SUFFIXES
+    from refseg.media.video import VIDEO_SUFFIXES, natural_key
 
     known = IMAGE_SUFFIXES | VIDEO_SUFFIXES
     found = [

@@ -44,10 +44,10 @@ def calibrate(
     """
     from refseg.checkpoints import native, zoo
     from refseg.data.catalog import open_dataset
+    from refseg.device import find_device, find_dtype
     from refseg.errors import InvalidInput
     from refseg.files import check_writable
-    from refseg.predictor import find_device, find_dtype
-    from refseg.training.calibrate import calibrate as fit
+    from refseg.training.calibration import calibrate as fit
 
     if out.exists() and not force:
         raise InvalidInput(f"{out} exists; give another name, or --force to replace it")

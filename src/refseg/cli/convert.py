@@ -109,7 +109,7 @@ def _config(family: str, variant: str, settings: list[str]) -> ModelConfig:
     """The configuration of a variant with some of its fields replaced."""
     from refseg.errors import InvalidInput
     from refseg.models import catalog
-    from refseg.training.start import changed
+    from refseg.training.initial_weights import changed
 
     values: dict[str, Any] = {}
     for setting in settings:

@@ -16,7 +16,7 @@ from refseg.cli._world import WORLD_HELP, world_fields
 
 if TYPE_CHECKING:
     from refseg.cli._progress import Bars
-    from refseg.data.phrase_check import CheckReport
+    from refseg.data.doctor.phrase_file import CheckReport
 
 verbs = typer.Typer(help="Draw scenes, check a phrase file, look at a data set.", no_args_is_help=True)
 app.add_typer(verbs, name="data")
@@ -80,7 +80,7 @@ def check(
     Exit code 0: the file can be used. 1: some lines cannot. 2: the file itself cannot be read.
     """
     from refseg.data.catalog import find_phrase_file
-    from refseg.data.phrase_check import check_phrase_file
+    from refseg.data.doctor.phrase_file import check_phrase_file
 
     path = find_phrase_file(file)
     with progress_bars() as bars:

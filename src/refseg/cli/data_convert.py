@@ -11,7 +11,7 @@ import typer
 from refseg.cli.data import verbs
 
 if TYPE_CHECKING:
-    from refseg.data.exchange import Written
+    from refseg.data.convert import Written
 
 _FORMS = "jsonl, refer, grefcoco, coco (per sentence) or vlt"
 
@@ -48,7 +48,7 @@ def convert(
 
     refseg data convert refcoco refcoco-val.jsonl --split val --root /data --base /data
     """
-    from refseg.data.exchange import FORMS
+    from refseg.data.convert import FORMS
     from refseg.errors import UnknownName
 
     if to not in FORMS:
@@ -79,16 +79,16 @@ def _convert(
     extract: Path | None,
     force: bool,
 ) -> Written:
-    from refseg.data import exchange
-    from refseg.data.annotated import ReadOptions
+    from refseg.data import convert
     from refseg.data.catalog import find_phrase_file, open_dataset
-    from refseg.data.reference_images import ReferenceImages
+    from refseg.data.dataset import ReadOptions
+    from refseg.data.readers.image_set import ReferenceImages
     from refseg.errors import InvalidInput
 
     if to in ("refer", "grefcoco"):
         path = find_phrase_file(data, split)
-        lines = exchange.read_lines(path, split)
-        return exchange.write_refer(
+        lines = convert.read_lines(path, split)
+        return convert.write_refer(
             lines, out, root=root or path.parent, split_by="refseg", several=to == "grefcoco"
         )
     if Path(data).suffix == ".jsonl" or any(Path(data).glob("*.jsonl")):
@@ -103,38 +103,36 @@ def _convert(
             raise InvalidInput(
                 f"{out} {'exists; give another name, or --force' if out.exists() else 'is no .jsonl file'}"
             )
-        return exchange.write_jsonl(opened, out, base or out.absolute().parent, extract=extract)  # type: ignore[arg-type]
+        return convert.write_jsonl(opened, out, base or out.absolute().parent, extract=extract)  # type: ignore[arg-type]
     if not isinstance(opened, ReferenceImages):
         raise InvalidInput(
             f"{data} is a data set of videos, and the form {to!r} is one of pictures; write jsonl"
         )
-    return (exchange.write_coco if to == "coco" else exchange.write_vlt)(opened, out)
+    return (convert.write_coco if to == "coco" else convert.write_vlt)(opened, out)
 
 
 def _from_lines(path: Path, out: Path, *, to: str, split: str | None, root: Path | None) -> Written:
     """A file in the open form in the COCO form or VLT's, by way of REFER's, one file a split."""
     from tempfile import TemporaryDirectory
 
-    from refseg.data import exchange
-    from refseg.data.annotated import ReadOptions
-    from refseg.data.catalog import find_phrase_file
-    from refseg.data.layouts import Place, own_refer
-    from refseg.data.published_sets import open_table
-    from refseg.data.reference_images import PictureFolders, ReferenceImages
+    from refseg.data import convert
+    from refseg.data.catalog import Place, find_phrase_file, open_table, own_refer
+    from refseg.data.dataset import ReadOptions
+    from refseg.data.readers.image_set import PictureFolders, ReferenceImages
 
     found = find_phrase_file(path, split)
     base = root or found.parent
     with TemporaryDirectory() as temporary:
         folder = Path(temporary) / found.stem
-        lines = exchange.read_lines(found, split)
-        through = exchange.write_refer(lines, folder, root=base, split_by="refseg", several=False)
+        lines = convert.read_lines(found, split)
+        through = convert.write_refer(lines, folder, root=base, split_by="refseg", several=False)
         table = open_table(Place(own_refer(folder, through.paths[1]), folder))
-        done = exchange.Written(lost=through.lost)
+        done = convert.Written(lost=through.lost)
         for part in table.splits:
             data = ReferenceImages(
                 found.stem, table, PictureFolders([base]), split=part, options=ReadOptions()
             )
-            written = (exchange.write_coco if to == "coco" else exchange.write_vlt)(data, out)
+            written = (convert.write_coco if to == "coco" else convert.write_vlt)(data, out)
             done.paths += written.paths
             done.records += written.records
     return done

@@ -11,7 +11,7 @@ import typer
 from refseg.cli.data import verbs
 
 if TYPE_CHECKING:
-    from refseg.data.get import Got
+    from refseg.data.download import Got
 
 
 @verbs.command()
@@ -37,8 +37,8 @@ def get(
 
     refseg data get refcoco --pictures
     """
-    from refseg.data.get import get as bring
-    from refseg.data.offers import offer_of
+    from refseg.data.download import get as bring
+    from refseg.data.published import offer_of
     from refseg.download import shown
 
     got = bring(

@@ -39,7 +39,7 @@ def list_data(
 
 
 def _found(facts: Published, root: Path | None) -> Path | None:
-    from refseg.data.layouts import find
+    from refseg.data.catalog import find
     from refseg.errors import InvalidInput
 
     try:

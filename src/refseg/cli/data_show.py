@@ -14,7 +14,7 @@ from refseg.cli.data import verbs
 if TYPE_CHECKING:
     from PIL import Image
 
-    from refseg.data.catalog import PhraseDataset
+    from refseg.data.dataset import PhraseDataset
     from refseg.structures import Example
 
 _COLUMNS = 4
@@ -57,9 +57,9 @@ def show(
     refseg data show refcoco --split testA --random 1 --out sheet.html
     """
     from refseg.data.catalog import open_dataset
-    from refseg.drawing import contact_sheet, save_picture
     from refseg.errors import InvalidInput
     from refseg.files import write_whole_text
+    from refseg.media.drawing import contact_sheet, save_picture
 
     is_page = out.suffix.lower() in _PAGES
     if not is_page and out.suffix.lower() != ".png":
@@ -114,7 +114,7 @@ def _drawn(example: Example, named: Sequence[str] | None) -> list[_Cell]:
     """One cell a phrase; of a clip the frame where most of the target is seen."""
     import torch
 
-    from refseg.drawing import draw_overlays
+    from refseg.media.drawing import draw_overlays
 
     count, times = len(example.phrases), list(range(len(example.frames)))
     masks = example.masks

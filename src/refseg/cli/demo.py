@@ -77,7 +77,7 @@ def read_examples(path: Path) -> list[Example]:
         InvalidInput: if the file is not there or holds none.
     """
     from refseg.cli._jobs import Job, slug
-    from refseg.data.phrase_lines import parse_line
+    from refseg.data.formats.phrase_line import parse_line
 
     if not path.exists():
         raise InvalidInput(
@@ -123,7 +123,7 @@ def _answer(predictor: Predictor, examples: Sequence[Example], out: Path) -> lis
 
 
 def _draw_sheet(records: Sequence[dict[str, Any]], out: Path) -> None:
-    from refseg.drawing import contact_sheet, save_picture
+    from refseg.media.drawing import contact_sheet, save_picture
 
     shown: dict[str, list[Path]] = {}
     for record in records:
@@ -136,7 +136,7 @@ def _tile(overlay: Path) -> Image.Image:
     """An overlay picture, or the middle frame of an overlay video."""
     from PIL import Image
 
-    from refseg.data.video import read_clip
+    from refseg.media.video import read_clip
 
     if overlay.suffix != ".mp4":
         with Image.open(overlay) as picture:

@@ -15,15 +15,15 @@ from refseg.cli._world import WORLD_HELP, world_fields
 
 if TYPE_CHECKING:
     from refseg.checkpoints.cards import Published
-    from refseg.data.catalog import PhraseDataset
+    from refseg.data.dataset import PhraseDataset
+    from refseg.evaluation.prepare import Ready
     from refseg.evaluation.run import Result
-    from refseg.evaluation.setup import Ready
     from refseg.predictor import Predictor
 
 
 def _print_protocols(wanted: bool) -> None:
     if wanted:
-        from refseg.evaluation.protocol_table import protocol_text
+        from refseg.evaluation.table import protocol_text
 
         print(protocol_text())
         raise typer.Exit
@@ -116,14 +116,15 @@ def evaluate(
 
     from refseg import distributed
     from refseg.data.catalog import open_dataset
+    from refseg.device import find_device
     from refseg.evaluation.machine import this_machine
     from refseg.evaluation.model_card import result_facts
+    from refseg.evaluation.prepare import Request, prepare
     from refseg.evaluation.report import write_report
     from refseg.evaluation.run import evaluate as run_evaluation
-    from refseg.evaluation.setup import Request, prepare
     from refseg.evaluation.table import result_record
     from refseg.files import check_writable
-    from refseg.predictor import find_device, load
+    from refseg.predictor import load
 
     del protocols  # printed before anything else was read
     scenes = {"size": size, "frames": frames, "phrases": phrases, "seed": seed, "sprites": sprites}
@@ -204,7 +205,7 @@ def _tell(
     as_json: bool,
     as_card: bool,
 ) -> None:
-    from refseg.evaluation.card import card_tables
+    from refseg.evaluation.model_card import card_tables
     from refseg.evaluation.table import result_table
     from refseg.files import write_whole_text
 
@@ -231,7 +232,7 @@ def _look_at_as_many_frames(dataset: PhraseDataset, checkpoint: str) -> None:
     from dataclasses import replace
 
     from refseg.checkpoints import native, zoo
-    from refseg.data.labelled_frames import LabelledFrames
+    from refseg.data.readers.sparse_video_set import LabelledFrames
 
     count = native.read_header(zoo.resolve(checkpoint)).config.get("num_frames")
     if isinstance(dataset, LabelledFrames) and isinstance(count, int):

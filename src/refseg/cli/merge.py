@@ -43,9 +43,9 @@ def merge(
         raise InvalidInput(f"{out} is the file to read; name another one with --out")
     import torch
 
-    from refseg.training import adapter_file
+    from refseg.training import lora_file
 
-    header = adapter_file.merge(adapters, out, base=base, dtype=getattr(torch, dtype))
+    header = lora_file.merge(adapters, out, base=base, dtype=getattr(torch, dtype))
     if as_json:
         told = {"path": str(out), "family": header.family, "variant": header.variant, "sha256": header.sha256}
         print(json.dumps(told))

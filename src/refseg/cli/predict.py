@@ -27,13 +27,13 @@ if TYPE_CHECKING:
     from refseg.cli._explanations import Shown
     from refseg.cli._jobs import Job
     from refseg.cli._progress import Bars
-    from refseg.data.video import StoredClip
-    from refseg.data.video_stream import FrameStream
+    from refseg.media.video import StoredClip
+    from refseg.media.video_stream import FrameStream
     from refseg.predictor import Predictor
     from refseg.streaming import Part
 
 _MAX_PIXELS = (
-    100_000_000  # as refseg.data.images and refseg.data.video, which cost too much to import for help
+    100_000_000  # as refseg.media.images and refseg.media.video, which cost too much to import for help
 )
 _MAX_FRAMES = 128
 _WINDOW, _OVERLAP = 36, 6  # as refseg.streaming
@@ -226,7 +226,7 @@ class Run:
     def _answer_picture(self, job: Job) -> None:
         from refseg.cli._answers import image_record, write_image_answer
         from refseg.cli._explanations import Shown
-        from refseg.data.images import read_image, with_height
+        from refseg.media.images import read_image, with_height
 
         frame = read_image(job.paths[0], max_pixels=self.limits.max_pixels)
         if self.limits.height is not None:
@@ -249,8 +249,8 @@ class Run:
         from refseg.cli._answers import record
         from refseg.cli._clips import clip_answer
         from refseg.cli._explanations import clearer
-        from refseg.data.video_stream import open_clip
         from refseg.evaluation.bench import peak_bytes
+        from refseg.media.video_stream import open_clip
 
         limits, files = self.limits, self.files[job.name]
         with ExitStack() as stack:
@@ -338,7 +338,7 @@ def _taken(clip: FrameStream, times: deque[Fraction], title: str, limits: ReadLi
 
 def read_whole(job: Job, limits: ReadLimits) -> StoredClip:
     """All frames of a clip at once, refused where they are too many."""
-    from refseg.data.video import join_pictures, read_clip
+    from refseg.media.video import join_pictures, read_clip
 
     most = limits.max_frames or _MAX_FRAMES
     if len(job.paths) > 1:

@@ -15,7 +15,7 @@ import typer
 from refseg.cli import app
 
 if TYPE_CHECKING:
-    from refseg.training.config import RunConfig
+    from refseg.training.schema import RunConfig
 
 
 @app.command()
@@ -55,7 +55,7 @@ def train(
     ):  # torch, not imported yet, would warn once a process that no parameter is left unused
         os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     from refseg.errors import InvalidInput
-    from refseg.training.config import find_recipe, packaged_recipes, read_recipe
+    from refseg.training.recipe import find_recipe, packaged_recipes, read_recipe
 
     if show_list:
         print("\n".join(packaged_recipes()))
@@ -85,9 +85,9 @@ def _name(recipe: str, path: Path) -> str:
 def _plan(run: RunConfig, folder: Path, device: str, *, measures: bool, as_json: bool) -> None:
     """Prints what the run would take; of several processes the first one does."""
     from refseg import distributed
-    from refseg.predictor import find_device
-    from refseg.training.plan import make_plan
-    from refseg.training.plan_report import report
+    from refseg.device import find_device
+    from refseg.training.planning.estimate import make_plan
+    from refseg.training.planning.report import report
 
     try:
         found = distributed.start(find_device(device))
@@ -104,12 +104,12 @@ def _train(
 ) -> None:
     """Trains, alone or as one of the processes that a launcher such as torchrun has started."""
     from refseg import distributed
+    from refseg.device import find_device
     from refseg.errors import InvalidInput, is_full_memory
-    from refseg.predictor import find_device
-    from refseg.training.companions import companions
-    from refseg.training.interruption import Interrupted
+    from refseg.training.checks import memory_advice, must_be_possible
+    from refseg.training.heartbeat import companions
     from refseg.training.loop import train as train_run
-    from refseg.training.refusals import memory_advice, must_be_possible
+    from refseg.training.signals import Interrupted
 
     try:
         found = distributed.start(find_device(device))
@@ -144,8 +144,7 @@ def _train(
 
 def _forget_unbegun(folder: Path) -> None:
     """Takes away what a run wrote that failed before its first step, so that the same words can start it again."""
-    from refseg.training.log import LOG_NAME
-    from refseg.training.resume import STATE_NAME, own_files
+    from refseg.training.run_folder import LOG_NAME, STATE_NAME, own_files
 
     log = folder / LOG_NAME
     if (folder / STATE_NAME).exists() or (log.exists() and log.stat().st_size):
@@ -157,8 +156,9 @@ def _forget_unbegun(folder: Path) -> None:
 def _prepare(folder: Path, run: RunConfig, *, resume: bool, force: bool) -> None:
     """The output folder, empty of another run unless it is to be resumed."""
     from refseg.errors import InvalidInput
-    from refseg.training.evidence import forget_evidence
-    from refseg.training.resume import RUN_NAME, STATE_NAME, must_begin_alike, own_files
+    from refseg.training.checkpointing import must_begin_alike
+    from refseg.training.finite_check import forget_evidence
+    from refseg.training.run_folder import RUN_NAME, STATE_NAME, own_files
 
     present = own_files(folder)
     if resume and not present:

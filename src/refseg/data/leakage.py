@@ -13,12 +13,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from refseg.data.catalog import PhraseDataset, open_dataset
-from refseg.data.fields import read_json
-from refseg.data.phrases import PhraseFile
+from refseg.data.catalog import open_dataset
+from refseg.data.dataset import PhraseDataset, Timeline
+from refseg.data.formats.records import read_json
 from refseg.data.published import ALIASES, PUBLISHED
-from refseg.data.reference_images import ReferenceImages
-from refseg.data.windows import Timeline
+from refseg.data.readers.image_set import ReferenceImages
+from refseg.data.readers.phrase_file import PhraseFile
 from refseg.errors import InvalidInput
 from refseg.structures import Example, Size
 

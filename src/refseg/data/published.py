@@ -1,7 +1,16 @@
-"""What is published about each data set: its files, splits, counts, licences and where to get it. Plain facts.
+"""The categories of published data sets, in the order in which published codes number them.
+
+What is published about each data set: its files, splits, counts, licences and where to get it. Plain facts.
 
 Counts are those of the published papers, data set cards and files; a count that nobody states is None. A count marked
 `is_rough` was quoted from memory by its source and is told, but nothing fails by it.
+
+How each published data set is got: what may be fetched directly, and what a person must fetch from which page.
+
+A file is fetched directly only where its licence lets anybody copy it and its address is known to answer without a form:
+the annotations of REFER (Apache-2.0) and the pictures of COCO. Everything else asks for a login, an agreement or a click; for
+those the page, the file and the place to put it are told. No publisher states checksums of these files; members of an archive are
+checked by its own, and the SHA-256 of what came is noted beside it.
 """
 
 from __future__ import annotations
@@ -12,17 +21,57 @@ from typing import Literal
 
 from refseg.errors import UnknownName
 
+_YOUTUBE = (
+    "airplane ape bear bike bird boat bucket bus camel cat cow crocodile deer dog dolphin duck eagle earless_seal elephant "
+    "fish fox frisbee frog giant_panda giraffe hand hat hedgehog horse knife leopard lion lizard monkey motorbike mouse "
+    "others owl paddle parachute parrot penguin person plant rabbit raccoon sedan shark sheep sign skateboard snail snake "
+    "snowboard squirrel surfboard tennis_racket tiger toilet train truck turtle umbrella whale zebra"
+)
+
+
+YOUTUBE_CATEGORIES = tuple(_YOUTUBE.split())
+"""The 65 categories of Ref-YouTube-VOS in alphabetical order; a label is a place in it."""
+
+
+_DAVIS = (
+    "airplane,backpack,ball,bear,bicycle,bird,boat,bottle,box,bus,camel,car,carriage,cat,cellphone,chamaleon,cow,deer,dog,"
+    "dolphin,drone,elephant,excavator,fish,goat,golf cart,golf club,grass,guitar,gun,helicopter,horse,hoverboard,kart,key,"
+    "kite,koala,leash,lion,lock,mask,microphone,monkey,motorcycle,oar,paper,paraglide,person,pig,pole,potted plant,puck,"
+    "rack,rhino,rope,sail,scale,scooter,selfie stick,sheep,skateboard,ski,ski poles,snake,snowboard,stick,stroller,"
+    "surfboard,swing,tennis racket,tractor,trailer,train,truck,turtle,varanus,violin,wheelchair"
+)
+
+
+DAVIS_CATEGORIES = tuple(_DAVIS.split(","))
+"""The 78 categories of DAVIS 2017 in alphabetical order."""
+
+
+COCO_CATEGORY_IDS = tuple(n for n in range(1, 91) if n not in (12, 26, 29, 30, 45, 66, 68, 69, 71, 83))
+"""The 80 category numbers that COCO uses."""
+
+
 Task = Literal["image", "generalised image", "video"]
+
+
 Form = Literal["refer", "grefcoco", "youtube", "davis", "a2d", "jhmdb", "mevis"]
 
+
 COCO_IMAGES = "COCO train2014 (82,783 pictures, 13 GB): http://images.cocodataset.org/zips/train2014.zip"
+
+
 REFER_LICENCE = "annotations Apache-2.0 (REFER) over COCO (CC BY 4.0); pictures under their Flickr licences"
+
+
 _REFER_MIRRORS = (
     "Kaggle: lhhhhl/refcoco-and-refcoco",
     "Hugging Face: wusize/coco (tar files of the folders)",
     "further mirrors: github.com/lichengunc/refer/issues/14",
 )
+
+
 _ARCHIVE = "http://web.archive.org/web/{}/https://bvisionweb1.cs.unc.edu/licheng/referit/data/{}.zip"
+
+
 COCO_FOLDERS = ("images/mscoco/images/train2014", "images/train2014", "train2014")
 """Where the published codes keep the pictures of COCO, below the root; searched in this order."""
 
@@ -99,14 +148,19 @@ def _refer(
 
 
 _SAIAPR = "saiapr_tc-12 (19,997 pictures): http://web.archive.org/web/20220515000000/http://bvisionweb1.cs.unc.edu/licheng/referit/data/images/saiapr_tc-12.zip"
+
+
 _CLEF = {
     "image_folders": ("images/saiapr_tc-12",),
     "images": _SAIAPR,
     "licence": "annotations Apache-2.0 (REFER); pictures of IAPR TC-12, free for research",
 }
+
+
 _OBJECT_SPLIT = (
     "the splits are by object: one picture can be in train and in val; `exclude_images_of` takes such pictures out",
 )
+
 
 _REFER_SETS = (
     _refer(
@@ -198,6 +252,7 @@ _REFER_SETS = (
         **_CLEF,  # type: ignore[arg-type]
     ),
 )
+
 
 _OTHERS = (
     Published(
@@ -344,8 +399,10 @@ _OTHERS = (
     ),
 )
 
+
 PUBLISHED: dict[str, Published] = {data.name: data for data in (*_REFER_SETS, *_OTHERS)}
 """Every published data set that refseg reads, by name."""
+
 
 ALIASES = {
     "refcoco-unc": "refcoco",
@@ -382,3 +439,205 @@ def is_published(name: str) -> bool:
 def names() -> Iterable[str]:
     """The names of all published data sets."""
     return PUBLISHED.keys()
+
+
+@dataclass(frozen=True)
+class Direct:
+    """An archive that is fetched by refseg."""
+
+    url: str
+    file: str  # what it is called, also where a person has fetched it
+    inner: str  # the folder of the archive that is unpacked
+    folder: str  # below the root; what it becomes there
+    needs: tuple[str, ...]  # files below that folder without which it is not the archive that was meant
+    licence: str
+    most_bytes: int  # unpacked
+    sha256: str | None = None
+    least_files: int = 1
+
+
+@dataclass(frozen=True)
+class ByHand:
+    """Files that a person fetches."""
+
+    page: str
+    file: str
+    place: str  # below the root
+    why: str
+
+
+@dataclass(frozen=True)
+class Offer:
+    """All that a data set is made of."""
+
+    name: str
+    annotations: tuple[Direct | ByHand, ...]
+    pictures: tuple[Direct | ByHand, ...] = ()  # large, and fetched where they are asked for
+
+
+COCO = Direct(
+    url="http://images.cocodataset.org/zips/train2014.zip",
+    file="train2014.zip",
+    inner="train2014",
+    folder="train2014",
+    needs=(),
+    licence="COCO: annotations CC BY 4.0, pictures under their Flickr licences",
+    most_bytes=20_000_000_000,
+    least_files=82_783,
+)
+
+
+_FORM = "the page asks for a login or an agreement"
+
+
+_SHARED = "the folder is shared by a page that no program may read"
+
+
+_RESEARCH = "the licence is for research only"
+
+
+def _refer_download(folder: str, stamp: str, *splits: str) -> Direct:
+    return Direct(
+        url=_ARCHIVE.format(stamp, folder),
+        file=f"{folder}.zip",
+        inner=folder,
+        folder=folder,
+        needs=("instances.json", *(f"refs({split}).p" for split in splits)),
+        licence="annotations of REFER: Apache-2.0",
+        most_bytes=2_000_000_000,
+    )
+
+
+_REFCOCO = _refer_download("refcoco", "20220413011718", "unc", "google")
+
+
+_REFCOCO_PLUS = _refer_download("refcoco+", "20220413011656", "unc")
+
+
+_REFCOCOG = _refer_download("refcocog", "20220413012904", "umd", "google")
+
+
+_REFCLEF = _refer_download("refclef", "20220413011817", "unc", "berkeley")
+
+
+_SAIAPR_OFFER = ByHand(
+    page="http://web.archive.org/web/20220515000000/http://bvisionweb1.cs.unc.edu/licheng/referit/data/images/saiapr_tc-12.zip",
+    file="saiapr_tc-12.zip (19,997 pictures)",
+    place="images/saiapr_tc-12/",
+    why=_RESEARCH,
+)
+
+
+OFFERS: dict[str, Offer] = {
+    offer.name: offer
+    for offer in (
+        Offer("refcoco", (_REFCOCO,), (COCO,)),
+        Offer("refcoco-google", (_REFCOCO,), (COCO,)),
+        Offer("refcoco+", (_REFCOCO_PLUS,), (COCO,)),
+        Offer("refcocog-umd", (_REFCOCOG,), (COCO,)),
+        Offer("refcocog-google", (_REFCOCOG,), (COCO,)),
+        Offer("refclef-unc", (_REFCLEF,), (_SAIAPR_OFFER,)),
+        Offer("refclef-berkeley", (_REFCLEF,), (_SAIAPR_OFFER,)),
+        Offer(
+            "grefcoco",
+            (
+                ByHand(
+                    page="https://huggingface.co/datasets/FudanCVL/gRefCOCO (or the Google Drive of github.com/henghuiding/gRefCOCO)",
+                    file="grefs(unc).json and instances.json",
+                    place="grefcoco/",
+                    why="the licence (CC BY-NC-SA 4.0) is not for commercial use: read it first",
+                ),
+            ),
+            (COCO,),
+        ),
+        Offer(
+            "ref-youtube-vos",
+            (
+                ByHand(
+                    page="https://youtube-vos.org/dataset/rvos",
+                    file="meta_expressions/ of this page; train/ and valid/ out of train.zip and valid.zip of YouTube-VOS 2019",
+                    place="ref-youtube-vos/",
+                    why=_FORM,
+                ),
+                ByHand(
+                    page="https://github.com/wjn922/ReferFormer (its data page)",
+                    file="meta.json",
+                    place="ref-youtube-vos/train/meta.json",
+                    why="the official page lacks it",
+                ),
+            ),
+        ),
+        Offer(
+            "ref-davis17",
+            (
+                ByHand(
+                    page="https://davischallenge.org",
+                    file="DAVIS-2017-Unsupervised-trainval-480p.zip and DAVIS-2017_semantics-480p.zip",
+                    place="ref-davis/DAVIS/",
+                    why="no address that stays is known",
+                ),
+                ByHand(
+                    page="'Video Object Segmentation with Language Referring Expressions' (MPI)",
+                    file="davis_text_annotations.zip",
+                    place="ref-davis/davis_text_annotations/",
+                    why="no address that stays is known",
+                ),
+            ),
+        ),
+        Offer(
+            "a2d",
+            (
+                ByHand(
+                    page="https://kgavrilyuk.github.io/publication/actor_action",
+                    file="the sentences and the instance annotations",
+                    place="a2d_sentences/text_annotations/",
+                    why=_RESEARCH,
+                ),
+                ByHand(
+                    page="the A2D site of the University of Michigan",
+                    file="the videos and videoset.csv (Release)",
+                    place="a2d_sentences/Release/",
+                    why=_RESEARCH,
+                ),
+            ),
+        ),
+        Offer(
+            "jhmdb",
+            (
+                ByHand(
+                    page="https://github.com/wjn922/ReferFormer/issues/17",
+                    file="the Google Drive mirror: Rename_Images, puppet_mask, jhmdb_annotation.txt",
+                    place="jhmdb_sentences/",
+                    why=_RESEARCH,
+                ),
+                ByHand(
+                    page="the Google Drive of MTTR",
+                    file="jhmdb_sentences_samples_metadata.json (the published frames: do not draw others)",
+                    place="jhmdb_sentences/",
+                    why=_SHARED,
+                ),
+            ),
+        ),
+        Offer(
+            "mevis",
+            (
+                ByHand(
+                    page="https://codalab.lisn.upsaclay.fr/competitions/15094 (links to OneDrive, Google Drive, Baidu)",
+                    file="train, valid_u and valid, each with JPEGImages, meta_expressions.json and (not valid) mask_dict.json",
+                    place="mevis/",
+                    why="the licence (CC BY-NC-SA 4.0) is for research only, and the page asks for a login",
+                ),
+            ),
+        ),
+    )
+}
+"""What every published data set that refseg reads is made of, by name."""
+
+
+def offer_of(name: str) -> Offer:
+    """The offer of a data set.
+
+    Raises:
+        UnknownName: if no published data set is called so.
+    """
+    return OFFERS[published(name).name]

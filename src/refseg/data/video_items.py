@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from refseg.data.video_phrases import Expression, Video, VideoPhrases
+from refseg.data.readers.video_set import Expression, Video, VideoPhrases
 
 
 @dataclass(frozen=True, slots=True)

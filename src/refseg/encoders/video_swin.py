@@ -5,29 +5,49 @@ Names of parameters are those of published files. Published behaviour kept, beca
 is cut to a small map takes its position biases from the top left of the full window's table, which are those of other
 offsets wherever the map is lower or narrower than a window; and no stage's map is normalised.
 Departure: without gradients windows are attended in steps and in place, so that a long clip is held once.
+
+What a Video Swin takes from public files: action classification (Kinetics), or pictures, inflated over time.
+
+Source: how ReferFormer begins from the Kinetics files of the Video Swin authors, and section 3.3 of "Video Swin
+Transformer" for pictures: patch weights are spread over the frames of a patch, and each table of offsets in a picture
+serves every offset in time.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from refseg.layers.steps import row_steps
+from refseg.encoders.swin import TABLE, classification_state, resized_table
+from refseg.errors import CheckpointMismatch
+from refseg.layers.chunking import row_steps
 
 Grid = tuple[int, int, int]
 """(frames, rows, columns)."""
 
+
 PATCH = 4  # pixels of a side
+
+
 MLP_RATIO = 4
+
+
 APART = -100.0  # added to the scores of cells that only rolling has brought together
+
+
 WINDOWS_AT_ONCE = 16  # measured: scores of one step stay small
+
+
 TOKENS_AT_ONCE = 8192
+
+
 INITIAL_SPREAD = 0.02
 
 
@@ -44,7 +64,11 @@ class VideoSwinSpec:
 
 # https://github.com/SwinTransformer/Video-Swin-Transformer, configs/_base_/models/swin
 VIDEO_SWIN_T = VideoSwinSpec()
+
+
 VIDEO_SWIN_S = VideoSwinSpec(depths=(2, 2, 18, 2))
+
+
 VIDEO_SWIN_B = VideoSwinSpec(embed_dim=128, depths=(2, 2, 18, 2), num_heads=(4, 8, 16, 32))
 
 
@@ -310,3 +334,90 @@ def _offset_index(window: Grid, device: torch.device) -> Tensor:
 def _triple(sides: object) -> Grid:
     frames, height, width = (int(side) for side in sides)  # type: ignore[attr-defined]
     return frames, height, width
+
+
+PREFIX = "backbone."
+
+
+PATCHES = "patch_embed.proj.weight"
+
+
+COMPUTED = ("relative_position_index", "attn_mask")
+
+
+HEADS = ("norm.", "head.", "avgpool.")  # of the classifier, after the last stage
+
+
+@dataclass(frozen=True)
+class ClipStart:
+    """All tensors of a network out of a file, and the file's names that were not used."""
+
+    tensors: dict[str, Tensor]
+    unused: tuple[str, ...]
+
+
+def pretrained(file: Mapping[str, Any], wanted: Mapping[str, Tensor], window: Grid) -> ClipStart:
+    """The whole network `wanted` (names and shapes) from a file of action or picture classification.
+
+    Raises:
+        CheckpointMismatch: if a tensor is absent, has another shape, or has no place, naming it.
+    """
+    given, unused = _renamed(file)
+    fitted = {name: _fitted(name, tensor, wanted.get(name), window) for name, tensor in given.items()}
+    wrong = [name for name, tensor in fitted.items() if name in wanted and tensor.shape != wanted[name].shape]
+    missing = [name for name in wanted if name not in fitted] + wrong
+    unexpected = [name for name in fitted if name not in wanted]
+    if missing or unexpected:
+        raise CheckpointMismatch(
+            "the file is no classification file of a Video Swin, or of a Swin, of this size",
+            missing=missing,
+            unexpected=unexpected,
+        )
+    return ClipStart(fitted, tuple(unused))
+
+
+def load_pretrained(network: VideoSwin, file: Mapping[str, Any]) -> tuple[str, ...]:
+    """Fills the whole network; gives the names that were not used. Raises as `pretrained`."""
+    start = pretrained(file, network.state_dict(), network.spec.window)
+    network.load_state_dict(start.tensors)
+    return start.unused
+
+
+def inflate_patches(weight: Tensor) -> Tensor:
+    """Patch weights [C, 3, t, 4, 4], summed over their frames, or [C, 3, 4, 4] of pictures, as [C, 3, 1, 4, 4]."""
+    return weight[:, :, None] if weight.ndim == 4 else weight.sum(2, keepdim=True)
+
+
+def inflate_table(table: Tensor, window: Grid) -> Tensor:
+    """A picture's table [(2w - 1)^2, heads] for the offsets of a clip's window: the same at every offset in time."""
+    frames, height, width = (2 * side - 1 for side in window)
+    rows = table if len(table) == height * width else resized_table(table, rows=height * width)
+    return rows.repeat(frames, 1)
+
+
+def _renamed(file: Mapping[str, Any]) -> tuple[dict[str, Tensor], list[str]]:
+    """The network's tensors under its names, and the file's names that belong to a classifier."""
+    inner = file.get("state_dict", file)
+    in_clips = {name[len(PREFIX) :]: value for name, value in inner.items() if name.startswith(PREFIX)}
+    state = in_clips or classification_state(file)
+    unused = [name for name in inner if in_clips and not name.startswith(PREFIX)]
+    renamed: dict[str, Tensor] = {}
+    for name, value in state.items():
+        if name.startswith(HEADS):
+            unused.append(name)
+        elif not name.endswith(COMPUTED):
+            renamed[re.sub(r"^layers\.(\d+)\.downsample\.", r"downsamples.\1.", name)] = value
+    return renamed, unused
+
+
+def _fitted(name: str, tensor: Tensor, wanted: Tensor | None, window: Grid) -> Tensor:
+    if name == PATCHES:
+        return inflate_patches(tensor)
+    is_of_pictures = wanted is not None and name.endswith(TABLE) and len(tensor) != len(wanted)
+    if is_of_pictures and _is_square(len(tensor)):
+        return inflate_table(tensor, window)
+    return tensor
+
+
+def _is_square(count: int) -> bool:
+    return round(count**0.5) ** 2 == count

@@ -20,7 +20,7 @@ from typing import Any, Self
 import numpy as np
 import torch
 
-from refseg.encoders.english import tokens_of, words_of
+from refseg.encoders.tokenizers.english import tokens_of, words_of
 from refseg.encoders.vector_files import read_entries
 from refseg.errors import InvalidInput
 from refseg.files import whole_folder

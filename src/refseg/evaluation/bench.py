@@ -21,12 +21,13 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from refseg.device import DTYPES
 from refseg.encoders.word_vectors import LETTERS
 from refseg.errors import InvalidInput, RefsegError
 from refseg.evaluation.machine import Machine, matrix_rate, this_machine
 from refseg.evaluation.table import aligned
 from refseg.models import catalog
-from refseg.predictor import DTYPES, Predictor, load
+from refseg.predictor import Predictor, load
 
 if TYPE_CHECKING:
     from refseg.models.base import ReferringModel
@@ -169,9 +170,9 @@ def _reads_words(model: ReferringModel) -> bool:
 
 def _give_plain_tokenizer(model: ReferringModel, words: list[str]) -> None:
     """A tokenizer that needs no file, with as many tokens to these plain words as the real one; of the model's own kind."""
-    from refseg.encoders.clip_tokens import clip_word_tokenizer
-    from refseg.encoders.tokens import word_tokenizer
-    from refseg.encoders.wordpiece import word_vocabulary
+    from refseg.encoders.tokenizers.clip import clip_word_tokenizer
+    from refseg.encoders.tokenizers.tokens import word_tokenizer
+    from refseg.encoders.tokenizers.wordpiece import word_vocabulary
 
     makers = [word_tokenizer, clip_word_tokenizer, word_vocabulary]
     for make in makers:

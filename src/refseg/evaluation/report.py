@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from refseg.evaluation.reading import pieces
-from refseg.evaluation.reliability import diagrams
-from refseg.evaluation.rows import Done, Row
+from refseg.evaluation.calibration import diagrams
+from refseg.evaluation.examples import pieces
+from refseg.evaluation.records import Done, Row
 from refseg.evaluation.table import result_table
 from refseg.files import write_whole_text
 from refseg.metrics.boundary import edges_of, grown
@@ -27,7 +27,7 @@ from refseg.metrics.scores import mean
 
 if TYPE_CHECKING:
     from refseg.checkpoints.cards import Published
-    from refseg.data.catalog import PhraseDataset
+    from refseg.data.dataset import PhraseDataset
     from refseg.evaluation.run import Result
     from refseg.predictor import Predictor
 

@@ -1,4 +1,8 @@
-"""A checkpoint on a data set: every phrase is asked as a user would ask it, and its answer compared with the target.
+"""What an example is asked: its own phrases, or in the control those of its neighbour.
+
+Answers of a predictor, finished in as many ways as the protocols of an evaluation ask for.
+
+A checkpoint on a data set: every phrase is asked as a user would ask it, and its answer compared with the target.
 
 One example is in memory at a time, of a long clip one window. What is kept of an answer are whole numbers of pixels; the
 metrics of every protocol are computed from them in the end (`scoring`).
@@ -9,7 +13,8 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
@@ -17,25 +22,149 @@ from torch import Tensor
 
 from refseg import distributed
 from refseg.errors import InvalidInput
-from refseg.evaluation import objects, questions
-from refseg.evaluation.answers import Answer, ask
-from refseg.evaluation.dealing import Form, dealt
-from refseg.evaluation.ranking import ranked_record
-from refseg.evaluation.reading import Piece, annotated_boxes, can_read_parts, check_masks, pieces
-from refseg.evaluation.rows import Done, Journal, Row, as_line, from_line
-from refseg.evaluation.scoring import Scored, scored
-from refseg.evaluation.trust import Trust, trust_in
-from refseg.evaluation.views import OWN, Plan, centre_of, counts_of, joined, target_on_canvas
+from refseg.evaluation import scoring
+from refseg.evaluation.calibration import Trust, trust_in
+from refseg.evaluation.examples import Piece, annotated_boxes, can_read_parts, check_masks, pieces
+from refseg.evaluation.plan import OWN, Plan, View, centre_of, counts_of, joined, target_on_canvas
+from refseg.evaluation.records import Done, Journal, Row, as_line, from_line
+from refseg.evaluation.scoring import Scored, ranked_record, scored
+from refseg.evaluation.work_queue import Form, dealt
 from refseg.metrics.contour import contour_accuracies
 from refseg.metrics.overlap import Overlap, Overlaps, Score
 from refseg.metrics.protocols import HONEST, Protocol
 
 if TYPE_CHECKING:
-    from refseg.data.catalog import PhraseDataset
+    from refseg.data.dataset import PhraseDataset
     from refseg.evaluation.submission import Writer
-    from refseg.predictor import Predictor
+    from refseg.models.base import Candidates, ReferringModel
+    from refseg.predictor import EncodedClip, Predictor
+    from refseg.structures import Example, Output, Placement
+
+
+@dataclass(frozen=True, slots=True)
+class Questions:
+    """The phrases that an example is asked, one for each of its targets in `rows`."""
+
+    phrases: tuple[str, ...]
+    rows: tuple[int, ...]
+
+
+def check_count(dataset: PhraseDataset, total: int, *, with_neighbour: bool) -> None:
+    """
+    Raises:
+        InvalidInput: if there is nothing to evaluate.
+    """
+    if total < 1 + with_neighbour:
+        needed = "two examples to exchange phrases between" if with_neighbour else "an example"
+        raise InvalidInput(f"{dataset.name} has {total} examples to evaluate; give it at least {needed}")
+
+
+def of(example: Example, dataset: PhraseDataset, index: int, neighbours: int | None) -> Questions:
+    """The phrases of `example`; of its neighbour where it is one of so many `neighbours`."""
+    if neighbours is None:
+        return Questions(example.phrases, tuple(range(len(example.phrases))))
+    neighbour = dataset[(index - 1) % neighbours]
+    if example.masks is None or neighbour.masks is None:
+        raise InvalidInput(f"{example.name} of {dataset.name} has no masks; the control compares with masks")
+    return _exchanged(example, neighbour)
+
+
+def _exchanged(example: Example, neighbour: Example) -> Questions:
+    """The targets of `example` with phrases of `neighbour`: of the same register and with other words where it can be."""
+    assert example.masks is not None and neighbour.masks is not None
+    rows = tuple(example.masks.flatten(1).any(1).nonzero().flatten().tolist())
+    donors = neighbour.masks.flatten(1).any(1).nonzero().flatten().tolist()
+    phrases = []
+    for place, row in enumerate(rows):
+        turn = donors[place % len(donors) :] + donors[: place % len(donors)] if donors else []
+        same = [d for d in turn if register_of(neighbour, d) == register_of(example, row)] or turn
+        other = [d for d in same if neighbour.phrases[d] != example.phrases[row]] or same
+        phrases += [neighbour.phrases[d] for d in other[:1]]
+    return Questions(tuple(phrases), rows[: len(phrases)])
+
+
+def register_of(example: Example, row: int) -> str:
+    """The kind of a phrase; empty where the data set names none."""
+    return example.registers[row] if example.registers else ""
+
+
+_MOST_PIXELS = 1 << 28  # of masks that are held at once
+
+
+@dataclass(slots=True)
+class Answer:
+    """All that is asked of one phrase about one clip, or a piece of it."""
+
+    score: float | None
+    masks: dict[View, Tensor]  # [T', H, W] bool on the CPU, at the size of their view
+    placement: Placement | None = None
+    candidates: Candidates | None = None
+    soft: Tensor | None = None  # [T', H, W] scores at source size
+
+
+def ask(predictor: Predictor, clip: EncodedClip, phrases: Sequence[str], plan: Plan) -> Iterator[Answer]:
+    """The answers to `phrases`, in their order; few at a time where masks are large.
+
+    Where nothing but the user's own masks is asked for, this is `Predictor.segment`.
+
+    Raises:
+        InvalidInput: as `Predictor.segment`.
+    """
+    needs_more = len(plan.views) > 1 or plan.takes_candidates or plan.merges_objects
+    if not needs_more:
+        for answer in predictor.segment(clip, phrases):
+            yield Answer(answer.score, {OWN: answer.masks})
+        return
+    height, width = clip.source
+    step = max(1, _MOST_PIXELS // (height * width * len(clip.target_frames)))
+    for start in range(0, len(phrases), step):
+        for output in predictor.outputs(clip, phrases[start : start + step]):
+            yield from _finished(predictor.model, output, clip.placement, plan)
+
+
+def _finished(model: ReferringModel, output: Output, placement: Placement, plan: Plan) -> Iterator[Answer]:
+    placements = [placement] * len(output.mask_logits)
+    with torch.no_grad():
+        _, scores = model.choose(output)
+        masks = {view: _masks(model, output, placements, view) for view in _answer_views(plan)}
+        candidates = model.candidates(output, placements) if plan.takes_candidates else None
+        soft = model.soft_masks(output, placements) if plan.merges_objects else None
+    for row in range(len(placements)):
+        yield Answer(
+            score=None if scores is None else float(scores[row]),
+            masks={view: masks[View(view.at, view.threshold)][row].cpu() for view in plan.views},
+            placement=placement,
+            candidates=None if candidates is None else candidates[row],
+            soft=None if soft is None else soft[row].cpu(),
+        )
+
+
+def _answer_views(plan: Plan) -> set[View]:
+    """Views without their reading of the target, which answers do not depend on."""
+    return {View(view.at, view.threshold) for view in plan.views}
+
+
+def _masks(
+    model: ReferringModel, output: Output, placements: Sequence[Placement], view: View
+) -> list[Tensor]:
+    with _threshold(model, view.threshold):
+        return model.finish(output, placements, view.at)
+
+
+@contextmanager
+def _threshold(model: ReferringModel, threshold: float | None) -> Iterator[None]:
+    own = model.config
+    try:
+        if threshold is not None:
+            model.config = replace(own, threshold=threshold)
+        yield
+    finally:
+        model.config = own
+
 
 PROTOCOL = HONEST.title
+
+
 T = TypeVar("T")
 
 
@@ -136,8 +265,8 @@ def evaluate(
     total = len(dataset) if limit is None else min(limit, len(dataset))
 
     def prepare() -> _Task:
-        questions.check_count(dataset, total, with_neighbour=shuffle_phrases)
-        plan = Plan(tuple(protocols), _threshold(predictor), _readings(dataset), window)
+        check_count(dataset, total, with_neighbour=shuffle_phrases)
+        plan = Plan(tuple(protocols), _threshold_of(predictor), _readings(dataset), window)
         if plan.takes_candidates:
             predictor.model.tell_candidates()
         return _Task(predictor, dataset, plan, writer, total if shuffle_phrases else None)
@@ -173,7 +302,7 @@ def _must_be_here(writer: Writer, done: Sequence[Done]) -> None:
         )
 
 
-def _threshold(predictor: Predictor) -> float | None:
+def _threshold_of(predictor: Predictor) -> float | None:
     model = getattr(predictor, "model", None)
     return None if model is None else model.config.threshold
 
@@ -194,11 +323,11 @@ class _Task:
 
     def example(self, index: int) -> Done:
         """Everything that is asked about one example."""
-        done, merged = Done(index, "", 0, [0, 0]), objects.Merged()
+        done, merged = Done(index, "", 0, [0, 0]), scoring.Merged()
         window = None if self.neighbours else self.plan.window
         for piece, seconds in _timed(pieces(self.dataset, index, window)):
             done.reading_seconds += seconds
-            asked = questions.of(piece.example, self.dataset, index, self.neighbours)
+            asked = of(piece.example, self.dataset, index, self.neighbours)
             if piece.is_first:
                 _begin(done, piece, asked)
             self._ask(piece, asked, done, merged)
@@ -209,7 +338,7 @@ class _Task:
             self.writer.end_example(done.name, merged.maps())
         return done
 
-    def _ask(self, piece: Piece, asked: questions.Questions, done: Done, merged: objects.Merged) -> None:
+    def _ask(self, piece: Piece, asked: Questions, done: Done, merged: scoring.Merged) -> None:
         example, plan = piece.example, self.plan
         takes_others = piece.other_targets is not None and any(view.parts != "union" for view in plan.views)
         others = piece.other_targets() if takes_others and piece.other_targets else None
@@ -227,7 +356,7 @@ class _Task:
                 box = boxes[row.number] if boxes else None
                 row.ranked = ranked_record(answer.candidates, target, box)
             if answer.soft is not None:
-                merged.add(*objects.run_and_label(row.id, example.name), answer.soft)
+                merged.add(*scoring.run_and_label(row.id, example.name), answer.soft)
             if self.writer is not None:
                 self.writer.add(example, row.number, answer.masks[OWN], piece.first)
 
@@ -242,27 +371,27 @@ class _Task:
         except InvalidInput as error:
             raise InvalidInput(f"{example.name}: {error}") from error
 
-    def _compare_objects(self, index: int, merged: objects.Merged, done: Done) -> None:
+    def _compare_objects(self, index: int, merged: scoring.Merged, done: Done) -> None:
         data: Any = self.dataset
         truth = data.true_objects(data.video(index)) if hasattr(data, "true_objects") else None
         if truth is None:
             raise InvalidInput(
                 f"{data.name} does not tell which pixels are which object; this protocol is for Ref-DAVIS17"
             )
-        annotated = objects.index_maps(truth.masks, range(1, len(truth.masks) + 1))
-        annotated[truth.void.numpy()] = objects.VOID
+        annotated = scoring.index_maps(truth.masks, range(1, len(truth.masks) + 1))
+        annotated[truth.void.numpy()] = scoring.VOID
         for protocol in self.plan.protocols:
             if protocol.kind == "objects":
-                done.objects += objects.compare(merged.maps(), annotated, protocol, done.name)
+                done.objects += scoring.compare(merged.maps(), annotated, protocol, done.name)
 
 
-def _begin(done: Done, piece: Piece, asked: questions.Questions) -> None:
+def _begin(done: Done, piece: Piece, asked: Questions) -> None:
     example = piece.example
     done.name, done.frames, done.size = example.name, piece.total, list(example.frames.shape[-2:])
     for row, phrase in zip(asked.rows, asked.phrases, strict=True):
         says = None if example.no_target is None else bool(example.no_target[row])
         number = None if example.ids is None else example.ids[row]
-        register = questions.register_of(example, row)
+        register = register_of(example, row)
         done.rows.append(Row(row, phrase, register, None, id=number, says_nothing=says))
 
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from refseg.errors import InvalidInput
-from refseg.evaluation.objects import RUNS
+from refseg.evaluation.scoring import RUNS
 from refseg.evaluation.submission import Layout, davis_palette, layout_of
 
 if TYPE_CHECKING:

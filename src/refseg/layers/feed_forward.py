@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from refseg.layers.steps import row_steps
+from refseg.layers.chunking import row_steps
 
 TOKENS_AT_ONCE = 2048  # measured; hidden values of one step are 16 MB at the published width of 2048
 

@@ -16,16 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from refseg.errors import InvalidInput
-from refseg.metrics.boundary import (
-    BITS,
-    Window,
-    counts_of,
-    edges_of,
-    grown,
-    planes_of,
-    radius_of,
-    window_of,
-)
+from refseg.metrics.boundary import BITS, Window, counts_of, edges_of, grown, planes_of, radius_of, window_of
 from refseg.metrics.scores import mean
 
 Mask = NDArray[np.bool_]

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal, Self
 
 import torch
@@ -17,8 +16,6 @@ from torch import Tensor, nn
 
 from refseg.errors import InvalidInput
 from refseg.framing import FrameSpec, masks_to_source, upsample_to_canvas
-from refseg.metrics.protocols import Protocol
-from refseg.models.renaming import Report
 
 if TYPE_CHECKING:
     from refseg.structures import (
@@ -33,8 +30,10 @@ if TYPE_CHECKING:
         VisualFeatures,
     )
 
+
 Ruler = Literal["source", "canvas"]
 """The size at which masks are given and compared."""
+
 
 StateDict = dict[str, Tensor]
 
@@ -63,16 +62,6 @@ class Candidates:
 @dataclass(frozen=True)
 class LossConfig:
     """The weights and constants of a family's loss; families extend it."""
-
-
-@dataclass(frozen=True)
-class ParamRule:
-    """How the parameters whose name `pattern` finds (re.search) are trained; the first rule that matches decides."""
-
-    pattern: str
-    lr_scale: float = 1.0  # times the recipe's learning rate
-    weight_decay: float | None = None  # None = the recipe's
-    trained: bool = True
 
 
 @dataclass(frozen=True)
@@ -251,45 +240,3 @@ class Criterion(nn.Module, ABC):
 
 Objective = Callable[[ReferringModel, "Batch"], dict[str, Tensor]]
 """A training objective that needs more than the output: model and batch to named, weighted terms."""
-
-
-Converter = Callable[[StateDict, ModelConfig], tuple[StateDict, Report]]
-"""Published names to ours for one configuration, and what was done; `report.left` are names that no rule knows."""
-
-
-@dataclass(frozen=True)
-class CompanionWeights:
-    """Weights that a published file leaves out because another one on the Hugging Face hub has them."""
-
-    title: str  # what they are, for messages
-    pattern: str  # our names of them (re.search)
-    hub: str
-    files: tuple[str, ...] = ("model.safetensors", "pytorch_model.bin")  # the first that is there
-
-
-@dataclass(frozen=True)
-class Family:
-    """A published system: all that the rest of the toolkit knows of it."""
-
-    name: str
-    title: str  # one line for lists
-    model: type[ReferringModel]
-    criterion: type[Criterion]
-    variants: Mapping[str, ModelConfig]  # includes "debug": toy widths, CPU, seconds
-    loss: LossConfig  # the published weights of the loss terms
-    convert: Converter
-    cards: Path  # checkpoints.toml
-    param_rules: tuple[ParamRule, ...] = ()
-    companions: tuple[CompanionWeights, ...] = ()
-    first_values: Callable[[ModelConfig], StateDict] | None = (
-        None  # of what a file of `starts` leaves, where the model is too large to be built whole for it
-    )
-    objectives: Mapping[str, Objective] = field(
-        default_factory=dict
-    )  # named pre-training objectives, beside "phrases"
-    starts: Mapping[str, Converter] = field(
-        default_factory=dict
-    )  # files of a part alone (a backbone that training begins with), by the part's name
-    protocols: Mapping[str, Protocol] = field(
-        default_factory=dict
-    )  # data set -> how the published numbers on it were taken; "refcocog" also speaks for "refcocog-umd"

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 from refseg.errors import UnknownName
 
 if TYPE_CHECKING:
-    from refseg.models.base import Family, ModelConfig, ReferringModel
+    from refseg.models.base import ModelConfig, ReferringModel
+    from refseg.models.family import Family
 
 FAMILIES = {
     "scout": "refseg.models.scout.family",

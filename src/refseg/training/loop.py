@@ -1,7 +1,14 @@
-"""Training, as one straight line: data, model, loss, step, log, and now and then a measurement and a checkpoint."""
+"""What a run says before its first step.
+
+What follows a step now and then: the log, the state with its checkpoint, a measurement, a request to stop.
+
+Training, as one straight line: data, model, loss, step, log, and now and then a measurement and a checkpoint.
+"""
 
 from __future__ import annotations
 
+import json
+import signal
 import time
 from functools import partial
 from pathlib import Path
@@ -10,31 +17,160 @@ import torch
 from torch import Tensor
 
 from refseg import distributed
+from refseg.data.dataset import PhraseDataset
+from refseg.data.leakage import shared_pictures
+from refseg.files import write_durable_text
 from refseg.models import catalog
-from refseg.training.announce import announce, tell_leakage
-from refseg.training.board import board_of
-from refseg.training.canvas import on_one_canvas
-from refseg.training.card import finish_with_card
-from refseg.training.config import RunConfig
-from refseg.training.engine import must_agree
-from refseg.training.evidence import Scene
-from refseg.training.feed import Feed, batches
-from refseg.training.guard import Guard
-from refseg.training.interruption import Interruption
-from refseg.training.keeping import goes_on, measure_what_is_owed, tell_and_keep
-from refseg.training.lengths import in_steps
-from refseg.training.log import Log
+from refseg.models.base import ReferringModel
+from refseg.training.batches import Feed, batches, on_one_canvas
+from refseg.training.checkpointing import keep, load_state, mend, must_have_room, regrouped
+from refseg.training.checks import doubts, must_agree, must_hold
+from refseg.training.context import Workplace
+from refseg.training.data import SCENES, Sources, as_sources, named, open_evaluation_data, open_training_data
+from refseg.training.final_report import finish_with_card, tell_summary, told_if_stopped
+from refseg.training.finite_check import Guard, Scene
+from refseg.training.log import Log, board_of
 from refseg.training.objective import build_objective
-from refseg.training.optimizer import schedule_ratio, set_learning_rate
-from refseg.training.refusals import must_hold
-from refseg.training.regroup import load_state, regrouped
-from refseg.training.resume import LAST_NAME
-from refseg.training.saving import mend, must_have_room
-from refseg.training.sources import SCENES, Sources, as_sources, open_evaluation_data, open_training_data
-from refseg.training.state import Training, Workplace, begin_or_go_on, steps_of
-from refseg.training.summary import tell_summary, told_if_stopped
+from refseg.training.optimizer import schedule_ratio, set_learning_rate, train_mode
+from refseg.training.optimizer import told as layers_told
+from refseg.training.recipe import in_steps
+from refseg.training.run_folder import LAST_NAME, LEAKAGE_NAME
+from refseg.training.schema import RunConfig
+from refseg.training.signals import Interrupted, Interruption
+from refseg.training.state import Training, begin_or_go_on, steps_of
+from refseg.training.validation import Measurement, deciding, measure_objective, measure_phrases
+
+
+def tell_leakage(log: Log, examples: Sources, held_out: PhraseDataset | None, folder: Path) -> None:
+    """What was left out because it is measured on, and what is learnt from all the same."""
+    if examples.leakage is not None:
+        for fallen in examples.leakage.fallen:
+            log.say(str(fallen))
+        if distributed.is_first():
+            write_durable_text(folder / LEAKAGE_NAME, json.dumps(examples.leakage.record(), indent=1) + "\n")
+    if held_out is None:
+        return
+    shared, total = shared_pictures([source.examples for source in examples.sources], held_out)
+    if shared:
+        log.say(
+            f"{shared} of the {total} pictures that the run is measured on are learnt from too; data.exclude_images_of leaves "
+            "their records out"
+        )
+
+
+def announce(
+    log: Log, run: RunConfig, training: Training, *, origin: str, num_examples: int, device: torch.device
+) -> None:
+    """Says what is trained, on what, and how long."""
+    parameters = list(training.model.parameters())
+    total = sum(p.numel() for p in parameters) / 1e6
+    trained = sum(p.numel() for p in parameters if p.requires_grad) / 1e6
+    many = "drawn, new ones at every step" if run.data.name == SCENES else f"{num_examples} examples"
+    batch = run.run.batch_size * run.optimizer.accumulate * distributed.world_size()
+    log.say(f"{run.family} {run.variant}: {total:.2f} M parameters, {trained:.2f} M trained, {origin}")
+    log.say(f"data {named(run).replace(',', '')}: {many}, {batch} a step, {run.data.workers} workers")
+    for line in layers_told(training.model, run.optimizer.layer_decay):
+        log.say(line)
+    log.say(f"{run.run.steps} steps on {device} in {run.run.precision}")
+    for doubt in doubts(run, device):
+        log.say(f"note: {doubt}")
+
+
+def tell_and_keep(training: Training, place: Workplace, interruption: Interruption) -> None:
+    """What follows a step now and then: the log, the state with its checkpoint, a measurement, a request to stop.
+
+    The state is saved before a measurement, and says that one is owed: so nothing is lost by one that fails, or is left.
+
+    Raises:
+        Interrupted: if the run was asked to stop; its state is saved.
+    """
+    settings, step = place.run.run, training.step
+    ends = step == settings.steps
+    measures = place.held_out is not None and (ends or _is_due(step, settings.evaluate_every))
+    stops = _is_asked(interruption, place)
+    saves = ends or stops or measures or _is_due(step, settings.save_every)
+    if saves or step % settings.log_every == 0:
+        place.guard.settle(training)
+        place.log.flush()
+    if saves:
+        training.owes_measurement = measures
+        keep(training, place)
+        stops = stops or _is_asked(interruption, place)  # while it saved
+    if stops and (measures or not ends):
+        place.log.close()
+        raise Interrupted(interruption.number or signal.SIGTERM, _stopped(training, place))
+    measure_what_is_owed(training, place, interruption)
+
+
+def measure_what_is_owed(training: Training, place: Workplace, interruption: Interruption) -> None:
+    """The measurement that the state of this step was saved without, if any; may be left at any moment.
+
+    Raises:
+        Interrupted: if the run was asked to stop; the measurement stays owed.
+    """
+    if not training.owes_measurement:
+        return
+    with interruption.at_once(_stopped(training, place)):
+        found = _measured(training, place)
+    training.owes_measurement = False
+    if found is None:
+        return
+    place.log.result(training.step, found.scores)
+    is_best = training.kept.note(found.quality, training.step, found.scores, place.run.run)
+    if is_best or training.kept.keeps(training.step) or not goes_on(training, place):
+        keep(training, place)
+
+
+def goes_on(training: Training, place: Workplace) -> bool:
+    """Whether a further step follows: not after the last one, nor after `run.patience` measurements without a gain."""
+    return training.step < steps_of(place.run) and not training.kept.has_ended(place.run.run)
+
+
+def _is_asked(interruption: Interruption, place: Workplace) -> bool:
+    """Whether some process was asked to stop."""
+    return distributed.any_of(interruption.number != 0, place.device)
+
+
+def _is_due(step: int, every: int | str) -> bool:
+    assert isinstance(every, int), "lengths in epochs are resolved before a run begins"
+    return every > 0 and step % every == 0
+
+
+def _stopped(training: Training, place: Workplace) -> str:
+    owed = ", before its measurement was done" if training.owes_measurement else ""
+    return (
+        f"stopped after step {training.step} of {place.run.run.steps}{owed}; the state is saved in {place.folder}, "
+        "go on with --resume"
+    )
+
+
+def _measured(training: Training, place: Workplace) -> Measurement | None:
+    """What the weights are worth; all processes share the measurement out and know it."""
+    if place.held_out is None:
+        return None
+    with training.result() as model:
+        found = _measurement(model, place, place.held_out)
+    train_mode(training.model)
+    return found
+
+
+def _measurement(model: ReferringModel, place: Workplace, held_out: PhraseDataset) -> Measurement:
+    run = place.run
+    if run.objective.startswith("phrases"):
+        return measure_phrases(model, held_out, device=place.device, best_by=run.run.best_by)
+    return measure_objective(
+        model,
+        held_out,
+        place.objective,
+        batch_size=run.run.batch_size
+        * distributed.world_size(),  # terms are means over a batch, whoever holds it
+        device=place.device,
+        best_by=deciding(run),
+    )
+
 
 Terms = dict[str, Tensor]
+
 
 MOST_TOLD = 5
 """Skipped examples that are told with their reason; further ones are counted only."""

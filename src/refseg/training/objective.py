@@ -8,12 +8,11 @@ import torch
 from torch import Tensor
 
 from refseg.errors import InvalidInput, UnknownName
-from refseg.models.base import Family, Objective, ReferringModel
+from refseg.models.base import Objective, ReferringModel
+from refseg.models.family import Family
 from refseg.structures import Batch
-from refseg.training.config import RunConfig
-from refseg.training.start import changed
-
-PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+from refseg.training.initial_weights import changed
+from refseg.training.schema import PRECISIONS, RunConfig
 
 
 def build_objective(family: Family, run: RunConfig) -> Objective:

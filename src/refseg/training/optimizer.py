@@ -1,21 +1,160 @@
-"""Which weights learn how fast: a family's parameter rules become groups, a schedule becomes one number a step."""
+"""Adam as Keras 2.3 over TensorFlow 1 computes it, for a family whose published weights were trained by it.
+
+Layer-wise learning rates: the layers of an encoder learn the slower, the farther they are from the output.
+
+The last layer of an encoder learns at `decay` of the rate, the one before it at its square, and so on to the input; what stands
+behind the encoders learns at the full rate.
+
+Source: Howard and Ruder, "Universal Language Model Fine-tuning for Text Classification", section 3.2 (discriminative
+fine-tuning); Clark et al., "ELECTRA", appendix A, with the factor between neighbouring layers.
+
+Which weights learn how fast: a family's parameter rules become groups, a schedule becomes one number a step.
+"""
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from refseg.errors import InvalidInput, nearest
-from refseg.models.base import ParamRule
-from refseg.training.adapters import base_name, is_adapter
-from refseg.training.depths import layer_scales
-from refseg.training.keras_adam import KerasAdam
-from refseg.training.sections import OptimizerConfig, ScheduleConfig
+from refseg.models.base import ReferringModel, Tower
+from refseg.models.family import ParamRule
+from refseg.training.lora import base_name, is_adapter
+from refseg.training.schema import OptimizerConfig, ScheduleConfig
+
+
+class KerasAdam(torch.optim.Optimizer):
+    """Adam with `eps` beside the uncorrected second moment, and weight decay as a part of the gradient.
+
+    Published behaviour: step t divides by the corrections of step t + 1, so that the first update is 0.744 of the
+    learning rate.
+    """
+
+    def __init__(
+        self,
+        params: Iterable[Any],
+        *,
+        lr: float,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-7,
+        weight_decay: float = 0.0,
+    ) -> None:
+        super().__init__(params, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay})
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
+        """Moves every weight that has a gradient."""
+        assert closure is None, "the loss is computed before the step"
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                if parameter.grad is not None:
+                    self._move(parameter, group)
+
+    def _move(self, parameter: Tensor, group: dict[str, Any]) -> None:
+        state = self.state[parameter]
+        if not state:
+            state["step"] = torch.zeros((), dtype=torch.float32)
+            state["first"], state["second"] = torch.zeros_like(parameter), torch.zeros_like(parameter)
+        state["step"] += 1
+        gradient = parameter.grad
+        assert gradient is not None
+        if group["weight_decay"]:
+            gradient = gradient.add(parameter, alpha=group["weight_decay"])
+        (low, high), t = group["betas"], int(state["step"]) + 1
+        state["first"].lerp_(gradient, 1 - low)
+        state["second"].mul_(high).addcmul_(gradient, gradient, value=1 - high)
+        rate = group["lr"] * (1 - high**t) ** 0.5 / (1 - low**t)
+        parameter.addcdiv_(state["first"], state["second"].sqrt().add_(group["eps"]), value=-rate)
+
+
+_Place = tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One layer of an encoder: parameters that learn alike."""
+
+    tower: str
+    scale: float  # of the learning rate
+    names: tuple[str, ...]  # of its parameters, as before adapters
+    is_trained: bool  # whether some of them learn
+
+
+def layers(model: nn.Module, decay: float) -> list[Layer]:
+    """The layers of every encoder of a model from input to output, with the factors of their rates; none at a decay of 1.
+
+    Raises:
+        InvalidInput: if the model names no encoder.
+    """
+    if decay == 1.0:
+        return []
+    towers = model.towers() if isinstance(model, ReferringModel) else ()
+    if not towers:
+        raise InvalidInput(
+            f"optimizer.layer_decay slows the layers of encoders, and {type(model).__name__} names none; leave it out"
+        )
+    return [layer for tower in towers for layer in _layers_of(tower, model, decay)]
+
+
+def layer_scales(model: nn.Module, decay: float) -> dict[str, float]:
+    """The factor of the rate for the parameters of encoders, by name as before adapters; others have none."""
+    return {name: layer.scale for layer in layers(model, decay) for name in layer.names}
+
+
+def told(model: nn.Module, decay: float) -> list[str]:
+    """A line for every encoder that learns: how many layers, and at which shares of their rates.
+
+    Raises:
+        InvalidInput: if no encoder learns, so that the decay would change nothing.
+    """
+    learning = [layer for layer in layers(model, decay) if layer.is_trained]
+    if decay != 1.0 and not learning:
+        raise InvalidInput(
+            "optimizer.layer_decay slows the layers of encoders, and all of them are frozen; leave it out"
+        )
+    lines = []
+    for tower in dict.fromkeys(layer.tower for layer in learning):
+        scales = [layer.scale for layer in learning if layer.tower == tower]
+        lines.append(
+            f"{tower}: {len(scales)} layers learn at x{scales[0]:.3g} to x{scales[-1]:.3g} of their rates, input to output"
+        )
+    return lines
+
+
+def _layers_of(tower: Tower, model: nn.Module, decay: float) -> list[Layer]:
+    found: dict[str, _Place | None] = {}
+    trained = set()
+    for given_name, parameter in model.named_parameters():
+        name = base_name(given_name)
+        match = re.match(tower.prefix, name)
+        if match:
+            found[name] = _place(name[match.end() :], tower)
+            trained |= {name} if parameter.requires_grad else set()
+    places = sorted({place for place in found.values() if place is not None})
+    assert places, f"no parameter lies in a layer of {tower.name}"
+    members: dict[_Place, list[str]] = {place: [] for place in places}
+    for name, place in found.items():
+        members[places[-1] if place is None else place].append(name)
+    return [
+        Layer(tower.name, decay ** (len(places) - number), tuple(names), bool(trained & set(names)))
+        for number, names in enumerate(members.values())
+    ]
+
+
+def _place(rest: str, tower: Tower) -> _Place | None:
+    """Where a parameter stands between input and output, for comparison; None for what no layer claims."""
+    for number, pattern in enumerate(tower.layers):
+        match = re.match(pattern, rest)
+        if match:
+            return (number, *(math.inf if group is None else int(group) for group in match.groups()))
+    return None
+
 
 _PLAIN = ParamRule("")
 

@@ -1,47 +1,176 @@
-"""All that changes while a run goes on, what stays, and how a run begins."""
+"""What a run knows of its measurements so far: the best ones, and for how long there was no gain.
+
+A running average of the weights, which is what gets evaluated and saved when a recipe asks for it.
+
+The verbs of a model through torch.compile, while it learns.
+
+Less memory for more time: blocks forget what they computed on the way forward and compute it again on the way back.
+
+All that changes while a run goes on, what stays, and how a run begins.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+import random
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from functools import wraps
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 import refseg
 from refseg import distributed
 from refseg.checkpoints import native
 from refseg.checkpoints.configs import from_plain, to_plain
-from refseg.data.catalog import PhraseDataset
+from refseg.data.sampling import generator_at
+from refseg.errors import InvalidInput
 from refseg.files import write_durable_text
-from refseg.layers.shared_norm import share_statistics
-from refseg.models.base import Family, Objective, ReferringModel
-from refseg.training.adapter_file import base_of
-from refseg.training.adapters import attach
-from refseg.training.compiling import compile_verbs
-from refseg.training.config import RunConfig, to_toml
-from refseg.training.ema import AveragedModel
-from refseg.training.engine import Engine, build_engine, is_sharded
-from refseg.training.guard import Guard
-from refseg.training.kept import Kept
-from refseg.training.lengths import examples_per_step
-from refseg.training.log import Log, cut_log
+from refseg.layers.sync_batch_norm import share_statistics
+from refseg.models.base import Objective, ReferringModel
+from refseg.models.family import Family
+from refseg.training.initial_weights import base_of, first_model
+from refseg.training.log import cut_log
+from refseg.training.lora import attach
 from refseg.training.optimizer import build_optimizer, train_mode
-from refseg.training.recompute import recompute_activations
-from refseg.training.regroup import seed_of_rank
-from refseg.training.resume import (
-    RUN_NAME,
-    random_states,
-    restore_random_states,
-    seed_all,
-)
-from refseg.training.shards import fill, fill_optimizer, whole
-from refseg.training.start import first_model
+from refseg.training.parallel import Engine, build_engine, fill, fill_optimizer, is_sharded, local, whole
+from refseg.training.recipe import examples_per_step, to_toml
+from refseg.training.run_folder import RUN_NAME
+from refseg.training.schema import RunConfig, RunSection
+
+
+@dataclass
+class Kept:
+    """The measurements that count, as plain data that a state can hold."""
+
+    best: float | None = None  # the highest quality so far
+    gained: float | None = None  # the quality at the last gain, which later ones are held against
+    stale: int = 0  # measurements since then
+    ranking: list[tuple[float, int]] = field(
+        default_factory=list
+    )  # the best ones: quality and step, best first
+    scores: dict[str, float] = field(default_factory=dict)  # of the last measurement
+    best_scores: dict[str, float] = field(default_factory=dict)  # of the best one
+    base: dict[str, str] = field(default_factory=dict)  # name and sha256 of what adapters are trained on
+
+    @classmethod
+    def of(cls, state: Mapping[str, Any]) -> Kept:
+        """What a state holds."""
+        kept = dict(state["kept"])
+        kept["ranking"] = [(quality, step) for quality, step in kept["ranking"]]
+        return cls(**kept)
+
+    def state(self) -> dict[str, Any]:
+        """Plain data."""
+        return asdict(self)
+
+    def note(self, quality: float, step: int, scores: Mapping[str, float], settings: RunSection) -> bool:
+        """Takes a measurement in and returns whether it is the best so far."""
+        is_best = self.best is None or quality > self.best
+        self.scores = dict(scores)
+        if is_best:
+            self.best, self.best_scores = quality, dict(scores)
+        if self.gained is None or quality > self.gained + settings.min_gain:
+            self.gained, self.stale = quality, 0
+        else:
+            self.stale += 1
+        others = [(other, at) for other, at in self.ranking if at != step]
+        # Of equal ones the earlier stays, as best.safetensors does.
+        ordered = sorted([*others, (quality, step)], key=lambda entry: (-entry[0], entry[1]))
+        self.ranking = ordered[: settings.keep_best]
+        return is_best
+
+    def keeps(self, step: int) -> bool:
+        """Whether the measurement after this step is one of the best."""
+        return any(at == step for _, at in self.ranking)
+
+    def has_ended(self, settings: RunSection) -> bool:
+        """Whether the run has waited for a gain as often as it may."""
+        return 0 < settings.patience <= self.stale
+
+
+class AveragedModel:
+    """A copy of a model whose floating weights and statistics follow it slowly; whole numbers are copied.
+
+    The decay grows with the steps, (1 + step) / (10 + step), up to the recipe's: the random first weights would
+    otherwise be remembered for thousands of steps.
+    """
+
+    def __init__(self, model: ReferringModel, decay: float) -> None:
+        self.decay = decay
+        self.model = deepcopy(model).requires_grad_(False).eval()
+
+    @torch.no_grad()
+    def update(self, model: ReferringModel, step: int) -> None:
+        """Moves the average towards the weights of `model` after step `step` (from 0)."""
+        decay = min(self.decay, (1 + step) / (10 + step))
+        followed = {name: local(value) for name, value in model.state_dict().items()}
+        averages, values = [], []
+        for name, held in self.model.state_dict().items():
+            average = local(held)  # a model and its copy are dealt out alike
+            if average.is_floating_point():
+                averages.append(average)
+                values.append(followed[name])
+            else:
+                average.copy_(followed[name])
+        torch._foreach_lerp_(averages, values, 1 - decay)
+
+
+_VERBS = ("encode_visual", "encode_text", "segment")
+
+
+def compile_verbs(model: ReferringModel) -> None:
+    """Lets the model's three verbs compute through torch.compile in training; names of weights do not change.
+
+    Measurements, whose pictures have many sizes, and the average of the weights compute as ever.
+    """
+    for name in _VERBS:
+        setattr(model, name, _in_training(model, getattr(model, name)))
+
+
+def _in_training(model: ReferringModel, verb: Callable[..., Any]) -> Callable[..., Any]:
+    compiled = torch.compile(verb)
+
+    @wraps(verb)
+    def either(*given: Any, **named: Any) -> Any:
+        return compiled(*given, **named) if model.training else verb(*given, **named)
+
+    return either
+
+
+def recompute_activations(model: ReferringModel) -> None:
+    """Lets the model's `recomputed_blocks` keep no activations in training; what they compute stays the same.
+
+    Names of weights do not change. Random numbers of a block (dropout) are drawn alike both times.
+
+    Raises:
+        InvalidInput: if the model names no such block.
+    """
+    blocks = model.recomputed_blocks()
+    if not blocks:
+        raise InvalidInput(
+            f"{type(model).__name__} has no blocks that can be computed again; set run.checkpoint_activations = false"
+        )
+    for block in blocks:
+        block.forward = _recomputing(block, block.forward)  # type: ignore[method-assign]
+
+
+def _recomputing(block: nn.Module, forward: Callable[..., Any]) -> Callable[..., Any]:
+    @wraps(forward)
+    def recomputed(*given: Any, **named: Any) -> Any:
+        if not (block.training and torch.is_grad_enabled()):
+            return forward(*given, **named)
+        return checkpoint(forward, *given, use_reentrant=False, **named)
+
+    return recomputed
 
 
 @dataclass
@@ -118,19 +247,6 @@ class Training:
             restore_random_states(random[rank])
         else:
             seed_all(seed_of_rank(seed, self.step, rank))
-
-
-@dataclass(frozen=True)
-class Workplace:
-    """All that stays while a run goes on."""
-
-    run: RunConfig
-    folder: Path
-    device: torch.device
-    objective: Objective
-    held_out: PhraseDataset | None  # what the run is measured on
-    log: Log
-    guard: Guard
 
 
 def steps_of(plan: RunConfig) -> int:
@@ -227,3 +343,60 @@ def _begin(
     scaler = torch.amp.GradScaler(device.type, enabled=run.run.precision == "float16")
     examples = examples_per_step(run, distributed.world_size())
     return Training(model, engine, scaler, average, examples=examples, shell=shell)
+
+
+_REGROUPING = 5  # what the numbers are for; see data.sampling
+
+
+def seed_of_rank(seed: int, step: int, rank: int) -> int:
+    """The seed of a process that joins a run after `step`."""
+    return int(generator_at(seed, _REGROUPING, step, rank).initial_seed())
+
+
+def random_states() -> dict[str, Any]:
+    """The state of every global random generator, as tensors and plain data."""
+    kind, numbers, place, has_gauss, gauss = np.random.get_state(legacy=True)
+    return {
+        "torch": torch.get_rng_state(),
+        "cuda": _cuda_states() if torch.cuda.is_initialized() else [],
+        "numpy": [
+            str(kind),
+            torch.from_numpy(np.asarray(numbers, dtype=np.int64)),
+            int(place),
+            int(has_gauss),
+            float(gauss),
+        ],
+        "python": random.getstate(),
+    }
+
+
+def _cuda_states() -> list[Tensor]:
+    # Asking for a GPU's state takes memory on it, and each of several processes has one of its own.
+    if distributed.world_size() > 1:
+        return [torch.cuda.get_rng_state()]
+    return torch.cuda.get_rng_state_all()
+
+
+def _restore_cuda(states: list[Tensor]) -> None:
+    if distributed.world_size() == 1 and len(states) == torch.cuda.device_count():
+        torch.cuda.set_rng_state_all(states)
+    else:  # saved by another number of processes, or on another number of GPUs
+        torch.cuda.set_rng_state(states[0])
+
+
+def restore_random_states(states: Mapping[str, Any]) -> None:
+    """Gives every global random generator the state it had."""
+    torch.set_rng_state(states["torch"])
+    if states["cuda"] and torch.cuda.is_available():  # a run may move to another device, without exactness
+        _restore_cuda(states["cuda"])
+    kind, numbers, *rest = states["numpy"]
+    np.random.set_state((kind, numbers.numpy().astype(np.uint32), *rest))
+    version, internal, gauss = states["python"]
+    random.setstate((version, tuple(internal), gauss))
+
+
+def seed_all(seed: int) -> None:
+    """Seeds every global random generator; models that draw (dropout, first weights) use torch's."""
+    torch.manual_seed(seed)
+    random.seed(seed)
+    np.random.seed(seed % 2**32)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from refseg.data.scenes.dataset import Scenes, ScenesSpec
+from refseg.data.scenes.layout import Thing
 from refseg.data.scenes.sprites import NO_SPRITES, find_font
-from refseg.data.scenes.words import COLOURS, NOUNS
-from refseg.data.scenes.world import Thing
+from refseg.data.scenes.vocabulary import COLOURS, NOUNS
 
 needs_font = pytest.mark.skipif(
     find_font() is None, reason="no colour emoji font on this machine (Debian: fonts-noto-color-emoji)"

@@ -10,8 +10,8 @@ import torch
 from data.scenes.helpers import needs_font, shapes
 from refseg.data.scenes.dataset import Scenes, ScenesSpec
 from refseg.data.scenes.nouns import ALL_NOUNS
-from refseg.data.scenes.shapes import shape_alphas
-from refseg.data.scenes.words import COLOUR_SYNONYMS, COLOURS, NOUNS
+from refseg.data.scenes.sprites import shape_alphas
+from refseg.data.scenes.vocabulary import COLOUR_SYNONYMS, COLOURS, NOUNS
 from refseg.errors import InvalidInput, UnknownName
 
 # Shapes are drawn by Pillow; another release of it may place an edge differently, and then other pixels are right.
@@ -302,7 +302,7 @@ def test_an_index_beyond_the_end_is_refused():
 
 @needs_font
 def test_people_are_never_named_by_a_colour():
-    from refseg.data.scenes.world import people
+    from refseg.data.scenes.layout import people
 
     names = {word for number in people() for word in (NOUNS[number], *ALL_NOUNS[number].also)} | {
         "person",

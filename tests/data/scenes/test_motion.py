@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from data.scenes.helpers import shapes, thing
+from refseg.data.frame_sampling import Drawn, Sampled
 from refseg.data.scenes.dataset import ScenesSpec
-from refseg.data.scenes.dice import Dice
 from refseg.data.scenes.motion import MOTIONS, Moves, draw_path
-from refseg.data.windows import Drawn, Sampled
+from refseg.data.scenes.rng import Dice
 from refseg.errors import InvalidInput, UnknownName
 
 WAYS = ("left", "right", "up", "down")

@@ -4,12 +4,11 @@ import numpy as np
 import pytest
 
 from data.scenes.helpers import needs_font
-from refseg.data.scenes import photos, sprites
-from refseg.data.scenes.colours import COLOURS, draw_colour, natural_colours, shades_of
+from refseg.data.scenes import sprites
 from refseg.data.scenes.dataset import Scenes, ScenesSpec
-from refseg.data.scenes.dice import Dice
+from refseg.data.scenes.rng import Dice
 from refseg.data.scenes.sprites import AUTO, NO_SPRITES, load_atlas, sprites_hash, write_atlas
-from refseg.data.scenes.words import NOUNS, SHAPES
+from refseg.data.scenes.vocabulary import COLOURS, NOUNS, SHAPES, draw_colour, natural_colours, shades_of
 from refseg.errors import InvalidInput
 
 
@@ -44,20 +43,20 @@ def test_without_font_the_world_is_the_world_of_shapes(no_font):
 
 
 def test_without_scikit_image_there_are_no_photographs(monkeypatch):
-    monkeypatch.setattr(photos.importlib.util, "find_spec", lambda name: None)
-    assert photos.read_photos(photos.TRAINING_PHOTOS) == ()
+    monkeypatch.setattr(sprites.importlib.util, "find_spec", lambda name: None)
+    assert sprites.read_photos(sprites.TRAINING_PHOTOS) == ()
 
 
 def test_photographs_are_read_from_installed_files_only():
     pytest.importorskip("skimage")
-    found = photos.read_photos(("brick.png", "surely_not_there.png"))
+    found = sprites.read_photos(("brick.png", "surely_not_there.png"))
     assert len(found) == 1
     assert found[0].dtype == np.uint8
     assert max(found[0].shape[:2]) <= 400
 
 
 def test_training_and_new_photographs_differ():
-    assert not set(photos.TRAINING_PHOTOS) & set(photos.NEW_PHOTOS)
+    assert not set(sprites.TRAINING_PHOTOS) & set(sprites.NEW_PHOTOS)
 
 
 @needs_font

@@ -5,7 +5,7 @@ import pytest
 from data.scenes.helpers import shapes
 from refseg.data.scenes.dataset import CLIP_REGISTERS
 from refseg.data.scenes.nouns import ALL_NOUNS, ALMOST, GROUPS, plural_of
-from refseg.data.scenes.words import (
+from refseg.data.scenes.vocabulary import (
     COLOURS,
     NOUNS,
     SHAPES,

@@ -7,7 +7,7 @@ import pytest
 
 from data.scenes.helpers import needs_font, shapes, thing
 from refseg.data.scenes.dataset import Scenes, ScenesSpec
-from refseg.data.scenes.dice import Dice
+from refseg.data.scenes.layout import NUM_HELD_OUT_PAIRS, draw_things, held_out_pairs
 from refseg.data.scenes.motion import MOTIONS, Path, at_time, draw_path, is_hidden
 from refseg.data.scenes.render import (
     Finish,
@@ -20,9 +20,9 @@ from refseg.data.scenes.render import (
     measure,
     warp_thing,
 )
+from refseg.data.scenes.rng import Dice
 from refseg.data.scenes.sprites import NO_SPRITES, load_atlas
-from refseg.data.scenes.words import COLOURS, NOUNS, SHAPES
-from refseg.data.scenes.world import NUM_HELD_OUT_PAIRS, draw_things, held_out_pairs
+from refseg.data.scenes.vocabulary import COLOURS, NOUNS, SHAPES
 
 PLAIN = Finish(0.0, (0.0, 0.0), 0.0, 0, 1.0, 0.0)
 

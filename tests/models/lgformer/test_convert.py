@@ -13,7 +13,7 @@ from evaluation.miniatures import place
 from helpers.cli import call
 from models.lgformer import published
 from refseg.checkpoints import native
-from refseg.encoders.wordpiece import LETTERS_VOCABULARY, SPECIALS, letters_vocabulary
+from refseg.encoders.tokenizers.wordpiece import LETTERS_VOCABULARY, SPECIALS, letters_vocabulary
 from refseg.errors import CheckpointMismatch, InvalidInput, UnknownName
 from refseg.models import catalog
 

@@ -11,7 +11,7 @@ from refseg.models import catalog
 from refseg.models.lgformer.config import VARIANTS
 from refseg.models.lgformer.fusion import EPS, Fusion, _scales
 from refseg.structures import Clips, Output, TextFeatures
-from refseg.training.recompute import recompute_activations
+from refseg.training.state import recompute_activations
 
 DEBUG = VARIANTS["debug"]
 

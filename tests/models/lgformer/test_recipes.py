@@ -8,9 +8,9 @@ import torch
 
 from refseg.models import catalog
 from refseg.models.lgformer.family import FAMILY
-from refseg.training.config import packaged_recipes, read_recipe, run_from_values
+from refseg.training.data import open_training_data
 from refseg.training.optimizer import build_optimizer, schedule_ratio
-from refseg.training.sources import open_training_data
+from refseg.training.recipe import packaged_recipes, read_recipe, run_from_values
 from training.recipes import packaged, take_three_steps
 
 CASES = Path(__file__).parents[2] / "parity" / "cases" / "datasets"

@@ -9,11 +9,11 @@ import torch
 from helpers.cli import call
 from refseg.checkpoints import native
 from refseg.encoders.swin import Swin
-from refseg.encoders.wordpiece import letters_vocabulary
+from refseg.encoders.tokenizers.wordpiece import letters_vocabulary
 from refseg.errors import CheckpointMismatch
 from refseg.models import catalog
 from refseg.models.lgformer.config import VARIANTS
-from refseg.models.lgformer.starts import start_backbone, start_text
+from refseg.models.lgformer.pretrained_parts import start_backbone, start_text
 
 DEBUG = VARIANTS["debug"]
 

@@ -10,9 +10,9 @@ from safetensors.torch import load_file
 from refseg.data.collate import collate
 from refseg.models import catalog
 from refseg.structures import Example
-from refseg.training.config import differences, packaged_recipes, read_recipe
+from refseg.training.data import Positions, open_training_data
 from refseg.training.loop import train
-from refseg.training.sources import Positions, open_training_data
+from refseg.training.recipe import differences, packaged_recipes, read_recipe
 from training.recipes import STEPS, _first_weights, _weights_have_moved
 
 NAMES = ("scenes-clips", "scenes-frames")

@@ -8,10 +8,10 @@ import torch
 from refseg.checkpoints import native
 from refseg.errors import InvalidInput
 from refseg.models import catalog
-from refseg.training.config import packaged_recipes, read_recipe, run_from_values
-from refseg.training.recompute import recompute_activations
-from refseg.training.sources import Positions, open_training_data
-from refseg.training.start import first_model
+from refseg.training.data import Positions, open_training_data
+from refseg.training.initial_weights import first_model
+from refseg.training.recipe import packaged_recipes, read_recipe, run_from_values
+from refseg.training.state import recompute_activations
 from training.recipes import CASES, MINIATURES, packaged, take_three_steps
 
 NAMES = ["a2d", "a2d-scratch", "joint", "pretrain", "ytvos", "ytvos-scratch"]

@@ -5,11 +5,11 @@ import torch
 
 from helpers.cli import call
 from refseg.checkpoints import native
-from refseg.encoders.tokens import byte_tokenizer
+from refseg.encoders.tokenizers.tokens import byte_tokenizer
 from refseg.errors import CheckpointMismatch
 from refseg.models import catalog
 from refseg.models.referformer.config import VARIANTS
-from refseg.models.referformer.starts import start_backbone, start_pooler, start_text
+from refseg.models.referformer.pretrained_parts import start_backbone, start_pooler, start_text
 
 
 def backbone_of(variant, seed):

@@ -11,7 +11,7 @@ from refseg.framing import place
 from refseg.models import catalog
 from refseg.models.scout.config import VARIANTS
 from refseg.models.scout.family import FAMILY
-from refseg.models.scout.places import places
+from refseg.models.scout.position import places
 from refseg.structures import Example, Output
 
 

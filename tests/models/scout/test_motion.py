@@ -9,7 +9,7 @@ from refseg.models import catalog
 from refseg.models.scout.config import VARIANTS
 from refseg.models.scout.family import FAMILY
 from refseg.models.scout.motion import MotionBlock, MotionCue, beside, window
-from refseg.models.scout.moving import motion_labels
+from refseg.models.scout.objectives import motion_labels
 from refseg.structures import Example, Things
 
 DEBUG = VARIANTS["debug"]

@@ -9,7 +9,7 @@ from refseg.errors import InvalidInput
 from refseg.models import catalog
 from refseg.models.scout.config import VARIANTS
 from refseg.models.scout.family import FAMILY
-from refseg.models.scout.naming import cell_labels
+from refseg.models.scout.objectives import cell_labels
 from refseg.structures import Example, Things
 
 DEBUG = VARIANTS["debug"]

@@ -9,7 +9,7 @@ import torch
 
 from refseg.checkpoints import native
 from refseg.checkpoints.conversion import convert as convert_file
-from refseg.encoders.clip_tokens import clip_byte_tokenizer
+from refseg.encoders.tokenizers.clip import clip_byte_tokenizer
 from refseg.errors import CheckpointMismatch, InvalidInput
 from refseg.models import catalog
 from refseg.models.vlformer.config import VARIANTS

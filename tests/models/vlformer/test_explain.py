@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from refseg.drawing_explain import draw_explanation
+from refseg.media.draw_explanation import draw_explanation
 from refseg.models import catalog
 from refseg.predictor import Predictor
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from refseg.training.config import packaged_recipes, read_recipe
+from refseg.training.recipe import packaged_recipes, read_recipe
 from training.recipes import packaged, take_three_steps
 
 

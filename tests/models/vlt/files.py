@@ -7,7 +7,7 @@ from helpers.keras_files import write_keras
 from refseg.models import catalog
 from refseg.models.vlt.config import VARIANTS
 from refseg.models.vlt.convert import published_shapes
-from refseg.models.vlt.layout import parts
+from refseg.models.vlt.keras_layout import parts
 
 DEBUG = VARIANTS["debug"]
 

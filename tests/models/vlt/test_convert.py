@@ -14,7 +14,7 @@ from refseg.checkpoints.readers import read
 from refseg.errors import CheckpointMismatch, InvalidInput
 from refseg.models.vlt.config import VARIANTS
 from refseg.models.vlt.convert import convert, published_shapes
-from refseg.models.vlt.layout import backbone_parts, parts
+from refseg.models.vlt.keras_layout import backbone_parts, parts
 
 
 def converted(path, config=DEBUG):

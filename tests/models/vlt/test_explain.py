@@ -8,7 +8,7 @@ from PIL import Image
 
 from models.vlt.files import DEBUG, fresh
 from refseg.checkpoints import native
-from refseg.drawing_explain import draw_explanation
+from refseg.media.draw_explanation import draw_explanation
 from refseg.predictor import Predictor
 from refseg.structures import EvidenceMap, Explanation
 

@@ -9,12 +9,12 @@ from torch.nn import functional
 from models.vlt.files import DEBUG, fresh
 from refseg.errors import InvalidInput
 from refseg.models import catalog
-from refseg.models.vlt.blocks import BatchNorm, ConvNorm, DownConvNorm
+from refseg.models.vlt.backbone import BatchNorm, ConvNorm, DownConvNorm
 from refseg.models.vlt.config import VARIANTS
 from refseg.models.vlt.loss import mask_term, masks_at_cells
 from refseg.models.vlt.mask_head import UpConvNorm
+from refseg.models.vlt.queries import DecoderLayer
 from refseg.models.vlt.text import Gru
-from refseg.models.vlt.transformer import DecoderLayer
 from refseg.structures import Output, Placement
 
 

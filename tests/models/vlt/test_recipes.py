@@ -6,8 +6,8 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from refseg.training.config import packaged_recipes, read_recipe
 from refseg.training.optimizer import schedule_ratio
+from refseg.training.recipe import packaged_recipes, read_recipe
 from training.recipes import packaged, take_three_steps
 
 
@@ -48,7 +48,7 @@ def test_activations_may_be_computed_again(tmp_path):
     ("epoch", "rate"), [(1, 1e-3), (39, 1e-3), (40, 1e-4), (44, 1e-4), (45, 1e-5), (49, 1e-5), (50, 1e-6)]
 )
 def test_rates_fall_at_the_published_epochs(epoch, rate):
-    from refseg.training.lengths import in_steps
+    from refseg.training.recipe import in_steps
 
     run = in_steps(read_recipe(packaged_recipes()["vlt/refcoco"]), 42_404, 1)
     steps = run.run.steps // 50

@@ -10,11 +10,12 @@ import torch
 from models.vpd import published
 from refseg.checkpoints import conversion
 from refseg.models import catalog
-from refseg.training.config import OptimizerConfig, packaged_recipes, read_recipe, run_from_values
+from refseg.training.data import open_training_data
+from refseg.training.initial_weights import first_model
 from refseg.training.optimizer import parameter_groups
-from refseg.training.recompute import recompute_activations
-from refseg.training.sources import open_training_data
-from refseg.training.start import first_model
+from refseg.training.recipe import packaged_recipes, read_recipe, run_from_values
+from refseg.training.schema import OptimizerConfig
+from refseg.training.state import recompute_activations
 from training.recipes import packaged, take_three_steps
 
 CASES = Path(__file__).parents[2] / "parity" / "cases" / "datasets"

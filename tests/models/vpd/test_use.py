@@ -16,8 +16,8 @@ from evaluation.miniatures import opened
 from models.vpd import published
 from refseg.checkpoints import zoo
 from refseg.errors import InvalidInput
+from refseg.evaluation.prepare import Request, choose_protocols
 from refseg.evaluation.run import evaluate
-from refseg.evaluation.setup import Request, choose_protocols
 from refseg.evaluation.table import result_table
 from refseg.metrics.protocols import VPD
 from refseg.metrics.scores import Pixels, overlap_scores

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from refseg.data.catalog import Place, find, recognise
+from refseg.data.doctor.files import find_junk
 from refseg.data.doctor.findings import Report, Watch, quiet, told_to
-from refseg.data.doctor.pictures import find_junk
-from refseg.data.doctor.references import as_references, check_references, check_table
-from refseg.data.layouts import Place, find, recognise
+from refseg.data.doctor.image_sets import as_references, check_references, check_table
 from refseg.data.published import ALIASES, COCO_FOLDERS, PUBLISHED, published
 from refseg.errors import InvalidInput
 
@@ -40,8 +40,8 @@ def examine(place: Place, *, is_quick: bool = False, watch: Watch = quiet) -> Re
         is_quick: look at the headers of pictures and at the presence of videos, decode none.
         watch: hears of every thing that is looked at.
     """
-    from refseg.data.doctor.samples import check_a2d, check_jhmdb
-    from refseg.data.doctor.videos import check_videos
+    from refseg.data.doctor.sparse_video_sets import check_a2d, check_jhmdb
+    from refseg.data.doctor.video_sets import check_videos
 
     facts = place.facts
     report = Report(
@@ -59,8 +59,8 @@ def examine_folder(folder: Path, *, is_quick: bool = False, watch: Watch = quiet
     Raises:
         InvalidInput: if the folder holds none that is known.
     """
-    from refseg.data.parquet_forms import parquet_files
-    from refseg.data.sentence_forms import split_files
+    from refseg.data.readers.coco_style import split_files
+    from refseg.data.readers.parquet import parquet_files
 
     report = Report(str(folder), folder.absolute().name, folder.absolute().name)
     lines = [folder] if folder.is_file() else sorted(folder.glob("*.jsonl"))
@@ -82,7 +82,7 @@ def examine_folder(folder: Path, *, is_quick: bool = False, watch: Watch = quiet
 
 
 def _check_lines(report: Report, path: Path) -> None:
-    from refseg.data.phrase_check import check_phrase_file
+    from refseg.data.doctor.phrase_file import check_phrase_file
 
     try:
         checked = check_phrase_file(path)
@@ -98,8 +98,8 @@ def _check_lines(report: Report, path: Path) -> None:
 
 
 def _check_sentences(report: Report, path: Path, split: str, *, is_quick: bool, watch: Watch) -> None:
-    from refseg.data.reference_images import PictureFolders
-    from refseg.data.sentence_forms import build_coco_form
+    from refseg.data.readers.coco_style import build_coco_form
+    from refseg.data.readers.image_set import PictureFolders
 
     try:
         table = build_coco_form(path, split, on_problem=told_to(report))
@@ -114,9 +114,9 @@ def _check_sentences(report: Report, path: Path, split: str, *, is_quick: bool, 
 
 
 def _check_parquet(report: Report, folder: Path, files: list[Path], *, is_quick: bool, watch: Watch) -> None:
-    from refseg.data.doctor.references import count_splits
-    from refseg.data.parquet_forms import build_parquet
-    from refseg.data.reference_images import PictureFolders
+    from refseg.data.doctor.image_sets import count_splits
+    from refseg.data.readers.image_set import PictureFolders
+    from refseg.data.readers.parquet import build_parquet
 
     try:
         references = as_references(build_parquet(files, on_problem=told_to(report)))

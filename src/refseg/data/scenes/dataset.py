@@ -10,13 +10,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from refseg.data.dataset import Timeline
+from refseg.data.frame_sampling import pick_frames
+from refseg.data.scenes.layout import Split
 from refseg.data.scenes.motion import ALL_MOVES, MOTIONS, Moves
-from refseg.data.scenes.phrases import REGISTERS, Registers
+from refseg.data.scenes.phrases.registers import REGISTERS, Registers
 from refseg.data.scenes.scene import SPLIT_NUMBERS, Scene, draw_scene
 from refseg.data.scenes.sprites import AUTO, load_atlas
-from refseg.data.scenes.words import WORDS
-from refseg.data.scenes.world import Split
-from refseg.data.windows import Timeline, pick_frames
+from refseg.data.scenes.vocabulary import WORDS
 from refseg.errors import InvalidInput, UnknownName
 from refseg.structures import Example, Things
 

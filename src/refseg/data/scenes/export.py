@@ -10,7 +10,7 @@ from typing import Any
 
 from PIL import Image
 
-from refseg.data.annotations import rle_of_mask
+from refseg.data.formats.masks import rle_of_mask
 from refseg.data.scenes.dataset import Scenes, ScenesSpec
 from refseg.data.scenes.sprites import sprites_hash
 from refseg.errors import InvalidInput

@@ -6,9 +6,9 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from refseg.data.scenes.describe import Claim, Habits, Meaning, View, describe, spoken
-from refseg.data.scenes.dice import Dice
-from refseg.data.scenes.world import Thing
+from refseg.data.scenes.layout import Thing
+from refseg.data.scenes.phrases.describe import Claim, Habits, Meaning, View, describe, spoken
+from refseg.data.scenes.rng import Dice
 from refseg.errors import InvalidInput, UnknownName
 
 MOTIONS: dict[str, tuple[str, ...]] = {

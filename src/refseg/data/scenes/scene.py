@@ -8,10 +8,10 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from refseg.data.scenes.describe import View
-from refseg.data.scenes.dice import Dice
+from refseg.data.scenes.layout import Split, Thing, draw_things, make_twins
 from refseg.data.scenes.motion import ALL_MOVES, Moves, Path, at_time, draw_path, is_hidden
-from refseg.data.scenes.phrases import Registers, Said, say
+from refseg.data.scenes.phrases.describe import View
+from refseg.data.scenes.phrases.registers import Registers, Said, say
 from refseg.data.scenes.render import (
     Patch,
     Skins,
@@ -23,8 +23,8 @@ from refseg.data.scenes.render import (
     measure,
     warp_thing,
 )
+from refseg.data.scenes.rng import Dice
 from refseg.data.scenes.sprites import Atlas
-from refseg.data.scenes.world import Split, Thing, draw_things, make_twins
 
 Bytes = NDArray[np.uint8]
 

@@ -11,7 +11,7 @@ from typing import Literal
 
 from refseg.encoders.swin import SWIN_BASE, SWIN_LARGE, SWIN_SMALL, SWIN_TINY, SwinSpec
 from refseg.encoders.text import BERT_BASE, TextSpec
-from refseg.encoders.wordpiece import LETTERS, LETTERS_VOCABULARY
+from refseg.encoders.tokenizers.wordpiece import LETTERS, LETTERS_VOCABULARY
 from refseg.framing import FrameSpec
 from refseg.models.base import LossConfig, ModelConfig
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 from refseg.metrics.protocols import LGFORMER
-from refseg.models.base import Family, ParamRule
+from refseg.models.family import Family, ParamRule
 from refseg.models.lgformer.config import VARIANTS, LGFormerLossConfig
 from refseg.models.lgformer.convert import convert
 from refseg.models.lgformer.loss import LGFormerCriterion
 from refseg.models.lgformer.model import LGFormer
-from refseg.models.lgformer.starts import start_backbone, start_text
+from refseg.models.lgformer.pretrained_parts import start_backbone, start_text
 
 FAMILY = Family(
     name="lgformer",

@@ -16,11 +16,11 @@ from torch.nn import functional
 
 from refseg.encoders.swin import Block, Swin
 from refseg.encoders.text import TextTower
-from refseg.encoders.wordpiece import WordPieceTokenizer
+from refseg.encoders.tokenizers.wordpiece import WordPieceTokenizer
 from refseg.framing import upsample_to_canvas
+from refseg.layers.chunking import frames_at_once, row_steps
 from refseg.layers.feed_forward import FeedForward
 from refseg.layers.precision import at_least_float32
-from refseg.layers.steps import frames_at_once, row_steps
 from refseg.models.base import ReferringModel, Ruler, Tower
 from refseg.models.lgformer.backbone import FusedSwin
 from refseg.models.lgformer.config import LGFormerConfig

@@ -12,7 +12,7 @@ from typing import Literal, Self
 
 from refseg.encoders.swin import SWIN_BASE, SWIN_LARGE, SWIN_SMALL, SWIN_TINY, SwinSpec
 from refseg.encoders.text import ROBERTA_BASE, TextSpec
-from refseg.encoders.tokens import BYTES, BYTES_VOCABULARY, SPECIALS, WORDS
+from refseg.encoders.tokenizers.tokens import BYTES, BYTES_VOCABULARY, SPECIALS, WORDS
 from refseg.encoders.video_swin import VIDEO_SWIN_B, VIDEO_SWIN_S, VIDEO_SWIN_T, VideoSwinSpec
 from refseg.framing import FrameSpec
 from refseg.models.base import LossConfig, ModelConfig

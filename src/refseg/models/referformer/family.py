@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 from refseg.metrics import protocols
-from refseg.models.base import Family, ParamRule
+from refseg.models.family import Family, ParamRule
 from refseg.models.referformer.config import VARIANTS, ReferFormerLossConfig
 from refseg.models.referformer.convert import convert
 from refseg.models.referformer.loss import ReferFormerCriterion
 from refseg.models.referformer.model import ReferFormer
-from refseg.models.referformer.starts import start_backbone, start_pooler, start_text
+from refseg.models.referformer.pretrained_parts import start_backbone, start_pooler, start_text
 
 FAMILY = Family(
     name="referformer",

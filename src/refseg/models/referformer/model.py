@@ -17,11 +17,11 @@ from refseg.encoders.resnet import Bottleneck, ResNet
 from refseg.encoders.swin import Block as SwinBlock
 from refseg.encoders.swin import Swin, SwinSpec
 from refseg.encoders.text import TextTower
-from refseg.encoders.tokens import WORDS, PhraseTokenizer, WordTokenizer
+from refseg.encoders.tokenizers.tokens import WORDS, PhraseTokenizer, WordTokenizer
 from refseg.encoders.video_swin import Block as ClipBlock
 from refseg.encoders.video_swin import VideoSwin, VideoSwinSpec
+from refseg.layers.chunking import frames_at_once, gather, row_steps
 from refseg.layers.position import sine_1d
-from refseg.layers.steps import frames_at_once, gather, row_steps
 from refseg.models.base import Candidates as Offered
 from refseg.models.base import ReferringModel, Ruler, Tower
 from refseg.models.referformer.config import BackboneSpec, ReferFormerConfig

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from refseg.layers.attention import Attention
+from refseg.layers.chunking import frames_at_once, gather, row_steps
 from refseg.layers.feed_forward import FeedForward
 from refseg.layers.position import sine_2d
-from refseg.layers.steps import frames_at_once, gather, row_steps
 from refseg.models.referformer.config import ReferFormerConfig
 from refseg.models.referformer.levels import CELL_OFFSET, level_valid
 from refseg.models.referformer.transformer import Words, initialise_matrices

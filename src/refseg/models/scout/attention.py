@@ -1,4 +1,7 @@
-"""Attention with a `valid` mask, and the pre-norm transformer layer built on it."""
+"""Attention with a `valid` mask, and the pre-norm transformer layer built on it.
+
+The word encoder: embeddings of a closed vocabulary and a small transformer over them.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,9 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
+
+from refseg.encoders.tokenizers.closed_vocabulary import PADDING
+from refseg.models.scout.config import ScoutConfig
 
 
 def attend(
@@ -96,3 +102,25 @@ class EncoderLayer(nn.Module):
         """Tokens [N, A, D] with valid [N, A] to [N, A, D]."""
         tokens = tokens + self.attention(self.norms[0](tokens), valid)
         return tokens + self.feed_forward(self.norms[1](tokens))
+
+
+class WordEncoder(nn.Module):
+    """Word ids to word features that know the rest of the phrase."""
+
+    def __init__(self, config: ScoutConfig) -> None:
+        super().__init__()
+        dim = config.hidden_dim
+        self.words = nn.Embedding(len(config.vocabulary) + 1, dim, padding_idx=PADDING)
+        self.positions = nn.Parameter(0.02 * torch.randn(config.max_tokens, dim))
+        self.layers = nn.ModuleList(
+            EncoderLayer(dim, config.head_dim, 2 * dim) for _ in range(config.text_layers)
+        )
+        self.norm = nn.LayerNorm(dim)
+
+    def forward(self, ids: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
+        """Ids [P, L] with valid [P, L] to tokens [P, L, D] and their mean [P, D]."""
+        tokens = self.words(ids) + self.positions[: ids.shape[1]]
+        for layer in self.layers:
+            tokens = layer(tokens, valid)
+        tokens = self.norm(tokens) * valid[..., None]
+        return tokens, tokens.sum(1) / valid.sum(1, keepdim=True)

@@ -11,8 +11,8 @@ from itertools import pairwise
 from torch import Tensor, nn
 from torch.nn import functional
 
-from .attention import attend
-from .places import CODE_DIM, Places, blank_padding
+from refseg.models.scout.attention import attend
+from refseg.models.scout.position import CODE_DIM, Places, blank_padding
 
 
 def conv_norm(channels_in: int, channels_out: int, kernel: int = 3, stride: int = 1) -> nn.Sequential:

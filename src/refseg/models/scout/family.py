@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from refseg.models.base import Family, ParamRule
-
-from .config import VARIANTS, ScoutLoss
-from .convert import convert
-from .loss import ScoutCriterion
-from .model import Scout
-from .moving import phrases_and_motion
-from .naming import naming_loss
+from refseg.models.family import Family, ParamRule
+from refseg.models.scout.config import VARIANTS, ScoutLoss
+from refseg.models.scout.convert import convert
+from refseg.models.scout.loss import ScoutCriterion
+from refseg.models.scout.model import Scout
+from refseg.models.scout.objectives import naming_loss, phrases_and_motion
 
 FAMILY = Family(
     name="scout",

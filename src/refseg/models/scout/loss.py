@@ -8,9 +8,8 @@ from torch.nn import functional
 
 from refseg.distributed import mean_count
 from refseg.models.base import Criterion
+from refseg.models.scout.config import ScoutLoss
 from refseg.structures import Output, Targets
-
-from .config import ScoutLoss
 
 
 class ScoutCriterion(Criterion):

@@ -16,19 +16,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from refseg.encoders.words import ClosedVocabulary
+from refseg.encoders.tokenizers.closed_vocabulary import ClosedVocabulary
 from refseg.errors import InvalidInput
 from refseg.models.base import ReferringModel, Ruler, Tower
+from refseg.models.scout.attention import WordEncoder
+from refseg.models.scout.backbone import Stage, WordFusion, conv_norm
+from refseg.models.scout.config import ScoutConfig
+from refseg.models.scout.decoder import CellEncoder, Memory, Pyramid, QueryDecoder
+from refseg.models.scout.motion import MotionBlock, MotionCue
+from refseg.models.scout.objectives import NamingHead
+from refseg.models.scout.position import CODE_DIM, STRIDES, Places, blank_padding, places
 from refseg.structures import Clips, Output, Placement, TextFeatures, TextTokens, VisualFeatures
-
-from .backbone import Stage, WordFusion, conv_norm
-from .config import ScoutConfig
-from .decoder import QueryDecoder
-from .motion import MotionBlock, MotionCue
-from .naming import NamingHead
-from .places import CODE_DIM, STRIDES, Places, blank_padding, places
-from .pyramid import CellEncoder, Memory, Pyramid
-from .text import WordEncoder
 
 
 class Scout(ReferringModel):

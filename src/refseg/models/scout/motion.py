@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from .pyramid import double
+from refseg.models.scout.decoder import double
 
 NEIGHBOURS = (-2, -1, 1, 2)  # frames that a cell is matched with
 MATCH_DIM = 32

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from refseg.encoders.clip_text import CLIP_BASE_TEXT, ClipTextSpec
-from refseg.encoders.clip_tokens import CLIP_BYTES_VOCABULARY
-from refseg.encoders.tokens import BYTES
+from refseg.encoders.tokenizers.clip import CLIP_BYTES_VOCABULARY
+from refseg.encoders.tokenizers.tokens import BYTES
 from refseg.framing import FrameSpec
 from refseg.models.base import LossConfig, ModelConfig
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from refseg.metrics.protocols import VLFORMER
-from refseg.models.base import CompanionWeights, Family, ParamRule
+from refseg.models.family import CompanionWeights, Family, ParamRule
 from refseg.models.vlformer.config import VARIANTS, VLFormerLossConfig
 from refseg.models.vlformer.convert import TEXT, convert, first_values
 from refseg.models.vlformer.loss import VLFormerCriterion

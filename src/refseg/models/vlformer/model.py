@@ -15,11 +15,11 @@ import torch
 from torch import Tensor, nn
 
 from refseg.encoders.clip_text import ClipTextTower
-from refseg.encoders.clip_tokens import ClipTokenizer
 from refseg.encoders.resnet import Bottleneck, ResNet
+from refseg.encoders.tokenizers.clip import ClipTokenizer
 from refseg.framing import masks_to_source, upsample_to_canvas
+from refseg.layers.chunking import frames_at_once, row_steps
 from refseg.layers.position import sine_1d
-from refseg.layers.steps import frames_at_once, row_steps
 from refseg.models.base import ReferringModel, Ruler, Tower
 from refseg.models.vlformer.config import VLFormerConfig
 from refseg.models.vlformer.decoder import Decoder, Heads, mask_logits

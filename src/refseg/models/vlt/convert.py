@@ -16,7 +16,7 @@ from refseg.errors import CheckpointMismatch
 from refseg.models.base import ModelConfig, StateDict
 from refseg.models.renaming import Report
 from refseg.models.vlt.config import VltConfig
-from refseg.models.vlt.layout import Part, backbone_parts, parts
+from refseg.models.vlt.keras_layout import Part, backbone_parts, parts
 from refseg.models.vlt.model import Vlt
 
 _TO_OURS = {"kernel": (3, 2, 0, 1), "matrix": (1, 0)}

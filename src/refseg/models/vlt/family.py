@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from refseg.metrics.protocols import VLT
-from refseg.models.base import Family
+from refseg.models.family import Family
 from refseg.models.vlt.config import VARIANTS, VltLossConfig
 from refseg.models.vlt.convert import convert, first_values
 from refseg.models.vlt.loss import VltCriterion

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from refseg.models.vlt.blocks import SLOPE, ConvNorm, upsample
+from refseg.models.vlt.backbone import SLOPE, ConvNorm, upsample
 
 
 class UpConvNorm(ConvNorm):

@@ -13,20 +13,23 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from refseg.encoders.english import words_of
+from refseg.encoders.tokenizers.english import words_of
 from refseg.encoders.word_vectors import PhraseVectors
 from refseg.errors import InvalidInput
 from refseg.framing import masks_to_source, upsample_to_canvas
-from refseg.layers.steps import frames_at_once, row_steps
+from refseg.layers.chunking import frames_at_once, row_steps
 from refseg.models.base import ReferringModel, Ruler, Tower
-from refseg.models.vlt.blocks import ConvNorm
+from refseg.models.vlt.backbone import ConvNorm, Darknet, Fusion, Sides
 from refseg.models.vlt.config import VltConfig
-from refseg.models.vlt.darknet import Darknet
 from refseg.models.vlt.mask_head import MaskHead
-from refseg.models.vlt.neck import Fusion, Sides
-from refseg.models.vlt.queries import QueryBalance, QueryGeneration
+from refseg.models.vlt.queries import (
+    DecoderLayer,
+    EncoderLayer,
+    QueryBalance,
+    QueryGeneration,
+    with_positions,
+)
 from refseg.models.vlt.text import PhraseEncoder
-from refseg.models.vlt.transformer import DecoderLayer, EncoderLayer, with_positions
 from refseg.structures import (
     Clips,
     EvidenceMap,

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from refseg.models.vlt.blocks import dense
+from refseg.models.vlt.backbone import dense
 
 
 class Gru(nn.Module):

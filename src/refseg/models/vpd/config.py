@@ -9,8 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from refseg.encoders.clip_text import CLIP_LARGE_TEXT, ClipTextSpec
-from refseg.encoders.clip_tokens import CLIP_BYTES_VOCABULARY
-from refseg.encoders.tokens import BYTES
+from refseg.encoders.tokenizers.clip import CLIP_BYTES_VOCABULARY
+from refseg.encoders.tokenizers.tokens import BYTES
 from refseg.framing import FrameSpec
 from refseg.models.base import LossConfig, ModelConfig
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from refseg.metrics.protocols import VPD as PUBLISHED
-from refseg.models.base import CompanionWeights, Family, ParamRule
+from refseg.models.family import CompanionWeights, Family, ParamRule
 from refseg.models.vpd.config import VARIANTS, VPDLossConfig
 from refseg.models.vpd.convert import convert
 from refseg.models.vpd.loss import VPDCriterion

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from refseg.encoders.clip_text import ClipTextTower
-from refseg.encoders.clip_tokens import ClipTokenizer
-from refseg.encoders.tokens import BYTES
+from refseg.encoders.tokenizers.clip import ClipTokenizer
+from refseg.encoders.tokenizers.tokens import BYTES
 from refseg.errors import InvalidInput
 from refseg.framing import masks_to_source
 from refseg.models.base import ModelConfig, ReferringModel, Ruler, StateDict, Tower

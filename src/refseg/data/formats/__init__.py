@@ -1,0 +1,1 @@
+"""What stands in annotation files: masks, records, tables, indexes. Nothing here knows a dataset."""

@@ -1,0 +1,263 @@
+"""Videos of which single frames are annotated (A2D-Sentences, JHMDB-Sentences): a window of frames around each of those."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from refseg.data.dataset import Annotation, ReadOptions, Timeline, squeezed, told_with
+from refseg.data.formats.masks import rle_of_mask
+from refseg.data.formats.phrase_line import words_of
+from refseg.data.formats.records import OnProblem, read_json
+from refseg.errors import InvalidInput
+from refseg.media.video import Window, window_around
+from refseg.structures import Example
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """A phrase about one frame of a video."""
+
+    video: str
+    frame: int  # counted from 1, as in the files
+    phrase: str
+    instance: str = ""  # number of the object, where frames have several
+    masks: int = 0  # how many frames have a mask; 0 = as many as the video
+    path: str = ""  # below the data set's folder, of what the video is read from
+    mask_path: str = ""  # likewise, of its masks
+
+    @property
+    def id(self) -> str:
+        """What the published ground truth calls it."""
+        return f"v_{self.video}_f_{self.frame}" + (f"_i_{self.instance}" if self.instance else "")
+
+
+def read_samples(path: Path, parse: Callable[[Any, str], Sample], on_problem: OnProblem) -> list[Sample]:
+    """The samples of a published list, in its order; a row that `parse` refuses is told to `on_problem` and left out.
+
+    Raises:
+        InvalidInput: if the file cannot be read, or holds no list.
+    """
+    rows = read_json(path)
+    if not isinstance(rows, list):
+        raise InvalidInput(f"{path.name} holds no list of samples")
+    samples = []
+    for number, row in enumerate(rows):
+        try:
+            samples.append(parse(row, f"{path.name} sample {number}"))
+        except InvalidInput as error:
+            on_problem(error)
+    return samples
+
+
+class LabelledFrames(torch.utils.data.Dataset[Example], ABC):
+    """Samples in the order of their list; `item="clip"` puts those of one frame together where the first stands."""
+
+    categories: tuple[str, ...] = ()
+    num_left_out: int = 0  # records that could not be used, where they are not refused
+
+    def __init__(
+        self,
+        name: str,
+        samples: Sequence[Sample],
+        *,
+        split: str,
+        options: ReadOptions,
+        count: int | None = None,
+    ) -> None:
+        self.name, self.split, self.options = name, split, options
+        self.samples = tuple(samples)
+        if not self.samples:
+            raise InvalidInput(f"{name} has no sample in the split {split!r}")
+        self._items = _grouped(self.samples, options.item)[:count]
+
+    @abstractmethod
+    def length(self, sample: Sample) -> int:
+        """Frames of the video that windows are clipped to."""
+
+    @abstractmethod
+    def frame_paths(self, sample: Sample, frames: Sequence[int]) -> tuple[Path, ...]:
+        """The files of frames, counted from 0; for a video file, that file each time."""
+
+    @abstractmethod
+    def read_frames(self, sample: Sample) -> tuple[Tensor, Window]:
+        """[T, 3, H, W] uint8 of the window around a sample, and which frames these are."""
+
+    @abstractmethod
+    def mask_path(self, sample: Sample) -> Path:
+        """The file that holds the mask of a sample."""
+
+    @abstractmethod
+    def read_mask(self, sample: Sample) -> Tensor:
+        """Bool [H, W] of a sample."""
+
+    def label(self, sample: Sample) -> int:
+        """The place of the object's category in `categories`; -1 where none is known."""
+        del sample
+        return -1
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def __iter__(self) -> Iterator[Example]:
+        return (self[index] for index in range(len(self)))
+
+    @property
+    def num_phrases(self) -> int:
+        """Phrases of all examples."""
+        return sum(map(len, self._items))
+
+    @cached_property
+    def vocabulary(self) -> tuple[str, ...]:
+        """The words of the phrases."""
+        words: set[str] = set()
+        for item in self._items:
+            for row in item:
+                words.update(words_of(self.samples[row].phrase))
+        return tuple(sorted(words))
+
+    def samples_of(self, index: int) -> list[Sample]:
+        """The samples of an example."""
+        if not 0 <= index < len(self):
+            raise IndexError(f"example {index} of {len(self)}")
+        return [self.samples[row] for row in self._items[index]]
+
+    def window(self, sample: Sample) -> Window:
+        """The frames around a sample, by the length that the annotations give the video."""
+        return window_around(sample.frame - 1, self.options.window, self.length(sample))
+
+    def annotation(self, index: int) -> Annotation:
+        """What is known of example `index` without its frames."""
+        samples = self.samples_of(index)
+        window = self.window(samples[0])
+        return self._annotation(samples, window)
+
+    def _annotation(self, samples: Sequence[Sample], window: Window) -> Annotation:
+        return Annotation(
+            name=samples[0].video,
+            paths=self.frame_paths(samples[0], window.frames),
+            frames=tuple(f"{frame + 1:05d}" for frame in window.frames),
+            size=None,
+            phrases=tuple(self._text(sample.phrase) for sample in samples),
+            ids=tuple(sample.id for sample in samples),
+            objects=tuple(sample.instance for sample in samples),
+            no_target=(False,) * len(samples),
+            labels=tuple(self.label(sample) for sample in samples),
+            target_frames=(window.target,),
+        )
+
+    def masks(self, index: int) -> Tensor:
+        """[P, 1, H, W] bool of the annotated frame; needs no picture."""
+        drawn = []
+        for sample in self.samples_of(index):
+            with told_with(f"{self.name} {sample.id}"):
+                drawn.append(self.read_mask(sample))
+        if len({mask.shape for mask in drawn}) > 1:
+            raise InvalidInput(
+                f"{self.name} {self.samples_of(index)[0].id}: the masks of one frame differ in size"
+            )
+        return torch.stack(drawn)[:, None]
+
+    def timeline(self, index: int) -> Timeline:
+        """The length of the video of example `index` by its annotations, and its annotated frame."""
+        sample = self.samples_of(index)[0]
+        return Timeline(self.length(sample), (sample.frame - 1,))
+
+    @abstractmethod
+    def read_places(self, sample: Sample, frames: Sequence[int]) -> Tensor:
+        """[T, 3, H, W] uint8 of frames counted from 0, in this order."""
+
+    def __getitem__(self, index: int) -> Example:
+        """Example `index` with the window of frames around the annotated one.
+
+        Raises:
+            InvalidInput: if frames or masks are missing, damaged or of another size; names the sample.
+        """
+        return self.example(index)
+
+    def example(self, index: int, frames: Sequence[int] | None = None) -> Example:
+        """Example `index` with some frames, counted from 0; the annotated one stands among them, and masks are of it alone.
+
+        Raises:
+            InvalidInput: as above.
+        """
+        samples = self.samples_of(index)
+        with told_with(f"{self.name} {samples[0].id}"):
+            pixels, window = self._frames(samples[0], frames)
+        masks = self.masks(index)
+        if masks.shape[-2:] != pixels.shape[-2:]:
+            raise InvalidInput(
+                f"{self.name} {samples[0].id}: its mask is {masks.shape[-1]}x{masks.shape[-2]} and its frame "
+                f"{pixels.shape[-1]}x{pixels.shape[-2]} pixels; get videos and masks of one release"
+            )
+        known = self._annotation(samples, window)
+        return Example(
+            name=known.name,
+            frames=pixels,
+            phrases=known.phrases,
+            masks=masks,
+            target_frames=torch.tensor([window.target]),
+            labels=torch.tensor(known.labels),
+            ids=known.ids,
+            objects=known.objects,
+            no_target=torch.tensor(known.no_target),
+            frame_names=known.frames,
+        )
+
+    def _frames(self, sample: Sample, frames: Sequence[int] | None) -> tuple[Tensor, Window]:
+        if frames is None:
+            return self.read_frames(sample)
+        if sample.frame - 1 not in frames:
+            raise InvalidInput(
+                f"the frames {list(frames)} leave out frame {sample.frame - 1}, the annotated one"
+            )
+        return self.read_places(sample, frames), Window(tuple(frames), list(frames).index(sample.frame - 1))
+
+    def ground_truth(self) -> dict[str, Any]:
+        """The samples in COCO's form, as the published evaluation reads them; ids count from 1."""
+        images, annotations = [], []
+        for number, sample in enumerate(self.samples, start=1):
+            with told_with(f"{self.name} {sample.id}"):
+                mask = self.read_mask(sample)
+            height, width = mask.shape
+            images.append({"id": sample.id, "height": height, "width": width})
+            annotations.append(
+                {
+                    "id": number,
+                    "image_id": sample.id,
+                    "category_id": 1,
+                    "segmentation": rle_of_mask(mask),
+                    "area": float(mask.sum()),
+                    "iscrowd": 0,
+                    **self._stored_box(sample),
+                }
+            )
+        return {
+            "images": images,
+            "annotations": annotations,
+            "categories": [{"id": 1, "name": "dummy_class"}],
+        }
+
+    def _stored_box(self, sample: Sample) -> dict[str, list[float]]:
+        """The `bbox` of the published ground truth, where it has one."""
+        del sample
+        return {}
+
+    def _text(self, phrase: str) -> str:
+        return squeezed(phrase) if self.options.text == "squeezed" else phrase
+
+
+def _grouped(samples: Sequence[Sample], item: str) -> list[list[int]]:
+    groups: dict[tuple[Any, ...], list[int]] = {}
+    for row, sample in enumerate(samples):
+        key: tuple[Any, ...] = (sample.video, sample.frame)
+        key += {"clip": (), "object": (sample.instance,), "phrase": (row,)}[item]
+        groups.setdefault(key, []).append(row)
+    return list(groups.values())

@@ -1,0 +1,1 @@
+"""Tokenizers: from phrases to ids, each with the vocabulary it reads."""

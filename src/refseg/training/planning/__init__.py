@@ -1,0 +1,1 @@
+"""`refseg train --plan`: what a run needs before it starts."""
