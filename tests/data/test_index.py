@@ -147,9 +147,9 @@ _KILLED = """
 import sys, time
 from pathlib import Path
 import numpy as np
-from refseg.data import columns, index
+from refseg.data.formats import index
 
-source, calls, real = Path(sys.argv[1]), [], columns._aligned
+source, calls, real = Path(sys.argv[1]), [], index._aligned
 
 def slow(offset):
     calls.append(offset)
@@ -161,7 +161,7 @@ def slow(offset):
 def build():
     return index.Table({"word": "half"}, {"a": np.arange(100_000), "b": np.arange(100_000)}, {})
 
-columns._aligned = slow
+index._aligned = slow
 index.open_index(source.parent / ".source.refseg-index", [source], build)
 """
 

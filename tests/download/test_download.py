@@ -24,8 +24,8 @@ OTHER = hashlib.sha256(b"other").hexdigest()
 
 @pytest.fixture(autouse=True)
 def _no_pauses(monkeypatch):
-    monkeypatch.setattr(download, "_PAUSE", 0)
-    monkeypatch.setattr(download, "_CHUNK", 1000)
+    monkeypatch.setattr(module, "_PAUSE", 0)
+    monkeypatch.setattr(module, "_CHUNK", 1000)
 
 
 def names(folder):
@@ -148,7 +148,7 @@ def test_a_machine_without_a_network_is_told(tmp_path, monkeypatch):
         raise urllib.error.URLError(socket.gaierror(socket.EAI_NONAME, "Name or service not known"))
 
     monkeypatch.setattr(module.urllib.request, "urlopen", unresolved)
-    monkeypatch.setattr(download, "_PAUSE", 0)
+    monkeypatch.setattr(module, "_PAUSE", 0)
     with pytest.raises(InvalidInput, match="perhaps for want of a network"):
         download("http://nowhere.invalid/f", tmp_path / "f")
 
@@ -184,7 +184,7 @@ def test_a_disk_that_fills_up_keeps_the_part_and_says_so(tmp_path, monkeypatch):
             download(url, tmp_path / "f", sha256=SHA256)
         assert not (tmp_path / "f").exists()
         monkeypatch.undo()
-        monkeypatch.setattr(download, "_CHUNK", 1000)
+        monkeypatch.setattr(module, "_CHUNK", 1000)
         download(url, tmp_path / "f", sha256=SHA256)
     assert server.asked == [None, "bytes=3000-"] and (tmp_path / "f").read_bytes() == CONTENT
 

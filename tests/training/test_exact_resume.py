@@ -39,7 +39,7 @@ final_protocols = "none"
 # The run kills itself without warning when the state file of step 6 is half written.
 KILLED_WHILE_SAVING = """
 import os, signal, torch
-from refseg.training import resume
+from refseg.training import checkpointing
 
 save = torch.save
 
@@ -51,7 +51,7 @@ def save_half(values, file):
         os.kill(os.getpid(), signal.SIGKILL)
     save(values, file)
 
-resume.torch.save = save_half
+checkpointing.torch.save = save_half
 """
 
 

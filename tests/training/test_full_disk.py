@@ -38,8 +38,8 @@ final_protocols = "none"
 FILLING = """
 import os, shutil
 from refseg.checkpoints import native
-from refseg.training import log, saving, state
-from refseg.training.checkpointing import saved_step
+from refseg.training import checkpointing, log, state
+from refseg.training.run_folder import saved_step
 
 def fill(room):
     folder = os.environ["DISK"]
@@ -57,7 +57,7 @@ def before(module, name, is_now):
 
 moment, step, room = {moment!r}, {step}, {room}
 if moment == "state":
-    before(saving, "save_state", lambda folder, values: values["step"] == step)
+    before(checkpointing, "save_state", lambda folder, values: values["step"] == step)
 elif moment == "log":
     before(log.Log, "step", lambda log, at, *_: at == step)
 elif moment == "recipe":
@@ -136,7 +136,7 @@ def test_a_log_that_cannot_be_written_stops_the_run(tmp_path, disk, server):
 
 
 def test_a_run_that_has_no_room_to_save_does_not_begin(tmp_path, server):
-    code = "from refseg.training import saving\nsaving.free_disk = lambda folder: {}\n"
+    code = "from refseg.training import checkpointing\ncheckpointing.free_disk = lambda folder: {}\n"
     folder = begin(tmp_path)
     ended, _, err = train(server, folder, code=code.format(100_000)).end()
     assert ended == 2, err

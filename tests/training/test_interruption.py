@@ -39,8 +39,8 @@ final_protocols = "none"
 AT = """
 import os, signal, time
 from refseg.checkpoints import native
-from refseg.training import keeping, loop, saving
-from refseg.training.checkpointing import saved_step
+from refseg.training import checkpointing, loop
+from refseg.training.run_folder import saved_step
 
 def ask(number=signal.SIGTERM, count=1):
     for _ in range(count):
@@ -55,9 +55,9 @@ def at(module, name, is_now, action):
     setattr(module, name, changed)
 
 in_step = lambda number: (loop, "_one_step", lambda training, *_: training.step + 1 == number)
-in_saving = lambda number: (saving, "save_state", lambda folder, values: values["step"] == number)
+in_saving = lambda number: (checkpointing, "save_state", lambda folder, values: values["step"] == number)
 before = lambda name, step: (native, "save", lambda path, *_: path.name == name and saved_step(path.parent) == step)
-in_measuring = (keeping, "measure_objective", lambda *_: True)
+in_measuring = (loop, "measure_objective", lambda *_: True)
 wait = lambda: (print("waits", flush=True), time.sleep(60))
 at(*{moment}, lambda: {action})
 """

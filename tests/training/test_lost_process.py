@@ -39,8 +39,8 @@ STEPS = 36
 
 # Without this the process that is left would be told of one that merely hangs after a minute.
 IMPATIENT = """
-from refseg.training import companions
-companions.MOST_MISSED = 6
+from refseg.training import heartbeat
+heartbeat.MOST_MISSED = 6
 """
 # The second process meets an example that cannot be read.
 RAISING = """
