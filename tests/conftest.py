@@ -21,6 +21,11 @@ def pytest_addoption(parser):
         help="a folder of parity cases, family/case/manifest.json; may be given several times "
         "(default: ../shared/parity beside the repository)",
     )
+    parser.addoption(
+        "--record",
+        action="store_true",
+        help="write the records of tests/records instead of comparing with them",
+    )
 
 
 @pytest.fixture(autouse=True)

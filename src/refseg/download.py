@@ -20,8 +20,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import refseg
 from refseg.errors import InvalidInput
+from refseg.version import __version__
 
 Progress = Callable[[int, int | None], None]
 """Told the bytes at hand and the bytes in all, where known."""
@@ -145,7 +145,7 @@ def _receive(url: str, part: _Part, *, trusted: bool, progress: Progress) -> Non
     if part.size() and validator is None and not trusted:
         part.discard()
     start = part.size()
-    request = urllib.request.Request(url, headers={"User-Agent": f"refseg/{refseg.__version__}"})
+    request = urllib.request.Request(url, headers={"User-Agent": f"refseg/{__version__}"})
     if start:
         request.add_header("Range", f"bytes={start}-")
         if validator is not None:

@@ -138,7 +138,7 @@ def test_requests_at_every_moment_save_and_the_run_goes_on_exactly(tmp_path, ser
 
 def test_a_kill_in_every_gap_between_two_writes_changes_nothing(tmp_path, server, whole):
     (_, best), *_ = torch.load(whole / "state.pt", weights_only=True)["kept"]["ranking"]
-    measured = "(saving, 'save_state', lambda folder, values: values['step'] == 4 and not values['owes_measurement'])"
+    measured = "(checkpointing, 'save_state', lambda folder, values: values['step'] == 4 and not values['owes_measurement'])"
     gaps = {
         2: ["in_saving(2)", "before('last.safetensors', 2)"],
         4: ["before('last.safetensors', 4)", measured],  # the measurement is in the log, and not in the state

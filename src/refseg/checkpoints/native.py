@@ -16,7 +16,6 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-import refseg
 from refseg.checkpoints.configs import from_plain, to_plain
 from refseg.checkpoints.memory_map import release
 from refseg.checkpoints.tensor_file import as_bytes, entries_of, read_into, read_one, write_one_by_one
@@ -24,6 +23,7 @@ from refseg.errors import CheckpointMismatch, InvalidInput
 from refseg.files import durable_file, reason
 from refseg.models import catalog
 from refseg.models.base import ReferringModel
+from refseg.version import __version__
 
 FORMAT = 1
 """The version of the file's layout; a reader refuses a higher one."""
@@ -105,7 +105,7 @@ def save_tensors(
     sources = {name: partial(given, name) for name in like}
     config, extra = to_plain(model.config), model.extra_state()
     digest = _sha256({name: (like[name], sources[name]) for name in like})
-    header = Header(family, variant, config, dict(origin), dict(extra), refseg.__version__, digest)
+    header = Header(family, variant, config, dict(origin), dict(extra), __version__, digest)
     text = json.dumps({"format": FORMAT, **asdict(header)})
     with written_whole(path) as part:
         write_one_by_one(part, sources, like, text={"format": "pt", _KEY: text})
@@ -159,7 +159,7 @@ def read_header(path: Path) -> Header:
     written = data.pop("format", None)
     if not isinstance(written, int) or written > FORMAT:
         raise InvalidInput(
-            f"{path} has layout {written}, written by refseg {data.get('version')}; this refseg {refseg.__version__} "
+            f"{path} has layout {written}, written by refseg {data.get('version')}; this refseg {__version__} "
             f"reads up to {FORMAT}: upgrade refseg"
         )
     names = {field.name for field in fields(Header)}

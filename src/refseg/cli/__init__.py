@@ -14,8 +14,8 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from refseg import __version__
 from refseg.errors import RefsegError, is_full_memory
+from refseg.version import __version__
 
 _VERBS = (
     "demo",

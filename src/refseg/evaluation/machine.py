@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-import refseg
+from refseg.version import __version__
 
 _FEWEST_PRODUCTS = 3  # the first one warms up
 
@@ -57,7 +57,7 @@ def this_machine(device: torch.device | str = "cpu") -> Machine:
         system=f"{platform.system()} {platform.machine()}",
         python=platform.python_version(),
         torch=torch.__version__,
-        refseg=refseg.__version__,
+        refseg=__version__,
         date=datetime.now(UTC).isoformat(timespec="seconds"),
         load=os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
     )

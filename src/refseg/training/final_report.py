@@ -17,7 +17,6 @@ from typing import Any
 
 import torch
 
-import refseg
 from refseg import distributed
 from refseg.checkpoints import native, zoo
 from refseg.data.dataset import PhraseDataset
@@ -42,6 +41,7 @@ from refseg.training.schema import RunConfig
 from refseg.training.signals import Interrupted
 from refseg.training.state import Training, steps_of
 from refseg.training.validation import deciding, measures_phrases
+from refseg.version import __version__
 
 _FACTS = ("step", "lr", "norm", "seconds", "waiting", "skipped", "evaluation")
 
@@ -384,7 +384,7 @@ def _losses(steps: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
 
 
 def _versions() -> dict[str, str]:
-    told = {"refseg": refseg.__version__, "python": platform.python_version()}
+    told = {"refseg": __version__, "python": platform.python_version()}
     for package in _PACKAGES:
         try:
             told[package] = version(package)

@@ -13,7 +13,6 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-import refseg
 from refseg.checkpoints import native, zoo
 from refseg.checkpoints.configs import from_plain, to_plain
 from refseg.errors import InvalidInput
@@ -22,6 +21,7 @@ from refseg.models.base import ReferringModel
 from refseg.training.lora import adapters, base_name, is_adapter
 from refseg.training.run_folder import ADAPTERS_NAME
 from refseg.training.schema import RunConfig
+from refseg.version import __version__
 
 if TYPE_CHECKING:
     from refseg.training.state import Training
@@ -69,7 +69,7 @@ def save_adapters(
         to_plain(model.config),
         dict(origin),
         dict(model.extra_state()),
-        refseg.__version__,
+        __version__,
         dict(training.kept.base),
         {name: adapter.scale for name, adapter in adapters(model)},
     )
@@ -99,7 +99,7 @@ def read_adapter_header(path: Path) -> AdapterHeader:
     written = data.pop("format", None)
     if written != FORMAT or set(data) != {field.name for field in fields(AdapterHeader)}:
         raise InvalidInput(
-            f"{path} has layout {written} of refseg {data.get('version')}; this refseg {refseg.__version__} reads {FORMAT}"
+            f"{path} has layout {written} of refseg {data.get('version')}; this refseg {__version__} reads {FORMAT}"
         )
     return AdapterHeader(**data)
 

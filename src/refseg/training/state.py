@@ -27,7 +27,6 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-import refseg
 from refseg import distributed
 from refseg.checkpoints import native
 from refseg.checkpoints.configs import from_plain, to_plain
@@ -45,6 +44,7 @@ from refseg.training.parallel import Engine, build_engine, fill, fill_optimizer,
 from refseg.training.recipe import examples_per_step, to_toml
 from refseg.training.run_folder import RUN_NAME
 from refseg.training.schema import RunConfig, RunSection
+from refseg.version import __version__
 
 
 @dataclass
@@ -304,7 +304,7 @@ def share_extra_state(model: ReferringModel) -> None:
 def _blueprint(model: ReferringModel) -> str:
     """All but its weights that building a model anew needs: what the data and the first checkpoint made of the recipe."""
     return json.dumps(
-        {"config": to_plain(model.config), "extra": model.extra_state(), "version": refseg.__version__}
+        {"config": to_plain(model.config), "extra": model.extra_state(), "version": __version__}
     )
 
 
