@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-fast parity gpu format lint types check docs bench scout clean
+.PHONY: help setup demo test test-fast parity fuzz gpu format lint types check docs bench scout clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -31,13 +31,16 @@ demo: $(VENV)/.runtime  ## masks for phrases, on the example pictures, with the 
 	$(BIN)/refseg demo
 
 test: $(VENV)/.dev  ## the whole test suite
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 test-fast: $(VENV)/.dev  ## without the full-size models
-	$(BIN)/python -m pytest -m 'not slow'
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m 'not slow'
 
 parity: $(VENV)/.dev  ## numbers equal to the published code; PARITY_ROOT=DIR adds cases
 	$(BIN)/python -m pytest tests/parity $(if $(PARITY_ROOT),--parity-root $(PARITY_ROOT))
+
+fuzz: $(VENV)/.dev  ## the properties again, with examples that are drawn anew
+	REFSEG_HYPOTHESIS=fuzz $(BIN)/python -m pytest $$(grep -rlE '^@given' tests)
 
 gpu: $(VENV)/.dev  ## only the tests that need a CUDA device
 	$(BIN)/python -m pytest -m gpu

@@ -1,14 +1,21 @@
 """Options and fixtures of every test."""
 
+import os
 from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import settings
 
-# A slow or busy machine is no fault of the code.
-settings.register_profile("refseg", deadline=None)
-settings.load_profile("refseg")
+# The suite draws the same examples every time; `make fuzz` draws others. A slow or busy machine is no fault of the code.
+settings.register_profile("refseg", deadline=None, derandomize=True)
+settings.register_profile("fuzz", deadline=None, derandomize=False)
+settings.load_profile(os.environ.get("REFSEG_HYPOTHESIS", "refseg"))
+
+# Two workers on two cores: each computes on one, and so do the processes that it starts.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    torch.set_num_threads(1)
 
 REPOSITORY = Path(__file__).parents[1]
 

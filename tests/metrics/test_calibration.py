@@ -161,6 +161,7 @@ def test_scaled_scores_are_better_calibrated_on_other_draws():
 def test_no_neighbour_of_the_fit_is_more_likely(pairs, longer, further):
     logits, events = np.array([p[0] for p in pairs]), np.array([p[1] for p in pairs])
     assume(events.any() and not events.all() and logits.std() > 1e-3)
+    assume(logits[~events].max() > logits[events].min())  # else the targets are others
     try:
         found = fit_scaling(logits, events)
     except InvalidInput:
@@ -174,14 +175,21 @@ def test_no_neighbour_of_the_fit_is_more_likely(pairs, longer, further):
     assert entropy(slope, found.bias) <= entropy(slope * (1 + longer), found.bias + further) + 1e-9
 
 
+def test_events_that_one_logit_separates_are_fitted_to_the_targets_of_so_few_examples():
+    found = fit_scaling([1.0, 3.0], [False, True])
+    # One event and one absence: Platt's targets are 2/3 and 1/3, which two scores meet exactly.
+    assert found.score(np.array([1.0, 3.0])) == pytest.approx([1 / 3, 2 / 3], abs=1e-6)
+    many = fit_scaling([1.0] * 98 + [3.0] * 98, [False] * 98 + [True] * 98)
+    assert many.score(np.array([1.0, 3.0])) == pytest.approx([0.01, 0.99], abs=1e-6)
+
+
 @pytest.mark.parametrize(
     ("logits", "events", "told"),
     [
         ([1.0, 2.0], [True, True], "2 events and 0 absences"),
-        ([1.0, 2.0, 3.0], [False, True, True], "without a mistake"),
         ([1.0, 1.0, 1.0], [False, True, True], "all logits are equal"),
-        ([3.0, 2.0, 2.5, 1.0], [False, True, False, True], "without a mistake"),
-        ([3.0, 2.0, 2.5, 1.0, 2.1], [False, True, False, True, True], "without a mistake"),
+        ([3.0, 2.0, 2.5, 1.0], [False, True, False, True], "fewer events"),
+        ([3.0, 2.0, 2.5, 1.0, 2.1], [False, True, False, True, True], "fewer events"),
         ([3.0, 2.0, 2.5, 1.0, 2.6], [False, True, False, True, True], "fewer events"),
     ],
 )

@@ -144,18 +144,32 @@ class Scaling:
 def fit_scaling(logits: Sequence[float], events: Sequence[bool]) -> Scaling:
     """The temperature and the bias under which `events` are most likely (Platt, 1999); the minimum is global and unique.
 
+    Where one logit separates the events without a mistake, no finite temperature is the most likely one. The targets are
+    then those that Platt gives in section 2.2: (n + 1) / (n + 2) instead of 1 for n events, 1 / (m + 2) instead of 0 for m
+    absences. They say how sure so few examples allow one to be, and the more examples, the nearer they are to 1 and 0.
+
     Fit on examples that were not trained on and that no result is measured on: other seeds of the training split, say.
     The share of events should be that of later use; `bias` follows it.
 
     Raises:
-        InvalidInput: if no finite minimum exists: all events are alike, all logits are, or one logit parts the events
-            without a mistake; or if higher logits mean fewer events.
+        InvalidInput: if all events are alike, or all logits are; or if higher logits mean fewer events.
     """
     values, happened = _checked(logits, events)
-    _must_have_a_minimum(values, happened)
+    there, absent = values[happened], values[~happened]
+    if not len(there) or not len(absent):
+        raise InvalidInput(
+            f"{len(there)} events and {len(absent)} absences tell no temperature; give examples of both"
+        )
+    if values.max() == values.min():
+        raise InvalidInput(
+            f"all logits are equal ({values[0]:.4g}), so no temperature can be fitted; give examples whose scores differ"
+        )
+    targets = happened.astype(np.float64)
+    if absent.max() <= there.min() or there.max() <= absent.min():
+        targets = np.where(happened, (len(there) + 1) / (len(there) + 2), 1 / (len(absent) + 2))
     centre, spread = values.mean(), values.std()
     columns = np.stack([(values - centre) / spread, np.ones_like(values)], axis=1)
-    slope, shift = _newton(columns, happened.astype(np.float64)).tolist()
+    slope, shift = _newton(columns, targets).tolist()
     if slope <= 0:
         raise InvalidInput(
             "higher logits go with fewer events, so no temperature makes them probabilities; look whether the events are "
@@ -169,19 +183,6 @@ def logits_of(scores: Sequence[float]) -> np.ndarray:
     least = float(np.finfo(np.float32).eps) / 2
     clipped = np.clip(np.asarray(scores, dtype=np.float64), least, 1 - least)
     return np.asarray(np.log(clipped / (1 - clipped)))
-
-
-def _must_have_a_minimum(logits: np.ndarray, events: np.ndarray) -> None:
-    there, absent = logits[events], logits[~events]
-    if not len(there) or not len(absent):
-        raise InvalidInput(
-            f"{len(there)} events and {len(absent)} absences tell no temperature; give examples of both"
-        )
-    if absent.max() <= there.min() or there.max() <= absent.min():
-        raise InvalidInput(
-            f"one logit parts all {len(logits)} events without a mistake (or all logits are equal), so that every "
-            "temperature can be bettered; give more or harder examples"
-        )
 
 
 def _newton(columns: np.ndarray, events: np.ndarray) -> np.ndarray:
@@ -198,7 +199,7 @@ def _newton(columns: np.ndarray, events: np.ndarray) -> np.ndarray:
         while (lower := _entropy(columns @ (weights - step), events)) > loss and np.abs(step).max() > _FLAT:
             step = step / 2
         weights, loss = weights - step, min(loss, lower)
-    raise InvalidInput("no temperature was found; the logits part the events nearly without a mistake")
+    raise InvalidInput("no temperature was found in these logits; give more examples")
 
 
 def _entropy(logits: np.ndarray, events: np.ndarray) -> float:
