@@ -1,4 +1,4 @@
-"""TODO."""
+"""The device and the number format that a model runs in: from what was asked for to what the machine has."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""TODO."""
+"""What the rest of the toolkit knows of a family: its model, criterion, variants, conversion and parameter rules."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""TODO."""
+"""What stays the same while a run trains: its folder, device, log, check of finite numbers and validation set."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""TODO."""
+"""Names of the files in a run folder, and which step they are of: what resume and checkpointing read and write."""
 
 from __future__ import annotations
 
