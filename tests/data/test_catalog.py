@@ -8,7 +8,6 @@ from PIL import Image
 
 from refseg.data.catalog import open_dataset
 from refseg.data.dataset import ReadOptions
-from refseg.data.provenance import describe
 from refseg.errors import InvalidInput, UnknownName
 
 
@@ -85,13 +84,13 @@ def test_a_file_of_another_kind_or_an_empty_folder_is_refused(folder, tmp_path_f
 
 def test_a_description_tells_what_is_needed_to_read_the_same_again(folder):
     path = phrase_file(folder, "dogs.jsonl", "x")
-    assert describe(open_dataset(path)) == {
+    assert open_dataset(path).describe() == {
         "name": "dogs.jsonl",
         "split": None,
         "count": 1,
         "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
     }
-    told = describe(open_dataset("scenes", split="new", scenes={"size": 32, "sprites": "none", "seed": 3}))
+    told = open_dataset("scenes", split="new", scenes={"size": 32, "sprites": "none", "seed": 3}).describe()
     assert (told["split"], told["size"], told["seed"], told["count"]) == ("new", 32, 3, 1000)
     assert told["sprites_hash"]
     json.dumps(told)

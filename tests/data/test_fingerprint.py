@@ -7,8 +7,7 @@ import pytest
 
 from evaluation.miniatures import FOLDERS, opened, place
 from refseg.data.catalog import open_dataset
-from refseg.data.leakage import Subset
-from refseg.data.provenance import fingerprint, num_phrases
+from refseg.data.dataset import Subset
 from refseg.data.scenes.dataset import Scenes, ScenesSpec
 
 FILES = {
@@ -25,12 +24,12 @@ FILES = {
 @pytest.mark.parametrize("name", FOLDERS)
 def test_phrases_are_counted_without_reading_the_examples(name, tmp_path):
     data = opened(name, tmp_path)
-    assert num_phrases(data) == sum(len(example.phrases) for example in data)
+    assert data.num_phrases == sum(len(example.phrases) for example in data)
 
 
 @pytest.mark.parametrize("name", FILES)
 def test_every_annotation_file_is_hashed(name, tmp_path):
-    told = fingerprint(opened(name, tmp_path))
+    told = opened(name, tmp_path).fingerprint()
     assert set(told["sources"]) >= FILES[name]
     there = [path for path in place(name, tmp_path).rglob("*.*") if path.is_file()]
     for file, digest in told["sources"].items():
@@ -54,21 +53,21 @@ def phrase_file(folder, phrases=("left", "right", "top")):
 
 def test_a_phrase_file_is_known_by_its_bytes(tmp_path):
     data = phrase_file(tmp_path)
-    told = fingerprint(data)
+    told = data.fingerprint()
     assert told["sha256"] == hashlib.sha256((tmp_path / "mine.jsonl").read_bytes()).hexdigest()
     assert told["phrases"] == 3
-    part = fingerprint(Subset(data, [0, 2]))
+    part = Subset(data, [0, 2]).fingerprint()
     assert part["sha256"] == told["sha256"]
     assert (part["phrases"], part["kept"]["examples"]) == (2, 2)
-    assert part["kept"] != fingerprint(Subset(data, [0, 1]))["kept"]
+    assert part["kept"] != Subset(data, [0, 1]).fingerprint()["kept"]
 
 
 def test_scenes_are_known_by_what_they_show():
     def told(**fields):
-        return fingerprint(Scenes(ScenesSpec(sprites="none", size=32, count=10, **fields)))
+        return Scenes(ScenesSpec(sprites="none", size=32, count=10, **fields)).fingerprint()
 
     assert told()["probe"] == told()["probe"]
     assert told()["probe"] != told(seed=1)["probe"]
     assert told()["probe"] != told(split="val")["probe"]
     assert told(phrases=2)["sprites_hash"] == told()["sprites_hash"]
-    assert num_phrases(Scenes(ScenesSpec(sprites="none", count=10, phrases=4))) == 40
+    assert Scenes(ScenesSpec(sprites="none", count=10, phrases=4)).num_phrases == 40

@@ -9,7 +9,6 @@ import pytest
 from refseg.data.catalog import open_dataset
 from refseg.data.dataset import ReadOptions
 from refseg.data.doctor.examine import examine, examine_folder, places_in
-from refseg.data.provenance import describe
 from refseg.errors import InvalidInput
 
 CASES = Path(__file__).parents[1] / "parity" / "cases" / "datasets"
@@ -54,7 +53,7 @@ def test_videos_and_expressions_can_be_left_out(copied, case, name, split, folde
         data = open_dataset(name, split=split, root=root, options=SKIP)
     assert [video.name for video in data.videos] == [video.name for video in whole.videos[1:]]
     assert len(data.videos[0].expressions) == len(whole.videos[1].expressions) - 1
-    assert data.num_left_out == describe(data)["left_out"] == 2
+    assert data.num_left_out == data.describe()["left_out"] == 2
     report = examine(places_in(name, root)[0], is_quick=True)
     assert report.found["record"].count == 2
 

@@ -12,7 +12,6 @@ from torch.utils.data import DataLoader
 from data import refer_maker as maker
 from refseg.data.catalog import open_dataset
 from refseg.data.dataset import ReadOptions
-from refseg.data.provenance import describe
 from refseg.data.readers.phrase_file import MOST_PHRASES
 from refseg.errors import InvalidInput, UnknownName
 
@@ -151,14 +150,15 @@ def test_a_loader_of_several_workers_reads_the_same(tmp_path):
 def test_pictures_of_other_sets_can_be_left_out(tmp_path):
     maker.write(tmp_path, maker.records(6, splits=("train",)), maker.instances(6))
     data = opened(tmp_path)
-    assert data.picture_ids == {0, 1, 2}
-    smaller, fallen = data.without_pictures({1, 77})
-    assert fallen == 2 and smaller.picture_ids == {0, 2} and len(smaller) == 2
+    assert data.image_ids() == {0, 1, 2}
+    rest = data.without_images(frozenset({1, 77}))
+    smaller, fallen = rest.dataset, rest.num_excluded
+    assert fallen == 2 and smaller.image_ids() == {0, 2} and len(smaller) == 2
 
 
 def test_a_description_names_the_files_by_hash(tmp_path):
     maker.write(tmp_path)
-    told = describe(opened(tmp_path, masks="exactly-one"))
+    told = opened(tmp_path, masks="exactly-one").describe()
     assert (
         told["name"] == "refcoco" and told["split"] == "train" and told["options"]["masks"] == "exactly-one"
     )

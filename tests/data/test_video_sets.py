@@ -206,7 +206,7 @@ def test_annotators_of_davis_are_registers_and_255_is_no_object(tmp_path):
     example = data[0]
     assert example.registers == ANNOTATORS
     assert torch.equal(example.masks[0], example.masks[3])
-    scored = data.true_objects(data.videos[1])
+    scored = data.true_objects(1)
     assert scored.void.any() and not (scored.masks & scored.void).any()
 
 

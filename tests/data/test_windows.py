@@ -5,6 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from helpers.datasets import ListedExamples
 from refseg.data.dataset import Timeline
 from refseg.data.frame_sampling import Around, Drawn, Sampled, Window, frames_around, pick_frames, window
 from refseg.errors import InvalidInput
@@ -133,7 +134,7 @@ def test_only_the_chosen_frames_are_read():
 
 
 def test_a_plain_data_set_is_sampled_from_memory():
-    sampled = Sampled([clip(9)], Window(3))
+    sampled = Sampled(ListedExamples([clip(9)]), Window(3))
     assert len(sampled) == 9
     assert sampled.draw(8, drawn()).frames[:, 0, 0, 0].tolist() == [7, 8, 8]
 

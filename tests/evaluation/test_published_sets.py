@@ -71,8 +71,7 @@ def test_parts_that_overlap_are_no_target_where_the_protocol_says_so(tmp_path):
     once = dataclasses.replace(protocols.REFER, at="source")
     result = evaluate(predictor(), dataset, protocols=(protocols.HONEST, once))
     _, other = result.plan.views
-    options = dataclasses.replace(dataset.options, masks="exactly-one")
-    dataset.options = options
+    dataset = dataset.with_options(masks="exactly-one")
     wanted = [
         int(masks[row].sum())
         for masks in map(dataset.masks, range(len(dataset)))
@@ -122,7 +121,7 @@ def test_ref_davis_scores_each_annotator_apart_and_takes_their_mean(tmp_path):
     assert scored.values["J&F"] == pytest.approx(np.mean([run["J&F"] for run in scored.runs]))
     expected = []
     for index in range(len(dataset)):
-        truth = dataset.true_objects(dataset.video(index))
+        truth = dataset.true_objects(index)
         # Every phrase of a run is answered by the same half: the first object keeps it, the others are left empty.
         answers = np.zeros(truth.masks.shape[1:], dtype=np.uint8)
         answers[:, left_half(*answers.shape[1:])] = 1

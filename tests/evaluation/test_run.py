@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import pytest
 import torch
 
+from helpers.datasets import ListedExamples
 from refseg.errors import InvalidInput
 from refseg.evaluation.run import evaluate
 from refseg.structures import Example
@@ -39,19 +40,11 @@ class ColumnPredictor:
         return masks
 
 
-@dataclass
-class Columns:
+class Columns(ListedExamples):
     """Example i has the phrases given; the target of "column N" is that column, of anything else nothing."""
 
-    examples: list[Example]
-    name: str = "columns"
-    vocabulary: tuple[str, ...] = ()
-
-    def __len__(self):
-        return len(self.examples)
-
-    def __getitem__(self, index):
-        return self.examples[index]
+    def __init__(self, examples, name="columns"):
+        super().__init__(examples, name)
 
 
 def example(name, *phrases, frames=1, registers=None, size=(5, 7)):

@@ -159,7 +159,7 @@ def run_davis(root: Path, expected: dict[str, Any]) -> None:
             for time, frame in enumerate(example.frame_names)
         ]
         same(got, expected["ground_truth"][video.name], f"ground truth {video.name}")
-        scored = data.true_objects(video)
+        scored = data.true_objects(index)
         facts = [[mask_facts(mask) for mask in masks] for masks in scored.masks]
         got = {
             "objects": len(scored.masks),

@@ -23,9 +23,7 @@ from refseg.checkpoints.configs import to_plain
 from refseg.checkpoints.native import read_header
 from refseg.cli import app, load_verbs
 from refseg.data.catalog import open_dataset
-from refseg.data.dataset import ReadOptions
-from refseg.data.leakage import Subset
-from refseg.data.provenance import describe, fingerprint
+from refseg.data.dataset import ReadOptions, Subset
 from refseg.data.scenes.dataset import Scenes, ScenesSpec
 from refseg.errors import RefsegError
 from refseg.models import catalog
@@ -162,8 +160,8 @@ def data_set(data: Any) -> dict[str, Any]:
     chosen = sorted({0, len(data) - 1})
     return {
         "length": len(data),
-        "fingerprint": fingerprint(data),
-        "describe": digest(describe(data)),
+        "fingerprint": data.fingerprint(),
+        "describe": digest(data.describe()),
         "vocabulary": digest(list(data.vocabulary)),
         "examples": {str(index): example_facts(data[index]) for index in chosen},
     }

@@ -92,8 +92,7 @@ def _chosen(dataset: PhraseDataset, count: int, seed: int | None, named: Sequenc
         return Random(seed).sample(range(len(dataset)), min(count, len(dataset)))
     if not named:
         return list(range(min(count, len(dataset))))
-    look: Any = getattr(dataset, "annotation", dataset.__getitem__)  # the first opens no picture
-    found = [index for index in range(len(dataset)) if any(_answers(look(index), named))]
+    found = [index for index in range(len(dataset)) if any(_answers(dataset.annotation(index), named))]
     if not found:
         raise InvalidInput(
             f"nothing in {dataset.name} is called {' or '.join(named)}; --name takes the file of a picture, the name of a video, "

@@ -141,9 +141,9 @@ def evaluate(
                 check_writable(card_file.parent)
         dataset = open_dataset(data, split=split, count=count, root=root, scenes=given)
         weights = _checkpoint_facts(checkpoint)
-        _look_at_as_many_frames(dataset, checkpoint)
+        dataset = _with_trained_frames(dataset, checkpoint)
         ready = files.enter_context(prepare(request, dataset, weights))
-        return dataset, weights, ready, load(checkpoint, device=place, dtype=dtype)
+        return ready.dataset, weights, ready, load(checkpoint, device=place, dtype=dtype)
 
     with _speaking_once(), ExitStack() as files:
         dataset, weights, ready, predictor = distributed.together(lambda: begin(files))
@@ -227,16 +227,14 @@ def _add_to_card(page: Path, checkpoint: str, found: dict[str, Any], predictor: 
     add_to_card(page, checkpoint, zoo.resolve(checkpoint), count, found)
 
 
-def _look_at_as_many_frames(dataset: PhraseDataset, checkpoint: str) -> None:
+def _with_trained_frames(dataset: PhraseDataset, checkpoint: str) -> PhraseDataset:
     """Single labelled frames are asked about within as many frames as the checkpoint was trained with."""
-    from dataclasses import replace
-
     from refseg.checkpoints import native, zoo
-    from refseg.data.readers.sparse_video_set import LabelledFrames
 
     count = native.read_header(zoo.resolve(checkpoint)).config.get("num_frames")
-    if isinstance(dataset, LabelledFrames) and isinstance(count, int):
-        dataset.options = replace(dataset.options, window=count)
+    if dataset.is_windowed and isinstance(count, int):
+        return dataset.with_options(window=count)
+    return dataset
 
 
 def _checkpoint_facts(name: str) -> dict[str, Any]:

@@ -313,7 +313,8 @@ def _open_samples(place: Place, split: str, count: int | None, options: ReadOpti
     from refseg.data.readers.jhmdb import JHMDB
     from refseg.data.readers.mevis import MeViS
 
-    reader = {"a2d": A2D, "jhmdb": JHMDB, "mevis": MeViS}[place.facts.form]
+    readers: dict[str, Any] = {"a2d": A2D, "jhmdb": JHMDB, "mevis": MeViS}
+    reader = readers[place.facts.form]
     return reader(place.folder, split=split, options=options, count=count, on_problem=note)
 
 

@@ -1,20 +1,31 @@
-"""What a published data set says of one picture or clip before any picture is opened, and how it is to be read."""
+"""The contract of a dataset: what is known before an image is opened, how it is read, and what every reader gives."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import copy
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
+from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
 
 from refseg.data.formats.masks import MaskRule
+from refseg.data.formats.phrase_line import words_of
+from refseg.data.provenance import hash_file
 from refseg.errors import InvalidInput, UnknownName
+from refseg.media.images import image_size
 from refseg.structures import Example, Size
 
+COCO, IAPR = "COCO", "IAPR TC-12"  # collections of images that number them
+
 Text = Literal["raw", "sent", "squeezed"]
-
-
 Item = Literal["clip", "object", "phrase"]
 
 
@@ -113,33 +124,226 @@ class Timeline:
     annotated: tuple[int, ...] | None = None  # frames with masks; None = all
 
 
-@runtime_checkable
-class FrameDataset(Protocol):
-    """A data set of long clips, of which a few frames are read at a time."""
+@dataclass(frozen=True, slots=True)
+class TrueObjects:
+    """What the evaluator of DAVIS reads of a video."""
 
-    def timeline(self, index: int) -> Timeline:
-        """What example `index` has, told without reading a picture."""
-
-    def example(self, index: int, frames: Sequence[int]) -> Example:
-        """Example `index` with these frames, in this order, repeats included.
-
-        `target_frames` are the places of frames with masks, each at its first; None where every frame has masks.
-        """
+    masks: Tensor  # [N, T, H, W] bool; N = largest number but 255 in the first frame
+    void: Tensor  # [T, H, W] bool
 
 
-class PhraseDataset(Protocol):
-    """Annotated clips, one at a time; every data set is one of these."""
+@dataclass(frozen=True, slots=True)
+class Remaining:
+    """What is left of a dataset without some images, and how it was counted."""
 
-    @property
-    def name(self) -> str:
-        """What tables call it."""
+    dataset: PhraseDataset
+    num_records: int  # references of a published set, examples of a phrase file
+    num_excluded: int  # of them
+    num_unknown: int = 0  # examples whose image has no number
 
-    @property
-    def vocabulary(self) -> tuple[str, ...]:
-        """The words of its phrases, sorted, lower-case."""
 
+class PhraseDataset(torch.utils.data.Dataset[Example], ABC):
+    """Annotated clips, one at a time: the contract of every dataset.
+
+    A reader gives `__len__`, `annotation` and `example`; everything else has a default that a reader with something better to
+    say overrides. Examples depend on their index alone. Datasets are cheap to send to another process.
+    """
+
+    name: str  # what tables call it
+    split: str | None = None
+    options: ReadOptions = ReadOptions()
+    categories: tuple[str, ...] = ()  # `labels` are places in these
+    num_left_out: int = 0  # records that could not be used, where they are not refused
+
+    # Claims; what they promise is said by the methods that they are about.
+    has_options: bool = False  # `with_options` changes how it is read
+    reads_frames_alone: bool = False  # `example(index, frames)` reads these frames and no others
+    reads_masks_alone: bool = False  # `masks(index, rows=...)` reads these and no others
+    has_mask_rules: bool = False  # parts of an object may overlap, and `options.masks` says what that means
+    is_windowed: bool = (
+        False  # single frames are annotated, and `options.window` frames around one are an example
+    )
+    is_video_set: bool = False  # whole videos, of which evaluation compares every frame
+    is_endless: bool = False  # drawn, not stored: it has neither sizes nor epochs
+    numbers_images: bool = False  # its annotations number the images, so that other sets know them
+    image_collection: str | None = None  # the collection that numbers its images, COCO for one
+
+    @abstractmethod
     def __len__(self) -> int:
         """The number of examples."""
 
+    @abstractmethod
+    def annotation(self, index: int) -> Annotation:
+        """All that is known of example `index` before an image is opened."""
+
+    @abstractmethod
+    def example(self, index: int, frames: Sequence[int] | None = None) -> Example:
+        """Example `index` with these frames, in this order, repeats included; None is all frames.
+
+        `target_frames` are the places of frames with masks, each at its first; None where every frame has masks.
+
+        Raises:
+            InvalidInput: if an image or a mask is missing or damaged; names the record.
+        """
+
     def __getitem__(self, index: int) -> Example:
-        """The example of an index; it depends on the index alone."""
+        return self.example(index)
+
+    def __iter__(self) -> Iterator[Example]:
+        return (self[index] for index in range(len(self)))
+
+    @cached_property
+    def vocabulary(self) -> tuple[str, ...]:
+        """The words of its phrases, sorted, lower-case."""
+        phrases = (phrase for index in range(len(self)) for phrase in self.annotation(index).phrases)
+        return tuple(sorted({word for phrase in phrases for word in words_of(phrase)}))
+
+    @property
+    def num_phrases(self) -> int:
+        """Phrases of all examples; no image is opened."""
+        return sum(len(self.annotation(index).phrases) for index in range(len(self)))
+
+    def timeline(self, index: int) -> Timeline:
+        """How many frames example `index` has, and which of them have masks; no image is opened."""
+        known = self.annotation(index)
+        return Timeline(len(known.frames), known.target_frames)
+
+    def size(self, index: int) -> Size:
+        """(height, width) of the frames of example `index`.
+
+        Raises:
+            InvalidInput: if the header of its first image cannot be read.
+        """
+        known = self.annotation(index)
+        return known.size or image_size(known.paths[0])
+
+    def masks(
+        self, index: int, *, rows: Sequence[int] | None = None, frames: Sequence[int] | None = None
+    ) -> Tensor | None:
+        """[P, T, H, W] bool of some phrases of example `index` in some frames; None where a server keeps the masks.
+
+        Where `target_frames` names the frames that have masks, T counts these.
+        """
+        masks = self.example(index, frames).masks
+        return masks if masks is None or rows is None else masks[list(rows)]
+
+    def annotated_boxes(self, index: int) -> list[list[float] | None]:
+        """The stored box (xyxy in source pixels) of each phrase; None for several objects. Empty: it stores no boxes."""
+        del index
+        return []
+
+    def true_objects(self, index: int) -> TrueObjects | None:
+        """Which pixels are which object of a video; None where the dataset does not tell."""
+        del index
+        return None
+
+    def image_ids(self, genome: Mapping[int, int] | None = None) -> frozenset[int] | None:
+        """The numbers of its images in `image_collection`; None where they have none.
+
+        `genome` gives numbers in COCO by those in Visual Genome.
+        """
+        del genome
+        return None
+
+    def without_images(
+        self, numbers: frozenset[int], *, genome: Mapping[int, int] | None = None
+    ) -> Remaining:
+        """The dataset without the images of these numbers; itself where its images have no numbers."""
+        del numbers, genome
+        return Remaining(self, len(self), 0)
+
+    def with_options(self, **changes: Any) -> PhraseDataset:
+        """The same dataset read in another way; itself where it takes no options.
+
+        Raises:
+            UnknownName: if an option has no such value.
+        """
+        if not self.has_options:
+            return self
+        other = copy.copy(self)
+        other.options = replace(self.options, **changes)
+        other.__dict__.pop("vocabulary", None)
+        return other
+
+    def describe(self) -> dict[str, Any]:
+        """What is needed to read the very same examples again, as plain data."""
+        told = {"name": self.name, "split": self.split, "count": len(self)}
+        if not self.has_options:
+            return told
+        options = {key: str(v) if isinstance(v, Path) else v for key, v in asdict(self.options).items()}
+        left_out = {"left_out": self.num_left_out} if self.num_left_out else {}
+        return told | {"options": options, "sources": self.source_hashes()} | left_out
+
+    def source_hashes(self) -> dict[str, str]:
+        """SHA-256 of its annotation files by name, where an index knows them."""
+        return {}
+
+    def annotation_files(self) -> Iterator[tuple[str, Path]]:
+        """Further annotation files that `fingerprint` hashes, each with its name below the dataset's folder."""
+        yield from ()
+
+    def fingerprint(self) -> dict[str, Any]:
+        """What a result rests on: `describe`, the number of phrases and the SHA-256 of every annotation file that was read."""
+        told = self.describe() | {"phrases": self.num_phrases}
+        read = {name: hash_file(path) for name, path in self.annotation_files()}
+        return told | {"sources": told.get("sources", {}) | read}
+
+
+_ANNOTATIONS = (
+    "meta_expressions/{split}/meta_expressions.json",
+    "meta_expressions/test/meta_expressions.json",  # says which videos of valid are left out
+    "{split}/meta_expressions.json",
+    "{split}/meta.json",
+    "davis_text_annotations/*.txt",
+    "DAVIS/ImageSets/2017/*.txt",
+    "text_annotations/*.txt",
+    "Release/videoset.csv",
+    "jhmdb_sentences_samples_metadata.json",
+)
+
+
+def annotation_files_below(folder: Path, split: str | None) -> Iterator[tuple[str, Path]]:
+    """The files of a dataset of videos that say what is asked, with their names below its folder; those that are there."""
+    for pattern in _ANNOTATIONS:
+        for path in sorted(folder.glob(pattern.format(split=split))):
+            yield path.relative_to(folder).as_posix(), path
+
+
+class Subset(PhraseDataset):
+    """Some examples of a dataset, in the order of `numbers`."""
+
+    def __init__(self, examples: PhraseDataset, numbers: Sequence[int]) -> None:
+        self.examples, self.numbers = examples, numbers
+        self.name, self.image_collection = examples.name, examples.image_collection
+        self.options, self.categories = examples.options, examples.categories
+        self.reads_frames_alone = examples.reads_frames_alone
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    @cached_property
+    def vocabulary(self) -> tuple[str, ...]:
+        """The words of the whole dataset, so that a model reads the same words whatever is left out."""
+        return self.examples.vocabulary
+
+    def annotation(self, index: int) -> Annotation:
+        """All that is known of an example before an image is opened."""
+        return self.examples.annotation(self.numbers[index])
+
+    def timeline(self, index: int) -> Timeline:
+        """How many frames an example has."""
+        return self.examples.timeline(self.numbers[index])
+
+    def size(self, index: int) -> Size:
+        """(height, width) of the frames of an example."""
+        return self.examples.size(self.numbers[index])
+
+    def example(self, index: int, frames: Sequence[int] | None = None) -> Example:
+        """Example `index` with some of its frames."""
+        return self.examples.example(self.numbers[index], frames)
+
+    def fingerprint(self) -> dict[str, Any]:
+        """That of the whole dataset, and what was kept: the number of examples and the SHA-256 of their numbers."""
+        numbers = np.asarray(self.numbers, dtype=np.int64)
+        kept = {"examples": len(numbers), "sha256": hashlib.sha256(numbers.tobytes()).hexdigest()}
+        return self.examples.fingerprint() | {"phrases": self.num_phrases, "kept": kept}

@@ -12,7 +12,7 @@ from typing import Annotated, Any, ClassVar, Literal
 import torch
 from pydantic import Field
 
-from refseg.data.dataset import FrameDataset, PhraseDataset, Timeline
+from refseg.data.dataset import PhraseDataset, Timeline
 from refseg.errors import InvalidInput
 from refseg.structures import Example
 
@@ -155,7 +155,7 @@ class Sampled:
         self._places = [
             (index, anchor)
             for index in range(len(examples))
-            for anchor in sampling.anchors(self._timeline(index))
+            for anchor in sampling.anchors(examples.timeline(index))
         ]
 
     def __len__(self) -> int:
@@ -168,17 +168,8 @@ class Sampled:
     def draw(self, number: int, generator: torch.Generator) -> Example:
         """Clip `number`, its other frames drawn from `generator`."""
         index, anchor = self._places[number]
-        frames = self.sampling.choose(self._timeline(index), anchor, generator)
-        if isinstance(self.examples, FrameDataset):
-            return self.examples.example(index, frames)
-        return pick_frames(self.examples[index], frames)
-
-    def _timeline(self, index: int) -> Timeline:
-        if isinstance(self.examples, FrameDataset):
-            return self.examples.timeline(index)
-        example = self.examples[index]
-        annotated = None if example.target_frames is None else tuple(example.target_frames.tolist())
-        return Timeline(len(example.frames), annotated)
+        frames = self.sampling.choose(self.examples.timeline(index), anchor, generator)
+        return self.examples.example(index, frames)
 
 
 def pick_frames(example: Example, frames: Sequence[int]) -> Example:

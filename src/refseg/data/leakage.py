@@ -7,25 +7,15 @@ annotations, of phrase files from names such as COCO_train2014_000000581857.jpg,
 
 from __future__ import annotations
 
-import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from refseg.data.catalog import open_dataset
-from refseg.data.dataset import PhraseDataset, Timeline
+from refseg.data.dataset import COCO, PhraseDataset
 from refseg.data.formats.records import read_json
-from refseg.data.published import ALIASES, PUBLISHED
-from refseg.data.readers.image_set import ReferenceImages
-from refseg.data.readers.phrase_file import PhraseFile
 from refseg.errors import InvalidInput
-from refseg.structures import Example, Size
-
-COCO, IAPR = "COCO", "IAPR TC-12"  # collections of pictures that number them
-
-_COCO_NAME = re.compile(r"(?:COCO_(?:train|val|test)\d{4}_)?(\d{12})(?:_\d+)?\.(?:jpe?g|png)", re.IGNORECASE)
-_NUMBER_NAME = re.compile(r"(\d+)\.(?:jpe?g|png)", re.IGNORECASE)  # Visual Genome
 
 Numbers = Mapping[int, int]
 """Numbers of pictures in COCO by their numbers in Visual Genome."""
@@ -83,37 +73,6 @@ class Fallen:
         return told + (f"; {self.unknown} examples show no picture of COCO by name" if self.unknown else "")
 
 
-class Subset:
-    """Some examples of a phrase file, in its order."""
-
-    def __init__(self, examples: PhraseFile, numbers: Sequence[int]) -> None:
-        self.examples, self.numbers = examples, numbers
-        self.name, self.vocabulary = examples.name, examples.vocabulary
-
-    def __len__(self) -> int:
-        return len(self.numbers)
-
-    def __getitem__(self, index: int) -> Example:
-        return self.examples[self.numbers[index]]
-
-    @property
-    def num_phrases(self) -> int:
-        """Phrases of these examples."""
-        return sum(map(self.examples.num_phrases_of, self.numbers))
-
-    def timeline(self, index: int) -> Timeline:
-        """How many frames example `index` has."""
-        return self.examples.timeline(self.numbers[index])
-
-    def example(self, index: int, frames: Sequence[int] | None = None) -> Example:
-        """Example `index` with some of its frames."""
-        return self.examples.example(self.numbers[index], frames)
-
-    def size(self, index: int) -> Size:
-        """(height, width) of the frames of example `index`."""
-        return self.examples.size(self.numbers[index])
-
-
 def held_out(parts: Sequence[str], root: Path | None) -> list[HeldOut]:
     """The pictures of every part.
 
@@ -139,11 +98,12 @@ def pictures_of(examples: PhraseDataset, genome: Numbers | None = None) -> tuple
     Raises:
         InvalidInput: if the set's pictures have no numbers.
     """
-    if isinstance(examples, ReferenceImages):
-        return _collection(examples.name), examples.picture_ids
-    if isinstance(examples, PhraseFile):
-        return COCO, frozenset(n for n in _numbers_of(examples, genome) if n is not None)
-    raise InvalidInput(f"the pictures of {examples.name} have no numbers by which other data sets know them")
+    numbers = examples.image_ids(genome)
+    if numbers is None or examples.image_collection is None:
+        raise InvalidInput(
+            f"the pictures of {examples.name} have no numbers by which other data sets know them"
+        )
+    return examples.image_collection, numbers
 
 
 def leave_out(
@@ -153,23 +113,23 @@ def leave_out(
 
     A video data set shares no picture with COCO and stays whole.
     """
-    if isinstance(examples, ReferenceImages):
-        return _without_references(examples, held, split)
-    if isinstance(examples, PhraseFile):
-        return _without_lines(examples, held, split, genome)
-    parts = {one.part: 0 for one in held}
-    return examples, Fallen(examples.name, split, len(examples), 0, 0, parts)
+    collection = examples.image_collection
+    numbers = frozenset().union(*(one.numbers for one in held if one.collection == collection))
+    shared = (examples.image_ids(genome) or frozenset()) & numbers
+    rest = examples.without_images(numbers, genome=genome)
+    by_part = {one.part: len(one.numbers & shared) if one.collection == collection else 0 for one in held}
+    counts = (rest.num_records, rest.num_excluded, len(shared))
+    return rest.dataset, Fallen(examples.name, split, *counts, by_part, rest.num_unknown)
 
 
 def shared_pictures(training: Sequence[PhraseDataset], measured: PhraseDataset) -> tuple[int, int]:
     """How many pictures of a published set that is measured on are learnt from, and how many it has; (0, 0) for others."""
-    if not isinstance(measured, ReferenceImages):
+    if not measured.numbers_images:
         return 0, 0
-    collection, numbers = _collection(measured.name), measured.picture_ids
-    known = [
-        one for one in training if isinstance(one, ReferenceImages) and _collection(one.name) == collection
-    ]
-    return len(numbers & frozenset().union(*(one.picture_ids for one in known))), len(numbers)
+    collection, numbers = pictures_of(measured)
+    known = [pictures_of(one) for one in training if one.numbers_images]
+    learnt = frozenset().union(*(own for where, own in known if where == collection))
+    return len(numbers & learnt), len(numbers)
 
 
 def read_genome(path: Path) -> dict[int, int]:
@@ -196,7 +156,7 @@ def overlap(path: Path, held: Sequence[HeldOut]) -> tuple[int, list[int]]:
     Raises:
         InvalidInput: if it is neither.
     """
-    numbers = _coco(held)
+    numbers = frozenset().union(*(one.numbers for one in held if one.collection == COCO))
     rows = read_json(path)
     if isinstance(rows, list):
         genome = read_genome(path)
@@ -217,57 +177,3 @@ def as_record(fallen: Sequence[Fallen], held: Sequence[HeldOut]) -> dict[str, An
         "held_out": {one.part: {"collection": one.collection, "pictures": len(one.numbers)} for one in held},
         "training": [asdict(one) for one in fallen],
     }
-
-
-def _without_references(
-    examples: ReferenceImages, held: Sequence[HeldOut], split: str
-) -> tuple[PhraseDataset, Fallen]:
-    own = [one for one in held if one.collection == _collection(examples.name)]
-    numbers = frozenset().union(*(one.numbers for one in own))
-    shared = examples.picture_ids & numbers
-    kept, fell = examples.without_pictures(numbers)
-    by_part = _by_part(shared, held, _collection(examples.name))
-    return kept, Fallen(examples.name, split, len(examples.rows), fell, len(shared), by_part)
-
-
-def _without_lines(
-    examples: PhraseFile, held: Sequence[HeldOut], split: str, genome: Numbers | None
-) -> tuple[PhraseDataset, Fallen]:
-    of_example, numbers = list(_numbers_of(examples, genome)), _coco(held)
-    kept = [index for index, number in enumerate(of_example) if number not in numbers]
-    shared = {number for number in of_example if number is not None} & numbers
-    fallen = Fallen(
-        examples.name,
-        split,
-        len(examples),
-        len(examples) - len(kept),
-        len(shared),
-        _by_part(shared, held, COCO),
-        unknown=sum(number is None for number in of_example),
-    )
-    return (examples if len(kept) == len(examples) else Subset(examples, kept)), fallen
-
-
-def _numbers_of(examples: PhraseFile, genome: Numbers | None) -> Iterator[int | None]:
-    for index in range(len(examples)):
-        name = Path(examples.picture(index)).name
-        if genome is not None and (told := _NUMBER_NAME.fullmatch(name)) and len(told[1]) < 12:
-            yield genome.get(int(told[1]))
-            continue
-        told = _COCO_NAME.fullmatch(name)
-        yield int(told[1]) if told else None
-
-
-def _coco(held: Sequence[HeldOut]) -> frozenset[int]:
-    return frozenset().union(*(one.numbers for one in held if one.collection == COCO))
-
-
-def _by_part(shared: Collection[int], held: Sequence[HeldOut], collection: str) -> dict[str, int]:
-    return {one.part: len(one.numbers & set(shared)) if one.collection == collection else 0 for one in held}
-
-
-def _collection(name: str) -> str:
-    """The collection of pictures of a published set; forms that only folders name are COCO's."""
-    facts = PUBLISHED.get(ALIASES.get(name, name))
-    is_iapr = facts is not None and any("saiapr" in folder for folder in facts.image_folders)
-    return IAPR if is_iapr else COCO

@@ -5,11 +5,9 @@ Data sets of videos read some frames of an example without the others; of all ot
 
 from __future__ import annotations
 
-import copy
-import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -61,12 +59,7 @@ def pieces(dataset: PhraseDataset, index: int, window: int | None) -> Iterator[P
         return
     for first in range(0, len(names), window):
         places = range(first, min(first + window, len(names)))
-        yield Piece(dataset.example(index, list(places)), first, len(names))  # type: ignore[attr-defined]
-
-
-def can_read_parts(dataset: PhraseDataset) -> bool:
-    """Whether the data set knows another reading of targets whose parts overlap."""
-    return hasattr(getattr(dataset, "options", None), "masks") and hasattr(dataset, "masks")
+        yield Piece(dataset.example(index, list(places)), first, len(names))
 
 
 def check_masks(target: Tensor | None, name: str, dataset: PhraseDataset) -> None:
@@ -80,30 +73,18 @@ def check_masks(target: Tensor | None, name: str, dataset: PhraseDataset) -> Non
         )
 
 
-def annotated_boxes(dataset: PhraseDataset, index: int) -> list[list[float] | None]:
-    """The stored box (xyxy in source pixels) of each phrase of an example; None where there is none, or several objects."""
-    if not hasattr(dataset, "pairs") or not hasattr(dataset, "table"):
-        return []
-    boxes: list[list[float] | None] = []
-    for row, _ in dataset.pairs(index):
-        objects = dataset.table.reference(row).objects
-        x, y, width, height = objects[0].box if len(objects) == 1 else (math.nan,) * 4
-        boxes.append(None if math.isnan(x) else [x, y, x + width, y + height])
-    return boxes
-
-
-def _fills_memory(dataset: Any, index: int, frames: int) -> bool:
+def _fills_memory(dataset: PhraseDataset, index: int, frames: int) -> bool:
     """Whether the masks of all phrases of a whole video are too many to hold at once."""
-    if not hasattr(dataset, "read_masks") or dataset.options.item != "clip":
+    if not dataset.reads_masks_alone or dataset.options.item != "clip":
         return False
     height, width = dataset.size(index)
     pixels: int = len(dataset.annotation(index).phrases) * frames * height * width
     return pixels > MOST_PIXELS
 
 
-def _one_by_one(dataset: Any, index: int) -> Piece:
+def _one_by_one(dataset: PhraseDataset, index: int) -> Piece:
     """A whole video whose targets are read when their phrase is compared."""
-    known, video = dataset.annotation(index), dataset.video(index)
+    known = dataset.annotation(index)
     frames = torch.cat([read_stored_image(path) for path in known.paths])
     example = Example(
         name=known.name,
@@ -117,7 +98,7 @@ def _one_by_one(dataset: Any, index: int) -> Piece:
     )
 
     def target(row: int) -> Tensor | None:
-        masks = dataset.read_masks(video, [row], range(len(frames)))
+        masks = dataset.masks(index, rows=[row])
         return None if masks is None else masks[0]
 
     return Piece(example, 0, len(frames), one_target=target)
@@ -125,11 +106,10 @@ def _one_by_one(dataset: Any, index: int) -> Piece:
 
 def _frame_names(dataset: PhraseDataset, index: int) -> Sequence[str] | None:
     """The frames of a video data set's example, where it can read some of them."""
-    if not hasattr(dataset, "example") or not hasattr(dataset, "annotation"):
+    if not dataset.reads_frames_alone:
         return None
     known = dataset.annotation(index)
-    names: Sequence[str] | None = known.frames if known.target_frames is None else None
-    return names
+    return known.frames if known.target_frames is None else None
 
 
 def _cut(example: Example, window: int | None, others: Callable[[], Tensor] | None) -> Iterator[Piece]:
@@ -149,13 +129,13 @@ def _cut(example: Example, window: int | None, others: Callable[[], Tensor] | No
 
 
 def _other_reading(dataset: PhraseDataset, index: int) -> Callable[[], Tensor] | None:
-    if not can_read_parts(dataset):
+    if not dataset.has_mask_rules:
         return None
-    other: Any = copy.copy(dataset)
-    other.options = replace(other.options, masks=EXACTLY_ONE)
+    other = dataset.with_options(masks=EXACTLY_ONE)
 
     def masks() -> Tensor:
-        found: Tensor = other.masks(index)
+        found = other.masks(index)
+        assert found is not None, "a dataset without masks is refused before its targets are read"
         return found
 
     return masks

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from refseg import distributed
 from refseg.checkpoints import zoo
-from refseg.data.provenance import describe
 from refseg.data.published import ALIASES
 from refseg.errors import InvalidInput, UnknownName
 from refseg.evaluation.records import Journal
@@ -28,9 +27,6 @@ from refseg.models import catalog
 if TYPE_CHECKING:
     from refseg.checkpoints.cards import Published
     from refseg.data.dataset import PhraseDataset
-
-LABELLED_FRAMES = ("a2d", "jhmdb")
-"""Data sets of which single frames are annotated; their examples are a few frames around one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +46,7 @@ class Request:
 class Ready:
     """What an evaluation runs with."""
 
+    dataset: PhraseDataset  # read as the protocols ask
     protocols: tuple[Protocol, ...]
     window: int | None
     journal: Journal | None
@@ -62,7 +59,7 @@ class Ready:
 def prepare(request: Request, dataset: PhraseDataset, weights: dict[str, Any]) -> Iterator[Ready]:
     """Protocols, files and published numbers for `dataset` and the checkpoint that `weights` tells of.
 
-    The data set gives from now on the text of phrases that the protocols ask for.
+    The dataset of the answer gives the text of phrases that the protocols ask for.
 
     Raises:
         UnknownName: if a protocol, or a submission of the data set, is unknown.
@@ -71,9 +68,9 @@ def prepare(request: Request, dataset: PhraseDataset, weights: dict[str, Any]) -
     if request.resumes and request.rows is None and request.submission is None:
         raise InvalidInput("--resume goes on from the file that --rows names; give both")
     protocols = choose_protocols(request, dataset, weights["family"])
-    _choose_text(dataset, protocols, published_protocols(dataset.name, _protocols_of(weights["family"])))
-    _choose_window(dataset, request.window)
-    facts = {"checkpoint": weights, "source": describe(dataset), "dtype": request.dtype}
+    published = published_protocols(dataset.name, _protocols_of(weights["family"]))
+    dataset = _with_window(_with_text(dataset, protocols, published), request.window)
+    facts = {"checkpoint": weights, "source": dataset.describe(), "dtype": request.dtype}
     header = {
         **facts,
         "protocols": [protocol.name for protocol in protocols],
@@ -89,14 +86,14 @@ def prepare(request: Request, dataset: PhraseDataset, weights: dict[str, Any]) -
         journal = None
         if rows is not None and distributed.is_first():
             journal = files.enter_context(Journal(rows, header, resumes=request.resumes))
-        published = authors_numbers(weights["name"], dataset)
-        yield Ready(protocols, request.window, journal, writer, published, facts)
+        numbers = authors_numbers(weights["name"], dataset)
+        yield Ready(dataset, protocols, request.window, journal, writer, numbers, facts)
 
 
 def choose_protocols(request: Request, dataset: PhraseDataset, family: str) -> tuple[Protocol, ...]:
     """Those asked for; else ours and, where it differs, the published one of the family or the data set."""
     ours = honest_protocols(dataset.name)
-    if ours == (HONEST,) and hasattr(dataset, "read_masks"):  # videos in the layout of a published set
+    if ours == (HONEST,) and dataset.is_video_set:  # videos in the layout of a published set
         ours = (HONEST_VIDEO,)
     if request.shuffles and request.protocols:
         raise InvalidInput("the control is measured by our own protocol; leave out --protocol")
@@ -114,9 +111,9 @@ def choose_protocols(request: Request, dataset: PhraseDataset, family: str) -> t
     return tuple(dict.fromkeys(PROTOCOLS[name] for name in request.protocols))
 
 
-def _choose_text(
+def _with_text(
     dataset: PhraseDataset, protocols: Sequence[Protocol], published: Sequence[Protocol]
-) -> None:
+) -> PhraseDataset:
     """Phrases as the protocols ask them, in every column: another text would be another question.
 
     Where they do not say, as the family's own protocol does: that is the text that it was trained with.
@@ -127,32 +124,29 @@ def _choose_text(
             f"these protocols ask different texts of a phrase ({', '.join(sorted(texts))}); evaluate them one by one"
         )
     texts = texts or {protocol.text for protocol in published if protocol.text is not None}
-    data: Any = dataset
-    if texts and hasattr(getattr(data, "options", None), "text"):
-        data.options = replace(data.options, text=texts.pop())
+    return dataset.with_options(text=texts.pop()) if texts else dataset
 
 
 def _protocols_of(family: str) -> Mapping[str, Protocol]:
     return catalog.family(family).protocols
 
 
-def _choose_window(dataset: PhraseDataset, window: int | None) -> None:
+def _with_window(dataset: PhraseDataset, window: int | None) -> PhraseDataset:
     """Of sets with single labelled frames, the window is what surrounds such a frame."""
-    if window is None or dataset.name not in LABELLED_FRAMES:
-        return
+    if window is None or not dataset.is_windowed:
+        return dataset
     if window == 0:
         raise InvalidInput(
             f"{dataset.name} asks about single frames; --window is how many frames around one are seen"
         )
-    data: Any = dataset
-    data.options = replace(data.options, window=window)
+    return dataset.with_options(window=window)
 
 
 def authors_numbers(checkpoint: str, dataset: PhraseDataset) -> tuple[Published, ...]:
     """What the authors printed of this checkpoint on this part of this data set."""
     cards = {card.name: card for card in zoo.list_checkpoints()}
     card = cards.get(checkpoint) or cards.get(Path(checkpoint).stem)
-    split = getattr(dataset, "split", None)
+    split = dataset.split
     if card is None:
         return ()
     return tuple(

@@ -15,7 +15,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 from torch import Tensor
@@ -24,7 +24,7 @@ from refseg import distributed
 from refseg.errors import InvalidInput
 from refseg.evaluation import scoring
 from refseg.evaluation.calibration import Trust, trust_in
-from refseg.evaluation.examples import Piece, annotated_boxes, can_read_parts, check_masks, pieces
+from refseg.evaluation.examples import Piece, check_masks, pieces
 from refseg.evaluation.plan import OWN, Plan, View, centre_of, counts_of, joined, target_on_canvas
 from refseg.evaluation.records import Done, Journal, Row, as_line, from_line
 from refseg.evaluation.scoring import Scored, ranked_record, scored
@@ -308,7 +308,7 @@ def _threshold_of(predictor: Predictor) -> float | None:
 
 
 def _readings(dataset: PhraseDataset) -> frozenset[str]:
-    return frozenset({"union", "exactly-one"} if can_read_parts(dataset) else {"union"})
+    return frozenset({"union", "exactly-one"} if dataset.has_mask_rules else {"union"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -342,7 +342,7 @@ class _Task:
         example, plan = piece.example, self.plan
         takes_others = piece.other_targets is not None and any(view.parts != "union" for view in plan.views)
         others = piece.other_targets() if takes_others and piece.other_targets else None
-        boxes = annotated_boxes(self.dataset, done.index) if plan.takes_candidates else []
+        boxes = self.dataset.annotated_boxes(done.index) if plan.takes_candidates else []
         pairs = zip(done.rows, self._answers(piece, asked.phrases), strict=True)
         for (row, answer), seconds in _timed(pairs):
             done.predicting_seconds += seconds
@@ -372,8 +372,8 @@ class _Task:
             raise InvalidInput(f"{example.name}: {error}") from error
 
     def _compare_objects(self, index: int, merged: scoring.Merged, done: Done) -> None:
-        data: Any = self.dataset
-        truth = data.true_objects(data.video(index)) if hasattr(data, "true_objects") else None
+        data = self.dataset
+        truth = data.true_objects(index)
         if truth is None:
             raise InvalidInput(
                 f"{data.name} does not tell which pixels are which object; this protocol is for Ref-DAVIS17"

@@ -11,10 +11,11 @@ import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from refseg.data.dataset import PhraseDataset
 from refseg.errors import InvalidInput
 from refseg.evaluation.scoring import RUNS
 from refseg.evaluation.submission import Layout, davis_palette, layout_of
@@ -59,19 +60,19 @@ class Findings:
         ]
 
 
-def expected_videos(dataset: Any) -> list[Video]:
+def expected_videos(dataset: PhraseDataset) -> list[Video]:
     """What a data set's submission must hold, from its annotations; of pictures their headers alone are read.
 
     Raises:
         InvalidInput: if the data set does not tell its videos, or a frame cannot be read.
     """
-    if not hasattr(dataset, "annotation") or not hasattr(dataset, "size"):
+    if dataset.is_endless or not len(dataset):
         raise InvalidInput(f"{dataset.name} has no videos to hand in")
     videos: dict[str, Video] = {}
     for index in range(len(dataset)):
         known = dataset.annotation(index)
         earlier = videos[known.name].expressions if known.name in videos else ()
-        size = tuple(dataset.size(index))
+        size = dataset.size(index)
         videos[known.name] = Video(known.name, (*earlier, *known.ids), tuple(known.frames), size)
     return list(videos.values())
 

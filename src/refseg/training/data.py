@@ -151,8 +151,8 @@ class Source:
         Raises:
             InvalidInput: if the data set does not know them.
         """
-        examples: Any = self.examples
-        if not hasattr(examples, "size"):
+        examples = self.examples
+        if examples.is_endless:
             raise InvalidInput(
                 f"{examples.name} does not know the sizes of its pictures; set data.same_shape = false"
             )

@@ -20,7 +20,6 @@ import torch
 from refseg import distributed
 from refseg.checkpoints import native, zoo
 from refseg.data.dataset import PhraseDataset
-from refseg.data.provenance import fingerprint
 from refseg.data.published import is_published, published
 from refseg.errors import RefsegError
 from refseg.evaluation import model_card
@@ -335,7 +334,7 @@ def _pairs(examples: Sources, run: RunConfig) -> Iterator[tuple[Any, Any]]:
 
 
 def _set(examples: PhraseDataset, split: str) -> dict[str, Any]:
-    told = {"split": split or "all"} | fingerprint(examples)
+    told = {"split": split or "all"} | examples.fingerprint()
     return told | ({"licence": published(examples.name).licence} if is_published(examples.name) else {})
 
 

@@ -76,7 +76,7 @@ def by_hand(path, dataset, frames):
     """The published evaluation in plain steps: a window of frames, all candidates of one of them, COCO's measure."""
     predictor = Predictor.load(path, device="cpu")
     predictor.model.tell_candidates()
-    dataset.options = dataclasses.replace(dataset.options, window=frames, text="squeezed")
+    dataset = dataset.with_options(window=frames, text="squeezed")
     ranked = []
     for example in dataset:
         assert len(example.frames) == frames

@@ -1,6 +1,5 @@
 """VPD as people use it: converted, asked, measured by its published protocol."""
 
-import dataclasses
 import json
 import os
 import subprocess
@@ -74,7 +73,7 @@ def test_evaluation_prints_ours_and_the_published_protocol(tmp_path):
     result = evaluate(predictor, dataset, protocols=chosen)
     assert "vpd" in result_table(result)
     scored = {one.protocol.name: one.values for one in result.scored()}
-    dataset.options = dataclasses.replace(dataset.options, masks="exactly-one", text="sent")
+    dataset = dataset.with_options(masks="exactly-one", text="sent")
     rows = []
     for index in range(len(dataset)):
         example = dataset[index]

@@ -2,18 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+import math
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from refseg.data.dataset import Annotation, ReadOptions, squeezed, told_with
+from refseg.data.dataset import (
+    COCO,
+    IAPR,
+    Annotation,
+    PhraseDataset,
+    ReadOptions,
+    Remaining,
+    squeezed,
+    told_with,
+)
 from refseg.data.formats.phrase_line import words_of
 from refseg.data.formats.reference_table import ReferenceTable
+from refseg.data.frame_sampling import pick_frames
+from refseg.data.published import ALIASES, PUBLISHED
 from refseg.data.readers.coco_style import clipped_boxes, training_parts
 from refseg.data.readers.phrase_file import MOST_PHRASES
 from refseg.errors import InvalidInput
@@ -58,7 +70,7 @@ class PictureFolders:
         return read_stored_image(path)
 
 
-class ReferenceImages(torch.utils.data.Dataset[Example]):
+class ReferenceImages(PhraseDataset):
     """The references of a split as examples; pictures are opened and masks drawn when their example is asked for.
 
     Examples and their phrases keep the order of the file: records, then sentences. With `item="clip"` the phrases of a picture stand
@@ -76,6 +88,8 @@ class ReferenceImages(torch.utils.data.Dataset[Example]):
     Raises:
         UnknownName, InvalidInput: if the split is unknown or holds nothing.
     """
+
+    has_options = has_mask_rules = numbers_images = True
 
     def __init__(
         self,
@@ -104,9 +118,6 @@ class ReferenceImages(torch.utils.data.Dataset[Example]):
 
     def __len__(self) -> int:
         return len(self._starts) - 1
-
-    def __iter__(self) -> Iterator[Example]:
-        return (self[index] for index in range(len(self)))
 
     @property
     def num_phrases(self) -> int:
@@ -156,9 +167,13 @@ class ReferenceImages(torch.utils.data.Dataset[Example]):
         """(height, width) of the picture of example `index`, as annotated."""
         return self.table.picture_size(int(self._pairs[self._starts[index], 0]))
 
-    def masks(self, index: int) -> Tensor:
+    def masks(
+        self, index: int, *, rows: Sequence[int] | None = None, frames: Sequence[int] | None = None
+    ) -> Tensor:
         """[P, 1, H, W] bool of example `index`; needs no picture."""
+        del frames  # an image has one
         pairs = self.pairs(index)
+        pairs = pairs if rows is None else [pairs[row] for row in rows]
         height, width = self.table.picture_size(pairs[0][0])
         masks = torch.empty(len(pairs), 1, height, width, dtype=torch.bool)
         drawn: dict[int, int] = {}
@@ -170,12 +185,16 @@ class ReferenceImages(torch.utils.data.Dataset[Example]):
                 masks[place] = masks[first]
         return masks
 
-    def __getitem__(self, index: int) -> Example:
-        """Example `index`.
+    def example(self, index: int, frames: Sequence[int] | None = None) -> Example:
+        """Example `index`; `frames` may repeat its only one.
 
         Raises:
             InvalidInput: if its picture is missing, damaged, or of another size than annotated; names the record.
         """
+        example = self._read(index)
+        return example if frames is None else pick_frames(example, frames)
+
+    def _read(self, index: int) -> Example:
         known = self.annotation(index)
         with told_with(f"{self.name} reference {known.objects[0]}"):
             frames = self.store.read(known.name)
@@ -214,20 +233,47 @@ class ReferenceImages(torch.utils.data.Dataset[Example]):
             return None
         return tuple(torch.from_numpy(np.array(part, dtype=np.float64)).reshape(-1, 2) for part in parts)
 
+    def annotated_boxes(self, index: int) -> list[list[float] | None]:
+        """The stored box (xyxy in source pixels) of each phrase; None where there is none, or several objects."""
+        boxes: list[list[float] | None] = []
+        for row, _ in self.pairs(index):
+            objects = self.table.reference(row).objects
+            x, y, width, height = objects[0].box if len(objects) == 1 else (math.nan,) * 4
+            boxes.append(None if math.isnan(x) else [x, y, x + width, y + height])
+        return boxes
+
+    def source_hashes(self) -> dict[str, str]:
+        """SHA-256 of its annotation files by name."""
+        return {source["name"]: source["sha256"] for source in self.table.columns.facts["sources"]}
+
+    def fingerprint(self) -> dict[str, Any]:
+        """As of every dataset, with the key of the index, which stands for files and form together."""
+        return super().fingerprint() | {"index": self.table.columns.facts["key"]}
+
     @property
-    def picture_ids(self) -> frozenset[int]:
-        """The numbers of the pictures, such as COCO gives them: sets that share one show the same picture."""
+    def image_collection(self) -> str:  # type: ignore[override]
+        """The collection that numbers the images; forms that only folders name are COCO's."""
+        facts = PUBLISHED.get(ALIASES.get(self.name, self.name))
+        is_iapr = facts is not None and any("saiapr" in folder for folder in facts.image_folders)
+        return IAPR if is_iapr else COCO
+
+    def image_ids(self, genome: Mapping[int, int] | None = None) -> frozenset[int]:
+        """The numbers of the images, such as COCO gives them: sets that share one show the same image."""
+        del genome
         rows = np.unique(self.table.arrays["ref.picture"][self.rows])
         return frozenset(self.table.arrays["picture.id"][rows].tolist())
 
-    def without_pictures(self, numbers: Collection[int]) -> tuple[ReferenceImages, int]:
-        """The same data set without the references to some pictures, and how many references fell."""
+    def without_images(
+        self, numbers: frozenset[int], *, genome: Mapping[int, int] | None = None
+    ) -> Remaining:
+        """The same dataset without the references to some images."""
+        del genome
         of_row = self.table.arrays["picture.id"][self.table.arrays["ref.picture"][self.rows]]
         kept = self.rows[~np.isin(of_row, list(numbers))]
         smaller = ReferenceImages(
             self.name, self.table, self.store, split=self.split, options=self.options, rows=kept
         )
-        return smaller, len(self.rows) - len(kept)
+        return Remaining(smaller, len(self.rows), len(self.rows) - len(kept))
 
     def _text(self, row: int) -> str:
         kind = self.options.text or "sent"

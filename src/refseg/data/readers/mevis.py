@@ -149,6 +149,14 @@ class MeViS(VideoPhrases):
         """The picture of a frame."""
         return self.folder / self.split / "JPEGImages" / video.name / f"{frame}.jpg"
 
+    def source_hashes(self) -> dict[str, str]:
+        """SHA-256 of the mask file, which an index knows."""
+        return (
+            {}
+            if self.series is None
+            else {s["name"]: s["sha256"] for s in self.series.columns.facts["sources"]}
+        )
+
     def read_masks(self, video: Video, rows: Sequence[int], frames: Sequence[int]) -> Tensor | None:
         """[P, T, H, W] bool: the union over the annotations of each expression."""
         return self._drawn(video, rows, frames, torch.bool)

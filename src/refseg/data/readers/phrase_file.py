@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from refseg.data.dataset import Timeline
+from refseg.data.dataset import COCO, Annotation, PhraseDataset, Remaining, Subset, Timeline
 from refseg.data.formats.phrase_line import PhraseLine, parse_line, told_with_line, words_of
+from refseg.data.provenance import hash_file
 from refseg.errors import InvalidInput, UnknownName
 from refseg.media.images import image_size, read_image
 from refseg.structures import Example, Size
@@ -20,8 +23,11 @@ from refseg.structures import Example, Size
 MOST_PHRASES = 64
 """Phrases of one example; a picture with more becomes several examples, so that masks stay within memory."""
 
+_COCO_NAME = re.compile(r"(?:COCO_(?:train|val|test)\d{4}_)?(\d{12})(?:_\d+)?\.(?:jpe?g|png)", re.IGNORECASE)
+_NUMBER_NAME = re.compile(r"(\d+)\.(?:jpe?g|png)", re.IGNORECASE)  # Visual Genome
 
-class PhraseFile(torch.utils.data.Dataset[Example]):
+
+class PhraseFile(PhraseDataset):
     """The examples of a phrase file, in the order in which their pictures first appear.
 
     Opening reads and checks every line and looks whether the files are there; pictures and masks are read with their
@@ -39,6 +45,8 @@ class PhraseFile(torch.utils.data.Dataset[Example]):
         UnknownName: if lines name splits, and none is `split`.
     """
 
+    image_collection = COCO
+
     def __init__(
         self,
         path: str | Path,
@@ -54,7 +62,7 @@ class PhraseFile(torch.utils.data.Dataset[Example]):
         self.name = self.path.name
         self.categories = tuple(sorted(survey.categories))  # `labels` are indices into these; -1 = none named
         kept = survey.of_split(self.path, split)
-        self.vocabulary = tuple(sorted(set().union(*(survey.words[name] for name in kept))))
+        self._words = tuple(sorted(set().union(*(survey.words[name] for name in kept))))
         self._places = _chunks(
             survey.groups_of(kept), count
         )  # of each example: [P, 2] line number, offset in bytes
@@ -62,25 +70,65 @@ class PhraseFile(torch.utils.data.Dataset[Example]):
     def __len__(self) -> int:
         return len(self._places)
 
-    def __iter__(self) -> Iterator[Example]:
-        return (self[index] for index in range(len(self)))
-
     @property
     def num_phrases(self) -> int:
         """Phrases of all examples."""
-        return sum(map(self.num_phrases_of, range(len(self))))
+        return sum(map(len, self._places))
 
-    def num_phrases_of(self, index: int) -> int:
-        """How many phrases example `index` has."""
-        return len(self._places[index])
+    @cached_property
+    def vocabulary(self) -> tuple[str, ...]:
+        """The words of the phrases."""
+        return self._words
 
-    def __getitem__(self, index: int) -> Example:
-        """Example `index`; an empty mask is a phrase that nothing answers to.
+    def annotation(self, index: int) -> Annotation:
+        """What the lines of example `index` say; no image is opened."""
+        if not 0 <= index < len(self):
+            raise IndexError(f"example {index} of {len(self)}")
+        lines = self._lines(self._places[index].tolist())
+        labels = self._labels(lines)
+        return Annotation(
+            name=lines[0].frames[0],
+            paths=tuple(self.root / frame for frame in lines[0].frames),
+            frames=lines[0].frames,
+            size=None,
+            phrases=tuple(line.phrase for line in lines),
+            ids=tuple(line.id or "" for line in lines),
+            objects=("",) * len(lines),
+            no_target=tuple(line.masks is None for line in lines),
+            labels=(-1,) * len(lines) if labels is None else tuple(labels.tolist()),
+            registers=tuple(line.register or "" for line in lines),
+        )
 
-        Raises:
-            InvalidInput: if a picture or a mask cannot be read, or the file has changed since it was opened.
-        """
-        return self.example(index)
+    def describe(self) -> dict[str, Any]:
+        """The name and the SHA-256 of the file, and which part of it is read."""
+        return {"name": self.name, "split": self.split, "count": len(self), "sha256": self.sha256()}
+
+    def fingerprint(self) -> dict[str, Any]:
+        """`describe` with the number of phrases; the hash of the file stands in it."""
+        return self.describe() | {"phrases": self.num_phrases}
+
+    def image_ids(self, genome: Mapping[int, int] | None = None) -> frozenset[int]:
+        """Numbers in COCO, from names such as COCO_train2014_000000581857.jpg; `genome` as in the contract."""
+        return frozenset(number for number in self._image_numbers(genome) if number is not None)
+
+    def without_images(
+        self, numbers: frozenset[int], *, genome: Mapping[int, int] | None = None
+    ) -> Remaining:
+        """The examples that show none of these images of COCO."""
+        of_example = list(self._image_numbers(genome))
+        kept = [index for index, number in enumerate(of_example) if number not in numbers]
+        unknown = sum(number is None for number in of_example)
+        rest = self if len(kept) == len(self) else Subset(self, kept)
+        return Remaining(rest, len(self), len(self) - len(kept), unknown)
+
+    def _image_numbers(self, genome: Mapping[int, int] | None) -> Iterator[int | None]:
+        for index in range(len(self)):
+            name = Path(self.picture(index)).name
+            if genome is not None and (told := _NUMBER_NAME.fullmatch(name)) and len(told[1]) < 12:
+                yield genome.get(int(told[1]))
+                continue
+            told = _COCO_NAME.fullmatch(name)
+            yield int(told[1]) if told else None
 
     def timeline(self, index: int) -> Timeline:
         """How many frames example `index` has, told without opening one."""
@@ -89,8 +137,10 @@ class PhraseFile(torch.utils.data.Dataset[Example]):
     def example(self, index: int, frames: Sequence[int] | None = None) -> Example:
         """Example `index` with some of its frames; one may stand there several times.
 
+        An empty mask is a phrase that nothing answers to.
+
         Raises:
-            InvalidInput: as above.
+            InvalidInput: if an image or a mask cannot be read, or the file has changed since it was opened.
         """
         if not 0 <= index < len(self):
             raise IndexError(f"example {index} of {len(self)}")
@@ -129,8 +179,7 @@ class PhraseFile(torch.utils.data.Dataset[Example]):
 
     def sha256(self) -> str:
         """Of the file; pictures are not part of it."""
-        with self.path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return hash_file(self.path)
 
     def _lines(self, places: Sequence[Sequence[int]]) -> list[PhraseLine]:
         if _stamp(self.path) != self._stamp:

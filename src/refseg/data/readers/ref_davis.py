@@ -13,10 +13,10 @@ from typing import Any
 
 from torch import Tensor
 
-from refseg.data.dataset import ReadOptions, told_with
+from refseg.data.dataset import ReadOptions, TrueObjects, told_with
 from refseg.data.formats.records import Record, decoded, read_json, text_lines
 from refseg.data.published import DAVIS_CATEGORIES
-from refseg.data.readers.ref_youtube_vos import TrueObjects, label_masks, object_number, true_objects
+from refseg.data.readers.ref_youtube_vos import label_masks, object_number, true_objects
 from refseg.data.readers.video_set import Expression, Video, VideoPhrases
 from refseg.errors import InvalidInput, UnknownName
 
@@ -64,8 +64,9 @@ class RefDavis(VideoPhrases):
         numbers = [object_number(video, video.expressions[row]) for row in rows]
         return label_masks([self.mask_path(video.name, video.frames[frame]) for frame in frames], numbers)
 
-    def true_objects(self, video: Video) -> TrueObjects:
+    def true_objects(self, index: int) -> TrueObjects:
         """What the evaluator scores: objects that appear later than in the first frame are not among them."""
+        video = self.video(index)
         with told_with(f"{self.name} video {video.name}"):
             return true_objects([self.mask_path(video.name, frame) for frame in video.frames])
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
@@ -11,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from refseg.data.dataset import ReadOptions, told_with
+from refseg.data.dataset import ReadOptions, TrueObjects, told_with
 from refseg.data.formats.masks import read_label_png
 from refseg.data.formats.records import OnProblem, Record, raise_problem, read_json
 from refseg.data.published import YOUTUBE_CATEGORIES
@@ -20,14 +19,6 @@ from refseg.errors import InvalidInput, UnknownName
 
 SPLITS = ("train", "valid", "test")
 VOID = 255  # in masks of DAVIS: belongs to nothing, and does not count
-
-
-@dataclass(frozen=True, slots=True)
-class TrueObjects:
-    """What the evaluator of DAVIS reads of a video."""
-
-    masks: Tensor  # [N, T, H, W] bool; N = largest number but 255 in the first frame
-    void: Tensor  # [T, H, W] bool
 
 
 class RefYouTubeVOS(VideoPhrases):
@@ -75,10 +66,11 @@ class RefYouTubeVOS(VideoPhrases):
         folder = self.folder / self.split / "Annotations" / video.name
         return label_masks([folder / f"{video.frames[frame]}.png" for frame in frames], numbers)
 
-    def true_objects(self, video: Video) -> TrueObjects | None:
+    def true_objects(self, index: int) -> TrueObjects | None:
         """What the evaluator of DAVIS scores, where the data set is Ref-DAVIS17 in this layout; None without masks."""
         if not self._has_masks:
             return None
+        video = self.video(index)
         with told_with(f"{self.name} video {video.name}"):
             folder = self.folder / self.split / "Annotations" / video.name
             return true_objects([folder / f"{frame}.png" for frame in video.frames])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,7 +12,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from refseg.data.dataset import Annotation, ReadOptions, Timeline, squeezed, told_with
+from refseg.data.dataset import (
+    Annotation,
+    PhraseDataset,
+    ReadOptions,
+    Timeline,
+    annotation_files_below,
+    squeezed,
+    told_with,
+)
 from refseg.data.formats.masks import rle_of_mask
 from refseg.data.formats.phrase_line import words_of
 from refseg.data.formats.records import OnProblem, read_json
@@ -57,11 +65,12 @@ def read_samples(path: Path, parse: Callable[[Any, str], Sample], on_problem: On
     return samples
 
 
-class LabelledFrames(torch.utils.data.Dataset[Example], ABC):
+class LabelledFrames(PhraseDataset):
     """Samples in the order of their list; `item="clip"` puts those of one frame together where the first stands."""
 
-    categories: tuple[str, ...] = ()
-    num_left_out: int = 0  # records that could not be used, where they are not refused
+    folder: Path  # of the dataset
+    split: str
+    has_options = has_mask_rules = is_windowed = reads_frames_alone = True
 
     def __init__(
         self,
@@ -105,9 +114,6 @@ class LabelledFrames(torch.utils.data.Dataset[Example], ABC):
 
     def __len__(self) -> int:
         return len(self._items)
-
-    def __iter__(self) -> Iterator[Example]:
-        return (self[index] for index in range(len(self)))
 
     @property
     def num_phrases(self) -> int:
@@ -153,10 +159,18 @@ class LabelledFrames(torch.utils.data.Dataset[Example], ABC):
             target_frames=(window.target,),
         )
 
-    def masks(self, index: int) -> Tensor:
+    def annotation_files(self) -> Iterator[tuple[str, Path]]:
+        """The files that say what is asked of videos, below the folder of the dataset."""
+        yield from annotation_files_below(self.folder, self.split)
+
+    def masks(
+        self, index: int, *, rows: Sequence[int] | None = None, frames: Sequence[int] | None = None
+    ) -> Tensor:
         """[P, 1, H, W] bool of the annotated frame; needs no picture."""
+        del frames  # one of them has masks
+        samples = self.samples_of(index)
         drawn = []
-        for sample in self.samples_of(index):
+        for sample in samples if rows is None else [samples[row] for row in rows]:
             with told_with(f"{self.name} {sample.id}"):
                 drawn.append(self.read_mask(sample))
         if len({mask.shape for mask in drawn}) > 1:
@@ -174,19 +188,13 @@ class LabelledFrames(torch.utils.data.Dataset[Example], ABC):
     def read_places(self, sample: Sample, frames: Sequence[int]) -> Tensor:
         """[T, 3, H, W] uint8 of frames counted from 0, in this order."""
 
-    def __getitem__(self, index: int) -> Example:
-        """Example `index` with the window of frames around the annotated one.
-
-        Raises:
-            InvalidInput: if frames or masks are missing, damaged or of another size; names the sample.
-        """
-        return self.example(index)
-
     def example(self, index: int, frames: Sequence[int] | None = None) -> Example:
         """Example `index` with some frames, counted from 0; the annotated one stands among them, and masks are of it alone.
 
+        None is the window of frames around the annotated one.
+
         Raises:
-            InvalidInput: as above.
+            InvalidInput: if frames or masks are missing, damaged or of another size; names the sample.
         """
         samples = self.samples_of(index)
         with told_with(f"{self.name} {samples[0].id}"):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,7 +12,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from refseg.data.dataset import Annotation, ReadOptions, Timeline, squeezed, told_with
+from refseg.data.dataset import (
+    Annotation,
+    PhraseDataset,
+    ReadOptions,
+    Timeline,
+    annotation_files_below,
+    squeezed,
+    told_with,
+)
 from refseg.data.formats.phrase_line import words_of
 from refseg.data.formats.records import OnProblem, Record, raise_problem, read_json
 from refseg.errors import InvalidInput
@@ -39,14 +47,15 @@ class Video:
     expressions: tuple[Expression, ...]
 
 
-class VideoPhrases(torch.utils.data.Dataset[Example], ABC):
+class VideoPhrases(PhraseDataset):
     """The videos of a split as examples: `item="clip"` one a video, `"object"` one an object, `"phrase"` one an expression.
 
     Frames are read when an example is asked for: all of them, or those that `example` is told.
     """
 
-    categories: tuple[str, ...] = ()
-    num_left_out: int = 0  # records that could not be used, where they are not refused
+    folder: Path  # of the dataset
+    split: str
+    has_options = has_mask_rules = reads_frames_alone = reads_masks_alone = is_video_set = True
 
     def __init__(
         self,
@@ -83,9 +92,6 @@ class VideoPhrases(torch.utils.data.Dataset[Example], ABC):
 
     def __len__(self) -> int:
         return len(self._items)
-
-    def __iter__(self) -> Iterator[Example]:
-        return (self[index] for index in range(len(self)))
 
     @property
     def num_phrases(self) -> int:
@@ -126,13 +132,20 @@ class VideoPhrases(torch.utils.data.Dataset[Example], ABC):
             registers=tuple(r or "" for r in registers) if any(registers) else None,
         )
 
-    def masks(self, index: int, frames: Sequence[int] | None = None) -> Tensor | None:
+    def masks(
+        self, index: int, *, rows: Sequence[int] | None = None, frames: Sequence[int] | None = None
+    ) -> Tensor | None:
         """[P, T, H, W] bool of example `index` without opening its pictures; None where there are no masks."""
-        number, rows = self._items[index]
+        number, of_example = self._items[index]
         video = self.videos[number]
+        asked = of_example if rows is None else [of_example[row] for row in rows]
         chosen = range(len(video.frames)) if frames is None else frames
         with told_with(f"{self.name} video {video.name}"):
-            return self.read_masks(video, rows, list(chosen))
+            return self.read_masks(video, asked, list(chosen))
+
+    def annotation_files(self) -> Iterator[tuple[str, Path]]:
+        """The files that say what is asked of videos, below the folder of the dataset."""
+        yield from annotation_files_below(self.folder, self.split)
 
     def size(self, index: int) -> Size:
         """(height, width) of the frames of example `index`, from the header of the first."""
@@ -143,25 +156,17 @@ class VideoPhrases(torch.utils.data.Dataset[Example], ABC):
         """How many frames example `index` has; all of them have masks, or none."""
         return Timeline(len(self.video(index).frames))
 
-    def __getitem__(self, index: int) -> Example:
-        """Example `index` with all its frames.
-
-        Raises:
-            InvalidInput: if a frame or mask is missing, damaged or of another size; names the video.
-        """
-        return self.example(index)
-
     def example(self, index: int, frames: Sequence[int] | None = None) -> Example:
         """Example `index` with some frames: places in the sorted list of names; one may stand in it several times.
 
         Raises:
-            InvalidInput: as above.
+            InvalidInput: if a frame or mask is missing, damaged or of another size; names the video.
         """
         known = self.annotation(index)
         chosen = list(range(len(known.frames)) if frames is None else frames)
         with told_with(f"{self.name} video {known.name}"):
             pixels = _joined([known.paths[number] for number in chosen])
-        masks = self.masks(index, chosen)
+        masks = self.masks(index, frames=chosen)
         if masks is not None and masks.shape[-2:] != pixels.shape[-2:]:
             raise InvalidInput(
                 f"{self.name} video {known.name}: its masks are {masks.shape[-1]}x{masks.shape[-2]} and its frames "

@@ -9,7 +9,6 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from refseg.data.dataset import Timeline, told_with
+from refseg.data.dataset import Annotation, PhraseDataset, told_with
 from refseg.data.formats.masks import LEAST_NUMBERS, Part, check_parts, draw_union
-from refseg.data.formats.phrase_line import words_of
 from refseg.data.formats.records import Record, read_json_object
 from refseg.errors import InvalidInput
 from refseg.media.images import read_stored_image
@@ -73,13 +71,15 @@ def read_video_sentences(path: Path, *, annotated: bool) -> list[VideoSentence]:
     return [_sentence(record, videos, annotations, ranks, annotated=annotated) for record in said]
 
 
-class VideoSentences(torch.utils.data.Dataset[Example]):
+class VideoSentences(PhraseDataset):
     """The expressions of a split as examples, one clip each; frames are read when they are asked for.
 
     Args:
         path: the JSON file; its name without the ending is the split.
         pictures: the folder of the frames; None is `<split>/JPEGImages` beside the file.
     """
+
+    reads_frames_alone = reads_masks_alone = True
 
     def __init__(self, path: Path, *, pictures: Path | None = None, count: int | None = None) -> None:
         self.path = path
@@ -100,52 +100,56 @@ class VideoSentences(torch.utils.data.Dataset[Example]):
     def __len__(self) -> int:
         return len(self.records)
 
-    def __iter__(self) -> Iterator[Example]:
-        return (self[index] for index in range(len(self)))
-
     @property
     def num_phrases(self) -> int:
         """Phrases of all examples."""
         return len(self.records)
 
-    @cached_property
-    def vocabulary(self) -> tuple[str, ...]:
-        """The words of the phrases."""
-        return tuple(sorted({word for record in self.records for word in words_of(record.phrase)}))
+    def annotation(self, index: int) -> Annotation:
+        """What is known of example `index` without its frames."""
+        record = self.records[index]
+        return Annotation(
+            name=record.name,
+            paths=tuple(self.pictures / file for file in record.files),
+            frames=tuple(Path(file).stem for file in record.files),
+            size=record.size,
+            phrases=(record.phrase,),
+            ids=(record.number,),
+            objects=(str(record.object),),
+            no_target=(False,),
+            labels=(record.category,),
+        )
 
-    def timeline(self, index: int) -> Timeline:
-        """How many frames example `index` has; all of them have masks, or none."""
-        return Timeline(len(self.records[index].files))
+    def annotation_files(self) -> Iterator[tuple[str, Path]]:
+        """The JSON file."""
+        yield self.path.name, self.path
 
-    def size(self, index: int) -> Size:
-        """(height, width) of the frames of example `index`."""
-        return self.records[index].size
-
-    def masks(self, index: int, frames: Sequence[int]) -> Tensor | None:
+    def masks(
+        self, index: int, *, rows: Sequence[int] | None = None, frames: Sequence[int] | None = None
+    ) -> Tensor | None:
         """[1, T, H, W] bool of some frames; None where the split keeps masks to itself."""
         record = self.records[index]
         if not self.has_masks:
             return None
-        return torch.stack([draw_union(record.masks[frame].parts, record.size) for frame in frames])[None]
+        chosen = range(len(record.files)) if frames is None else frames
+        drawn = torch.stack([draw_union(record.masks[frame].parts, record.size) for frame in chosen])[None]
+        return drawn if rows is None else drawn[list(rows)]
 
-    def __getitem__(self, index: int) -> Example:
-        """Example `index` with all its frames; see `example`."""
-        return self.example(index, range(len(self.records[index].files)))
-
-    def example(self, index: int, frames: Sequence[int]) -> Example:
+    def example(self, index: int, frames: Sequence[int] | None = None) -> Example:
         """Example `index` with these frames, in this order, repeats included.
 
         Raises:
             InvalidInput: if a frame is missing, damaged or of another size; names the expression.
         """
         record = self.records[index]
+        frames = range(len(record.files)) if frames is None else frames
         with told_with(f"{self.name} expression {record.id}"):
             pixels = torch.cat([self._frame(record, frame) for frame in frames])
         return Example(
             name=record.name,
             frames=pixels,
             phrases=(record.phrase,),
-            masks=self.masks(index, frames),
+            masks=self.masks(index, frames=frames),
             labels=torch.tensor([record.category]),
             ids=(record.number,),
             objects=(str(record.object),),

@@ -2,30 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from refseg.data.dataset import Timeline
+from refseg.data.dataset import Annotation, PhraseDataset, Timeline
 from refseg.data.frame_sampling import pick_frames
+from refseg.data.provenance import hash_examples
 from refseg.data.scenes.layout import Split
 from refseg.data.scenes.motion import ALL_MOVES, MOTIONS, Moves
 from refseg.data.scenes.phrases.registers import REGISTERS, Registers
 from refseg.data.scenes.scene import SPLIT_NUMBERS, Scene, draw_scene
-from refseg.data.scenes.sprites import AUTO, load_atlas
+from refseg.data.scenes.sprites import AUTO, load_atlas, sprites_hash
 from refseg.data.scenes.vocabulary import WORDS
 from refseg.errors import InvalidInput, UnknownName
-from refseg.structures import Example, Things
+from refseg.structures import Example, Size, Things
 
 IMAGE_REGISTERS: Registers = (("loc", 0.25), ("app", 0.25), ("rel", 0.26), ("multi", 0.12), ("none", 0.12))
 """Shares of the registers when images are trained."""
 
 CLIP_REGISTERS: Registers = (("mot", 0.55), ("app", 0.2), ("multi", 0.1), ("none", 0.1), ("loc", 0.05))
 """Shares of the registers when clips are trained."""
+
+# Scenes that are drawn and hashed: another world, or another way of drawing it, gives other ones.
+PROBE = 4
 
 _SMALLEST_SIDE, _MOST_FRAMES = 32, 256
 _TRAINING_COUNT, _HELD_OUT_COUNT = 1_000_000, 1_000
@@ -147,39 +152,74 @@ _KINDS: dict[str, _Kind] = {
 }
 
 
-class Scenes(torch.utils.data.Dataset[Example]):
+class Scenes(PhraseDataset):
     """A map-style data set of scenes; cheap to construct and to send to another process."""
 
     name = "scenes"
-    vocabulary: tuple[str, ...] = WORDS
+    is_endless = True
 
     def __init__(self, spec: ScenesSpec) -> None:
-        self.spec = spec
+        self.spec, self.split = spec, spec.split
+
+    @cached_property
+    def vocabulary(self) -> tuple[str, ...]:
+        """Every word that a phrase about a scene may hold."""
+        return WORDS
 
     def __len__(self) -> int:
         if self.spec.count is not None:
             return self.spec.count
         return _TRAINING_COUNT if self.spec.split == "train" else _HELD_OUT_COUNT
 
-    def __iter__(self) -> Iterator[Example]:
-        return (self[index] for index in range(len(self)))
+    @property
+    def num_phrases(self) -> int:
+        """Phrases of all examples."""
+        return len(self) * self.spec.phrases
 
-    def __getitem__(self, index: int) -> Example:
-        """Scene `index`, with its phrases.
+    def annotation(self, index: int) -> Annotation:
+        """What is said of scene `index`; the whole of it is drawn."""
+        example = self.example(index)
+        count = len(example.phrases)
+        return Annotation(
+            name=example.name,
+            paths=(),
+            frames=tuple(str(number) for number in range(self.spec.frames)),
+            size=self.size(index),
+            phrases=example.phrases,
+            ids=tuple(str(number) for number in range(count)),
+            objects=("",) * count,
+            no_target=(False,) * count,
+            labels=(-1,) * count if example.labels is None else tuple(example.labels.tolist()),
+            registers=example.registers,
+        )
 
-        `labels` are indices into NOUNS: of the target, or -1 where a phrase means nothing or several nouns.
-        """
-        if not 0 <= index < len(self):
-            raise IndexError(f"scene {index} of {len(self)}")
-        return to_example(self.scene(index), f"{self.spec.split}-{self.spec.seed}-{index:06d}")
+    def size(self, index: int) -> Size:
+        """(height, width) of every scene."""
+        del index
+        return self.spec.size, self.spec.size
 
     def timeline(self, index: int) -> Timeline:
         """What clip `index` has; every frame is annotated."""
         return Timeline(self.spec.frames)
 
-    def example(self, index: int, frames: Sequence[int]) -> Example:
-        """Scene `index` with these of its frames; the whole of it is drawn."""
-        return pick_frames(self[index], frames)
+    def example(self, index: int, frames: Sequence[int] | None = None) -> Example:
+        """Scene `index` with its phrases, and these of its frames; the whole of it is drawn.
+
+        `labels` are indices into NOUNS: of the target, or -1 where a phrase means nothing or several nouns.
+        """
+        if not 0 <= index < len(self):
+            raise IndexError(f"scene {index} of {len(self)}")
+        example = to_example(self.scene(index), f"{self.spec.split}-{self.spec.seed}-{index:06d}")
+        return example if frames is None else pick_frames(example, frames)
+
+    def describe(self) -> dict[str, Any]:
+        """The whole specification, and the hash of the sprites."""
+        spec = asdict(self.spec) | {"count": len(self), "registers": dict(self.spec.shares())}
+        return {"name": self.name, **spec, "sprites_hash": sprites_hash(self.spec.sprites)}
+
+    def fingerprint(self) -> dict[str, Any]:
+        """`describe`, and a hash of the first scenes as they are drawn here."""
+        return self.describe() | {"probe": hash_examples(self[i] for i in range(min(PROBE, len(self))))}
 
     def scene(self, index: int) -> Scene:
         """Scene `index` as it was drawn, with what is known of every thing."""
