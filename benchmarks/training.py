@@ -239,7 +239,7 @@ def _folder(place: str) -> Path:
     """One folder for all processes."""
     from refseg import distributed
 
-    folder = Path(distributed.shared(place))
+    folder = Path(distributed.broadcast(place))
     folder.mkdir(exist_ok=True)
     return folder
 

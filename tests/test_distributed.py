@@ -63,7 +63,7 @@ dist.init_process_group = lambda backend, timeout: join("gloo", timeout=timeout)
 torch.cuda.device_count, torch.cuda.set_device = lambda: 1, lambda device: None
 try:
     print(distributed.start(torch.device("cuda")))
-except (InvalidInput, distributed.Refused) as error:
+except (InvalidInput, distributed.PeerFailed) as error:
     print(type(error).__name__, error)
 distributed.wait()
 """
@@ -97,7 +97,7 @@ def test_more_processes_than_gpus_are_refused_by_all_and_told_by_the_first():
     assert first.startswith(
         "InvalidInput process 1 asks for GPU 1 of its machine (LOCAL_RANK, from 0), which shows it 1;"
     )
-    assert second == "Refused"
+    assert second == "PeerFailed"
 
 
 def test_processes_that_are_each_shown_a_gpu_of_their_own_take_it():

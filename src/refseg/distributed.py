@@ -22,12 +22,12 @@ _PATIENCE = timedelta(hours=12)  # others wait while the first process measures
 _is_apart = ContextVar("is_apart", default=False)  # see `apart`
 
 
-class Refused(Exception):
+class PeerFailed(Exception):
     """Another process cannot go on, and says why itself; this one leaves without a word."""
 
 
 @dataclass(frozen=True)
-class Awaited:
+class RemoteTensor:
     """A tensor that the first process holds, told of in its place; `from_first` brings it."""
 
     shape: tuple[int, ...]
@@ -69,7 +69,7 @@ def _own_gpu() -> torch.device:
             f"start {gpus} there (--nproc-per-node {gpus}), give --device cpu, or LOCAL_RANK=0 where each is shown a GPU of its own"
         )
     if lacking:
-        raise Refused
+        raise PeerFailed
     return torch.device("cuda", number)
 
 
@@ -167,7 +167,7 @@ def largest(values: Tensor) -> Tensor:
 
 
 @contextmanager
-def apart() -> Iterator[None]:
+def without_sync() -> Iterator[None]:
     """Within, this process counts as the only one: for work that the others do not share in step."""
     before = _is_apart.set(True)
     try:
@@ -176,7 +176,7 @@ def apart() -> Iterator[None]:
         _is_apart.reset(before)
 
 
-def first_alone(work: Callable[[], Value]) -> Value | None:
+def on_first(work: Callable[[], Value]) -> Value | None:
     """What `work` gives on the first process, while the others wait; None on them.
 
     Raises:
@@ -189,22 +189,22 @@ def first_alone(work: Callable[[], Value]) -> Value | None:
             value = work()
         except Exception as raised:
             error = raised
-    has_failed = shared(error is not None)
+    has_failed = broadcast(error is not None)
     if error is not None:
         raise error
     if has_failed:
-        raise Refused
+        raise PeerFailed
     return value
 
 
-def together(work: Callable[[], Value]) -> Value:
+def on_all(work: Callable[[], Value]) -> Value:
     """What `work` gives on every process, the first one's turn before all others'; on none where it fails on one.
 
     Raises:
         Exception: what `work` raised, on one process where it did.
         Refused: on the others, at once.
     """
-    value, error = first_alone(work), None
+    value, error = on_first(work), None
     if not is_first():
         try:
             value = work()
@@ -214,7 +214,7 @@ def together(work: Callable[[], Value]) -> Value:
     if error is not None and failed.index(True) == rank():
         raise error
     if any(failed):
-        raise Refused
+        raise PeerFailed
     return cast(Value, value)
 
 
@@ -226,7 +226,7 @@ def copy_from_first(tensors: Sequence[Tensor]) -> None:
         dist.broadcast(tensor, src=0)
 
 
-def shared(value: Value) -> Value:
+def broadcast(value: Value) -> Value:
     """The first process's value, on all of them; plain data."""
     if not _together():
         return value
@@ -239,7 +239,7 @@ def shared(value: Value) -> Value:
 def outline(value: Any) -> Any:
     """Nested dicts, lists and tuples with tensors told of instead of held."""
     if isinstance(value, Tensor):
-        return Awaited(tuple(value.shape), value.dtype)
+        return RemoteTensor(tuple(value.shape), value.dtype)
     if isinstance(value, dict):
         return {key: outline(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
@@ -247,7 +247,7 @@ def outline(value: Any) -> Any:
     return value
 
 
-def from_first(tensor: Tensor | Awaited) -> Tensor:
+def from_first(tensor: Tensor | RemoteTensor) -> Tensor:
     """A CPU tensor of the first process, on all of them; every process asks for the same ones in the same order."""
     if not _together():
         assert isinstance(tensor, Tensor), "one process holds its own tensors"

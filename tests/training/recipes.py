@@ -27,7 +27,7 @@ from safetensors.torch import load_file
 from refseg.data.published import ALIASES
 from refseg.models import catalog
 from refseg.training.data import open_training_data
-from refseg.training.initial_weights import first_model
+from refseg.training.initial_weights import initial_model
 from refseg.training.loop import train
 from refseg.training.lora import attach, base_name
 from refseg.training.optimizer import parameter_groups
@@ -160,7 +160,7 @@ def _first_weights(run):
     """The weights that the run begins with, and the names of those that its rules train."""
     side = catalog.variant(run.family, run.variant).frame.size
     seed_all(run.seed)
-    model, _ = first_model(run, open_training_data(run, side).vocabulary)
+    model, _ = initial_model(run, open_training_data(run, side).vocabulary)
     before = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
     if run.adapters.patterns:
         attach(model.train(), run.adapters)

@@ -14,7 +14,7 @@ from refseg.training.loop import train
 from refseg.training.recipe import read_recipe
 from refseg.training.schema import RunSection
 from refseg.training.signals import Interrupted
-from refseg.training.state import Kept
+from refseg.training.state import BestScores
 from refseg.training.validation import Measurement
 
 RECIPE = """
@@ -41,7 +41,7 @@ def settings(**own):
 
 
 def noted(qualities, **own):
-    kept = Kept()
+    kept = BestScores()
     bests = [
         kept.note(quality, step, {"mIoU": quality}, settings(**own))
         for step, quality in enumerate(qualities, start=1)
@@ -73,7 +73,7 @@ def test_small_gains_add_up_until_they_count():
 
 def test_what_is_kept_survives_as_plain_data():
     kept, _ = noted([0.1, 0.3, 0.2], keep_best=2)
-    assert Kept.of({"kept": json.loads(json.dumps(kept.state()))}) == kept
+    assert BestScores.of({"kept": json.loads(json.dumps(kept.state()))}) == kept
 
 
 def run_of(folder, *overrides):

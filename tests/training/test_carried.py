@@ -7,7 +7,7 @@ import torch
 
 from refseg.models import catalog
 from refseg.training.parallel import Engine
-from refseg.training.state import Training, share_extra_state
+from refseg.training.state import TrainState, share_extra_state
 
 PHRASES = (["the left box"], ["a red circle"])
 
@@ -63,7 +63,7 @@ def test_processes_that_carry_the_same_send_nothing_large(monkeypatch, models):
 
 def test_a_state_holds_the_words_of_all_processes(monkeypatch, models):
     engine = Engine(models[0], torch.optim.SGD(models[0].parameters(), lr=0.1))
-    training = Training(models[0], engine, torch.amp.GradScaler("cpu", enabled=False))
+    training = TrainState(models[0], engine, torch.amp.GradScaler("cpu", enabled=False))
     told = iter(("another digest", models[1].extra_state(), {}))
     monkeypatch.setattr("refseg.distributed.gather", lambda value: [value, next(told)])
     blueprint = json.loads(training.state()["blueprint"])

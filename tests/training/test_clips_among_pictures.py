@@ -8,8 +8,8 @@ from refseg.errors import InvalidInput
 from refseg.framing import FrameSpec
 from refseg.training import checkpointing
 from refseg.training.batches import batches, positions_of
-from refseg.training.checkpointing import regrouped
-from refseg.training.data import Positions, open_training_data
+from refseg.training.checkpointing import regroup
+from refseg.training.data import ExamplesByPosition, open_training_data
 from refseg.training.recipe import run_from_values, to_toml
 
 FRAME = FrameSpec(fit="letterbox", size=32)
@@ -114,7 +114,7 @@ def test_a_run_on_other_processes_shows_the_same_clips_and_pictures(
     straight = dealt(monkeypatch, run, before)
     state = {"processes": before, "examples": 8 * accumulate}
     monkeypatch.setattr("refseg.distributed.world_size", lambda: now)
-    moved, line = regrouped(run, state)
+    moved, line = regroup(run, state)
     # A batch may not be split in two, or others would be of clips.
     assert moved.optimizer.accumulate == accumulate
     shown = dealt(monkeypatch, moved, now)
@@ -126,28 +126,28 @@ def test_a_run_on_other_processes_shows_the_same_clips_and_pictures(
 
 def test_a_run_goes_from_one_to_two_processes_and_on_to_four(monkeypatch):
     monkeypatch.setattr("refseg.distributed.world_size", lambda: 4)
-    moved, _ = regrouped(sized(16, 12), {"processes": 2, "examples": 16})
+    moved, _ = regroup(sized(16, 12), {"processes": 2, "examples": 16})
     assert (moved.run.batch_size, moved.data.clips.batch_size) == (4, 3)
 
 
 def test_clips_that_cannot_be_dealt_out_are_refused_with_the_numbers_that_can(monkeypatch):
     monkeypatch.setattr("refseg.distributed.world_size", lambda: 4)
     with pytest.raises(InvalidInput, match=r"16 pictures or 10 clips .* 4 cannot .* start 1 or 2 processes"):
-        regrouped(sized(16, 10), {"processes": 1, "examples": 16})
+        regroup(sized(16, 10), {"processes": 1, "examples": 16})
 
 
 def test_batches_of_another_size_are_refused_when_a_run_with_clips_goes_on(tmp_path):
     saved, other = sized(8, 4), sized(4, 4, accumulate=2)
     (tmp_path / "run.toml").write_text(to_toml(saved))
     with pytest.raises(InvalidInput, match="leave them at 8 and 1"):
-        checkpointing._must_go_on({"random": [None]}, saved, other, tmp_path)
-    checkpointing._must_go_on({"random": [None]}, saved, saved, tmp_path)
+        checkpointing._check_resumable({"random": [None]}, saved, other, tmp_path)
+    checkpointing._check_resumable({"random": [None]}, saved, saved, tmp_path)
 
 
 def test_a_worker_that_counts_itself_alone_draws_what_the_run_draws(monkeypatch):
     run = sized(2, 2)
     monkeypatch.setattr("refseg.distributed.world_size", lambda: 2)
-    positions = Positions(open_training_data(run, 32))
+    positions = ExamplesByPosition(open_training_data(run, 32))
     monkeypatch.setattr("refseg.distributed.world_size", lambda: 1)  # as in a process started anew
     kinds = [positions[position].example.frames.shape[0] for position in range(12)]
     assert kinds == [1] * 8 + [4] * 4

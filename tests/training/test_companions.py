@@ -30,7 +30,7 @@ def two(monkeypatch):
 
 
 def test_the_error_that_was_met_is_told_by_its_first_line(two, tmp_path):
-    with pytest.raises(heartbeat.ProcessLost) as told, heartbeat.companions(tmp_path):
+    with pytest.raises(heartbeat.ProcessLost) as told, heartbeat.watch_peers(tmp_path):
         raise RuntimeError("\nNCCL error in: place.cpp:35, invalid usage\nframe #0: inside\n")
     assert str(told.value) == (
         "process 1 of 2 was lost (killed, or stopped by a mistake that it told of itself); no state was saved yet: "
@@ -39,5 +39,5 @@ def test_the_error_that_was_met_is_told_by_its_first_line(two, tmp_path):
 
 
 def test_an_error_of_something_else_stays_what_it_is(two, tmp_path):
-    with pytest.raises(RuntimeError, match="shapes differ"), heartbeat.companions(tmp_path):
+    with pytest.raises(RuntimeError, match="shapes differ"), heartbeat.watch_peers(tmp_path):
         raise RuntimeError("shapes differ")

@@ -11,7 +11,7 @@ from refseg.errors import InvalidInput
 from refseg.models import catalog
 from refseg.models.referformer.config import VARIANTS
 from refseg.training.lora import attach
-from refseg.training.optimizer import layer_scales, layers, parameter_groups, told, train_mode
+from refseg.training.optimizer import describe_layers, layer_scales, layers, parameter_groups, train_mode
 from refseg.training.schema import AdaptersConfig, OptimizerConfig
 
 # Parameters from the input to the output of an encoder, by hand; the last learns at 0.5 of the rate.
@@ -131,14 +131,14 @@ def test_adapters_learn_at_the_rate_of_their_layer():
 
 def test_the_plan_tells_the_range_and_refuses_what_changes_nothing():
     model = debug_model("referformer")
-    assert told(model, 1.0) == []
-    backbone, text = told(model, 0.5)
+    assert describe_layers(model, 1.0) == []
+    backbone, text = describe_layers(model, 0.5)
     assert re.fullmatch(
         r"backbone: \d+ layers learn at x0\.\d+ to x0\.5 of their rates, input to output", backbone
     )
     assert text == "text tower: 2 layers learn at x0.25 to x0.5 of their rates, input to output"
     with pytest.raises(InvalidInput, match="all of them are frozen"):
-        told(debug_model("vpd").requires_grad_(False), 0.5)
+        describe_layers(debug_model("vpd").requires_grad_(False), 0.5)
     with pytest.raises(InvalidInput, match="Linear names none"):
         layers(nn.Linear(2, 2), 0.5)
 

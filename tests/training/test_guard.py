@@ -13,7 +13,7 @@ from refseg.training import finite_check, loop
 from refseg.training.batches import batches
 from refseg.training.checkpointing import tidy_and_load_state
 from refseg.training.data import open_training_data
-from refseg.training.finite_check import MOST_OVERFLOWS, Guard, NotFinite, forget_evidence
+from refseg.training.finite_check import MOST_OVERFLOWS, FiniteCheck, NotFinite, remove_bad_step
 from refseg.training.recipe import run_from_values
 
 CPU = torch.device("cpu")
@@ -133,7 +133,7 @@ def test_the_summary_names_examples_terms_and_gradients(stopped):
 def test_what_was_kept_goes_with_its_run_and_folders_of_others_stay(stopped):
     _, _, folder, _ = stopped
     (folder / "bad-step-mine").mkdir()
-    forget_evidence(folder)
+    remove_bad_step(folder)
     assert [path.name for path in folder.glob("bad-step*")] == ["bad-step-mine"]
 
 
@@ -177,7 +177,7 @@ def test_numbers_that_arrive_late_name_their_step_and_weights_that_moved_on_are_
     spoiled, tmp_path, monkeypatch
 ):
     monkeypatch.setattr(finite_check, "_is_at_hand", lambda values: False)
-    monkeypatch.setattr(finite_check, "_sent", lambda values: (values, Late()))
+    monkeypatch.setattr(finite_check, "_send", lambda values: (values, Late()))
     run = run_of()
     spoiled(batch_of(run, 0))
     with pytest.raises(
@@ -192,7 +192,7 @@ def test_numbers_that_arrive_late_name_their_step_and_weights_that_moved_on_are_
 
 def test_numbers_still_on_their_way_are_waited_for_before_a_save(spoiled, tmp_path, monkeypatch):
     monkeypatch.setattr(finite_check, "_is_at_hand", lambda values: False)
-    monkeypatch.setattr(finite_check, "_sent", lambda values: (values, Late()))
+    monkeypatch.setattr(finite_check, "_send", lambda values: (values, Late()))
     run = run_of()
     spoiled(batch_of(run, 2))  # of step 2, after which the run saves
     with pytest.raises(NotFinite, match="dice became nan at step 2"):
@@ -206,7 +206,7 @@ class Training:
 
 
 def test_gradients_too_large_for_float16_stop_nothing_while_some_fit():
-    guard = Guard(scene=None, log=None, may_overflow=True)
+    guard = FiniteCheck(scene=None, log=None, may_overflow=True)
     for norm in [*[math.inf] * (MOST_OVERFLOWS - 1), 1.0] * 2:
         guard.look(Training, {"mask": torch.tensor(1.0)}, torch.tensor(norm))
 

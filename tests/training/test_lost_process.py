@@ -46,16 +46,16 @@ heartbeat.MOST_MISSED = 6
 RAISING = """
 import os
 from refseg.errors import InvalidInput
-from refseg.training.batches import Feed
+from refseg.training.batches import BatchLoader
 if os.environ["RANK"] == "1":
-    take = Feed.__next__
+    take = BatchLoader.__next__
     taken = []
     def give(self):
         taken.append(1)
         if len(taken) == 3:
             raise InvalidInput("a picture cannot be read")
         return take(self)
-    Feed.__next__ = give
+    BatchLoader.__next__ = give
 """
 
 

@@ -15,12 +15,11 @@ from typer.testing import CliRunner
 
 from refseg.cli import app, load_verbs
 from refseg.errors import InvalidInput
-from refseg.training.planning import estimate
-from refseg.training.planning.dry_run import MemoryTooSmall, Rehearsal
-from refseg.training.planning.estimate import make_plan
-from refseg.training.planning.report import duration, report, size
+from refseg.training import plan as planning
+from refseg.training.dry_run import DryRunCost, MemoryTooSmall
+from refseg.training.plan import format_duration, format_plan, format_size, make_plan
 from refseg.training.recipe import run_from_values
-from refseg.training.resources import Room
+from refseg.training.resources import MemoryRoom
 from training.recipes import made_data
 
 CPU = torch.device("cpu")
@@ -65,9 +64,9 @@ def rehearsed(**more):
         "state_bytes": 3 * GB,
         "checkpoint_bytes": GB,
         "canvas": (4, 1, 3, 64, 64),
-        "room": Room("cpu", 10 * GB, 16 * GB),
+        "room": MemoryRoom("cpu", 10 * GB, 16 * GB),
     }
-    return Rehearsal(**values | more)
+    return DryRunCost(**values | more)
 
 
 @pytest.fixture
@@ -75,8 +74,8 @@ def planned(tmp_path, monkeypatch):
     """A way to plan with a rehearsal of given numbers."""
 
     def plan(run=None, folder=None, **more):
-        monkeypatch.setattr(estimate, "rehearse", lambda *_: rehearsed(**more))
-        monkeypatch.setattr(estimate, "free_disk", lambda folder: 8 * GB)
+        monkeypatch.setattr(planning, "dry_run", lambda *_: rehearsed(**more))
+        monkeypatch.setattr(planning, "free_disk", lambda folder: 8 * GB)
         return make_plan(run or run_of(), folder or tmp_path / "run", CPU)
 
     return plan
@@ -100,8 +99,8 @@ def test_a_stored_set_has_examples_and_epochs(planned, tmp_path):
                           optimizer={"accumulate": 1}, schedule={"warmup_steps": 0}))  # fmt: skip
     amounts = plan.amounts
     assert (amounts.examples, amounts.steps, amounts.epochs, amounts.evaluations) == (6, 12, 4.0, 4)
-    assert "6 examples; 2 a step (batches of 2)" in report(plan)
-    assert "12 steps, 4.0 epochs, cosine schedule; 4 evaluations of 6 examples" in report(plan)
+    assert "6 examples; 2 a step (batches of 2)" in format_plan(plan)
+    assert "12 steps, 4.0 epochs, cosine schedule; 4 evaluations of 6 examples" in format_plan(plan)
 
 
 def test_parts_and_groups_count_every_parameter_once(planned):
@@ -148,7 +147,7 @@ def test_processes_that_exchange_gradients_hold_them_twice(planned, monkeypatch)
     plan = planned()
     assert plan.memory.buckets == plan.memory.held.gradients == alone.held.gradients > 0
     assert plan.memory.peak == alone.peak + plan.memory.buckets
-    assert "gradients, to exchange them" in report(plan)
+    assert "gradients, to exchange them" in format_plan(plan)
     assert planned(run_of(run={"sharding": "full"})).memory.buckets == 0
     assert alone.buckets == 0
 
@@ -162,13 +161,13 @@ def test_what_a_launcher_asks_for_against_the_recipe_is_refused_by_the_plan_too(
 def test_workers_come_on_top_of_the_process_itself(planned):
     plan = planned(workers_bytes=GB)
     assert plan.memory.peak == 3 * GB
-    assert re.search(r"workers, beside what they share +1\.00 GB", report(plan))
+    assert re.search(r"workers, beside what they share +1\.00 GB", format_plan(plan))
 
 
 def test_memory_that_does_not_suffice_is_told_with_advice(planned):
-    plan = planned(room=Room("cpu", GB, 16 * GB, "control group"))
+    plan = planned(room=MemoryRoom("cpu", GB, 16 * GB, "control group"))
     assert plan.memory.fits is False
-    told = report(plan)
+    told = format_plan(plan)
     assert (
         "does NOT fit: 2.00 GB are needed, and cpu has 1.00 GB free of 16.00 GB by its control group" in told
     )
@@ -176,27 +175,27 @@ def test_memory_that_does_not_suffice_is_told_with_advice(planned):
 
 
 def test_advice_comes_before_memory_is_full(planned):
-    assert planned(room=Room("cpu", int(2.1 * GB), 16 * GB)).advice
-    assert not planned(room=Room("cpu", int(2.5 * GB), 16 * GB)).advice
+    assert planned(room=MemoryRoom("cpu", int(2.1 * GB), 16 * GB)).advice
+    assert not planned(room=MemoryRoom("cpu", int(2.5 * GB), 16 * GB)).advice
 
 
 def test_a_step_that_memory_is_too_small_for_is_a_finding_and_no_failure(planned, monkeypatch, tmp_path):
     def fail(*_):
         raise MemoryTooSmall("memory ran out in the first steps")
 
-    monkeypatch.setattr(estimate, "rehearse", fail)
+    monkeypatch.setattr(planning, "dry_run", fail)
     plan = make_plan(run_of(), tmp_path / "run", CPU)
     assert plan.trouble == "memory ran out in the first steps"
     assert any(line.startswith("run.batch_size=2") for line in plan.advice)
-    assert "one step does not fit: memory ran out in the first steps" in report(plan)
+    assert "one step does not fit: memory ran out in the first steps" in format_plan(plan)
 
 
 def test_the_disk_needs_room_for_a_file_beside_the_one_it_replaces(planned):
     plan = planned()
     assert plan.disk.files == (3 + 2 * 1) * GB  # the state, the last checkpoint and the best
     assert plan.disk.needed == (5 + 3) * GB
-    assert "8.00 GB free, enough" in report(plan)
-    assert "NOT enough" in report(planned(state_bytes=4 * GB))
+    assert "8.00 GB free, enough" in format_plan(plan)
+    assert "NOT enough" in format_plan(planned(state_bytes=4 * GB))
 
 
 def test_plain_data_holds_the_sums(planned):
@@ -228,11 +227,11 @@ def test_an_impossible_run_and_absent_data_are_one_sentence(tmp_path):
     ("hours", "told"), [(0.01, "36s"), (0.5, "30m"), (3.25, "3h15m"), (50, "2d02h"), (1.5, "1h30m")]
 )
 def test_durations_are_told_as_people_do(hours, told):
-    assert duration(hours) == told
+    assert format_duration(hours) == told
 
 
 def test_sizes_are_told_as_people_do():
-    assert [size(n) for n in (50_000, 99_900_000, 2_345_000_000)] == ["0.1 MB", "99.9 MB", "2.35 GB"]
+    assert [format_size(n) for n in (50_000, 99_900_000, 2_345_000_000)] == ["0.1 MB", "99.9 MB", "2.35 GB"]
 
 
 def refseg(*arguments):

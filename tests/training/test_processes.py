@@ -14,8 +14,8 @@ from safetensors.torch import load_file
 
 import refseg
 from refseg.errors import InvalidInput
-from refseg.training.checkpointing import regrouped
-from refseg.training.checks import must_agree
+from refseg.training.checkpointing import regroup
+from refseg.training.checks import check_launcher
 from refseg.training.recipe import run_from_values
 from training.together import run_job
 
@@ -205,10 +205,10 @@ def recipe_of(**run):
 def test_a_recipe_that_makes_up_the_step_itself_is_taken_as_it_is(monkeypatch):
     monkeypatch.setattr("refseg.distributed.world_size", lambda: 2)
     state = {"processes": 8, "examples": 8}
-    changed, line = regrouped(recipe_of(batch_size=4), state)
+    changed, line = regroup(recipe_of(batch_size=4), state)
     assert (changed.run.batch_size, changed.optimizer.accumulate) == (4, 1)
     assert "goes on with 2" in line
-    changed, _ = regrouped(recipe_of(batch_size=1), state)
+    changed, _ = regroup(recipe_of(batch_size=1), state)
     assert (changed.run.batch_size, changed.optimizer.accumulate) == (4, 1)
 
 
@@ -224,17 +224,17 @@ def test_a_recipe_that_makes_up_the_step_itself_is_taken_as_it_is(monkeypatch):
     ],
 )
 def test_what_accelerate_is_told_against_the_recipe_is_refused(monkeypatch, asked, told):
-    must_agree(recipe_of())
+    check_launcher(recipe_of())
     for key, value in asked.items():
         monkeypatch.setenv(key, value)
     with pytest.raises(InvalidInput, match=told):
-        must_agree(recipe_of())
+        check_launcher(recipe_of())
 
 
 def test_what_accelerate_is_told_with_the_recipe_is_taken(monkeypatch):
     monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
-    must_agree(recipe_of(precision="bfloat16", sharding="full"))
+    check_launcher(recipe_of(precision="bfloat16", sharding="full"))
 
 
 def test_several_processes_without_accelerate_are_told_how_to_get_it(monkeypatch):

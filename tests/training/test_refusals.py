@@ -6,10 +6,10 @@ import torch
 from refseg.errors import InvalidInput, UnknownName
 from refseg.models import catalog
 from refseg.training import checks
-from refseg.training.checks import doubts, memory_advice, must_be_possible, must_hold
+from refseg.training.checks import check_memory, check_possible, find_doubts, memory_advice
 from refseg.training.optimizer import build_optimizer
 from refseg.training.recipe import run_from_values
-from refseg.training.resources import Room, held_by
+from refseg.training.resources import MemoryRoom, training_bytes
 
 CPU = torch.device("cpu")
 
@@ -29,8 +29,8 @@ def run_of(family="scout", **sections):
 
 
 def test_an_ordinary_run_is_possible_and_beyond_doubt():
-    must_be_possible(run_of(), CPU)
-    assert doubts(run_of(), CPU) == []
+    check_possible(run_of(), CPU)
+    assert find_doubts(run_of(), CPU) == []
 
 
 @pytest.mark.parametrize(
@@ -47,16 +47,16 @@ def test_an_ordinary_run_is_possible_and_beyond_doubt():
 )  # fmt: skip
 def test_what_is_impossible_is_one_sentence(run, error, said):
     with pytest.raises(error, match=said):
-        must_be_possible(run, CPU)
+        check_possible(run, CPU)
 
 
 @pytest.mark.parametrize("best_by", ["oIoU", "P@0.5", "mIoU app"])
 def test_scores_that_a_measurement_gives_may_choose_the_best(best_by):
-    must_be_possible(run_of(run={"best_by": best_by}), CPU)
+    check_possible(run_of(run={"best_by": best_by}), CPU)
 
 
 def test_a_run_that_is_never_measured_may_call_its_score_as_it_likes():
-    must_be_possible(run_of(run={"best_by": "IoU", "evaluate_examples": 0}), CPU)
+    check_possible(run_of(run={"best_by": "IoU", "evaluate_examples": 0}), CPU)
 
 
 def test_bfloat16_is_refused_on_a_gpu_that_does_not_compute_in_it(monkeypatch):
@@ -66,8 +66,8 @@ def test_bfloat16_is_refused_on_a_gpu_that_does_not_compute_in_it(monkeypatch):
     with pytest.raises(
         InvalidInput, match=r"bfloat16, which Old GPU does not compute in; set run.precision=float16"
     ):
-        must_be_possible(run, torch.device("cuda"))
-    must_be_possible(run, CPU)
+        check_possible(run, torch.device("cuda"))
+    check_possible(run, CPU)
 
 
 def test_compiling_without_a_compiler_is_refused(monkeypatch):
@@ -75,9 +75,9 @@ def test_compiling_without_a_compiler_is_refused(monkeypatch):
     monkeypatch.delenv("CXX", raising=False)
     monkeypatch.setattr(checks.shutil, "which", lambda name: None)
     with pytest.raises(InvalidInput, match=r"torch.compile needs a C\+\+ compiler on cpu"):
-        must_be_possible(run, CPU)
+        check_possible(run, CPU)
     monkeypatch.setattr(checks.shutil, "which", lambda name: f"/usr/bin/{name}")
-    must_be_possible(run, CPU)
+    check_possible(run, CPU)
 
 
 @pytest.mark.parametrize(
@@ -98,12 +98,12 @@ def test_compiling_without_a_compiler_is_refused(monkeypatch):
     ],
 )
 def test_what_is_doubtful_is_one_sentence(run, said):
-    (sentence,) = doubts(run, CPU)
+    (sentence,) = find_doubts(run, CPU)
     assert said in sentence
 
 
 def test_saves_beyond_the_end_of_a_short_run_are_no_news():
-    assert doubts(run_of(run={"steps": 499, "save_every": 500}), CPU) == []
+    assert find_doubts(run_of(run={"steps": 499, "save_every": 500}), CPU) == []
 
 
 @pytest.fixture(scope="module")
@@ -118,24 +118,24 @@ def optimizer_of(model, run):
 def test_gradients_and_optimizer_state_larger_than_memory_are_refused_with_advice(model, monkeypatch):
     run = run_of(run={"ema": 0.9})
     optimizer = optimizer_of(model, run)
-    held = held_by(model, optimizer, is_averaged=True)
+    held = training_bytes(model, optimizer, is_averaged=True)
     coming = held.gradients + held.optimizer
     monkeypatch.setattr(
-        checks, "room_on", lambda device: Room("cpu", coming - 1, 2 * coming, "control group")
+        checks, "memory_on", lambda device: MemoryRoom("cpu", coming - 1, 2 * coming, "control group")
     )
     with pytest.raises(InvalidInput) as error:
-        must_hold(model, optimizer, run, CPU)
+        check_memory(model, optimizer, run, CPU)
     assert (
         "GB free in its control group; --anyway tries all the same, or: run.batch_size=2 optimizer.accumulate=2"
         in str(error.value)
     )
-    monkeypatch.setattr(checks, "room_on", lambda device: Room("cpu", coming, 2 * coming))
-    must_hold(model, optimizer, run, CPU)
+    monkeypatch.setattr(checks, "memory_on", lambda device: MemoryRoom("cpu", coming, 2 * coming))
+    check_memory(model, optimizer, run, CPU)
 
 
 def test_a_machine_that_does_not_tell_its_memory_refuses_nothing(model, monkeypatch):
-    monkeypatch.setattr(checks, "room_on", lambda device: None)
-    must_hold(model, optimizer_of(model, run_of()), run_of(), CPU)
+    monkeypatch.setattr(checks, "memory_on", lambda device: None)
+    check_memory(model, optimizer_of(model, run_of()), run_of(), CPU)
 
 
 def test_advice_names_what_the_recipe_has_not_done_yet():
@@ -151,7 +151,7 @@ def test_advice_names_what_the_recipe_has_not_done_yet():
 def test_what_is_held_is_what_a_step_leaves(model, kind):
     run = run_of(optimizer={"kind": kind})
     optimizer = optimizer_of(model, run)
-    told = held_by(model, optimizer, is_averaged=True)
+    told = training_bytes(model, optimizer, is_averaged=True)
     for parameter in model.parameters():
         parameter.grad = torch.zeros_like(parameter)
     optimizer.step()
@@ -164,7 +164,7 @@ def test_what_is_held_is_what_a_step_leaves(model, kind):
 
 def test_frozen_parameters_have_no_gradient_and_no_state(model):
     run = run_of(optimizer={"rules": [{"pattern": "^stages", "trained": False}]})
-    told = held_by(model, optimizer_of(model, run), is_averaged=False)
+    told = training_bytes(model, optimizer_of(model, run), is_averaged=False)
     trained = [p for p in model.parameters() if p.requires_grad]
     assert 0 < len(trained) < len(list(model.parameters()))
     assert told.gradients == sum(p.nbytes for p in trained)
@@ -174,5 +174,5 @@ def test_frozen_parameters_have_no_gradient_and_no_state(model):
 
 
 def test_weights_that_are_dealt_out_are_a_part_on_each_process(model):
-    held = held_by(model, optimizer_of(model, run_of()), is_averaged=True)
+    held = training_bytes(model, optimizer_of(model, run_of()), is_averaged=True)
     assert held.on_each(2).total == pytest.approx(held.total / 2, abs=4)

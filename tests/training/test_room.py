@@ -8,13 +8,13 @@ import pytest
 import torch
 
 from refseg.training.resources import (
-    children_watched,
     childrens_bytes,
     free_disk,
     main_memory,
+    memory_on,
     nearest_folder,
     resident_bytes,
-    room_on,
+    watch_children,
 )
 
 GB = 10**9
@@ -78,7 +78,7 @@ def test_a_system_that_does_not_tell_gives_nothing(tmp_path):
 
 
 def test_this_machine_has_memory():
-    room = room_on(torch.device("cpu"))
+    room = memory_on(torch.device("cpu"))
     if room is None:
         pytest.skip("this system does not tell its memory")
     assert 0 < room.free <= room.total
@@ -102,7 +102,7 @@ def test_the_most_that_children_have_held_is_remembered():
         pytest.skip("this system does not tell what processes hold")
     hold = "import time; held = bytearray(40_000_000); held[::4096] = held[::4096]; print('holds', flush=True); time.sleep(0.5)"
     with (
-        children_watched(every=0.02) as most,
+        watch_children(every=0.02) as most,
         subprocess.Popen([sys.executable, "-c", hold], stdout=subprocess.PIPE) as child,
     ):
         child.wait()

@@ -13,7 +13,7 @@ from refseg.errors import InvalidInput
 from refseg.framing import FrameSpec
 from refseg.structures import Example
 from refseg.training.batches import batches
-from refseg.training.data import Sources, source_of
+from refseg.training.data import TrainingSets, build_training_set
 from refseg.training.recipe import run_from_values
 
 FRAME = FrameSpec("letterbox", 8, mean=(0, 0, 0), std=(1 / 255,) * 3)
@@ -74,7 +74,7 @@ class Plan:
         with ExitStack() as pretended:
             pretended.enter_context(patch.object(distributed, "rank", lambda: rank))
             pretended.enter_context(patch.object(distributed, "world_size", lambda: world_size))
-            sources = Sources([source_of(one, own, run.data) for one, own in pairs], run)
+            sources = TrainingSets([build_training_set(one, own, run.data) for one, own in pairs], run)
             feed = batches(sources, run, FRAME, start=start)
             return [list(zip(*self._shown(batch), strict=True)) for batch in feed]
 

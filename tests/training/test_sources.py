@@ -14,7 +14,7 @@ from refseg.framing import FrameSpec
 from refseg.structures import Example
 from refseg.training import loop
 from refseg.training.batches import batches
-from refseg.training.data import MOST_TRIES, Positions, Sources, source_of
+from refseg.training.data import MOST_TRIES, ExamplesByPosition, TrainingSets, build_training_set
 from refseg.training.recipe import run_from_values
 
 FRAME = FrameSpec("letterbox", 8, mean=(0, 0, 0), std=(1 / 255,) * 3)
@@ -57,7 +57,9 @@ def run_of(sets=None, *, seed=0, ends="run_on", steps=6, **data):
 
 def positions(examples, run):
     pairs = zip(examples, run.data.each, strict=True)
-    return Positions(Sources([source_of(one, own, run.data) for one, own in pairs], run))
+    return ExamplesByPosition(
+        TrainingSets([build_training_set(one, own, run.data) for one, own in pairs], run)
+    )
 
 
 def numbers(dealt, count):

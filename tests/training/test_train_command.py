@@ -163,7 +163,7 @@ def test_a_log_alone_is_no_run_to_resume(tmp_path):
 
 def test_a_process_leaves_without_a_word_where_another_says_why_it_cannot_start(tmp_path, monkeypatch):
     def refuse(device):
-        raise distributed.Refused
+        raise distributed.PeerFailed
 
     monkeypatch.setattr(distributed, "start", refuse)
     for more in ([], ["--plan"]):

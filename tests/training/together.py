@@ -43,21 +43,21 @@ def run_job(job, device="cpu"):
     folder = Path(job["folder"])
     folder.mkdir(parents=True, exist_ok=True)
     run = read_recipe(Path(job["recipe"]), job.get("overrides", []))
-    keep = loop.tell_and_keep
+    keep = loop.log_and_save
 
     def keep_and_stop(training, place, interruption):
         if training.step == job.get("stop_after"):
             interruption.number = 15
         keep(training, place, interruption)
 
-    with without_dropout(), mock.patch.object(loop, "tell_and_keep", keep_and_stop):
+    with without_dropout(), mock.patch.object(loop, "log_and_save", keep_and_stop):
         try:
             loop.train(run, folder, device=torch.device(device))
         except Interrupted:
             assert "stop_after" in job
         except ValueError as error:
             return str(error)
-        except distributed.Refused:
+        except distributed.PeerFailed:
             return "refused"
     return ""
 

@@ -109,7 +109,7 @@ def _config(family: str, variant: str, settings: list[str]) -> ModelConfig:
     """The configuration of a variant with some of its fields replaced."""
     from refseg.errors import InvalidInput
     from refseg.models import catalog
-    from refseg.training.initial_weights import changed
+    from refseg.training.initial_weights import with_changes
 
     values: dict[str, Any] = {}
     for setting in settings:
@@ -117,7 +117,7 @@ def _config(family: str, variant: str, settings: list[str]) -> ModelConfig:
             values |= tomllib.loads(setting)
         except tomllib.TOMLDecodeError as error:
             raise InvalidInput(f"{setting!r} is no setting ({error}); write KEY=VALUE as in TOML") from error
-    return changed(catalog.variant(family, variant), values, "model")
+    return with_changes(catalog.variant(family, variant), values, "model")
 
 
 def _plain(done: Conversion) -> dict[str, Any]:

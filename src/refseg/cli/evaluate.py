@@ -146,7 +146,7 @@ def evaluate(
         return ready.dataset, weights, ready, load(checkpoint, device=place, dtype=dtype)
 
     with _speaking_once(), ExitStack() as files:
-        dataset, weights, ready, predictor = distributed.together(lambda: begin(files))
+        dataset, weights, ready, predictor = distributed.on_all(lambda: begin(files))
         result = run_evaluation(
             predictor,
             dataset,
@@ -191,7 +191,7 @@ def _speaking_once() -> Iterator[None]:
 
     try:
         yield
-    except distributed.Refused as refusal:
+    except distributed.PeerFailed as refusal:
         distributed.stop()  # before the others are gone, which a group that ends by itself may abort at
         raise typer.Exit(2) from refusal
 

@@ -86,16 +86,15 @@ def _plan(run: RunConfig, folder: Path, device: str, *, measures: bool, as_json:
     """Prints what the run would take; of several processes the first one does."""
     from refseg import distributed
     from refseg.device import find_device
-    from refseg.training.planning.estimate import make_plan
-    from refseg.training.planning.report import report
+    from refseg.training.plan import format_plan, make_plan
 
     try:
         found = distributed.start(find_device(device))
-        made = distributed.first_alone(lambda: make_plan(run, folder, found, measures=measures))
-    except distributed.Refused as refusal:
+        made = distributed.on_first(lambda: make_plan(run, folder, found, measures=measures))
+    except distributed.PeerFailed as refusal:
         raise typer.Exit(2) from refusal
     if made is not None:
-        print(json.dumps(made.record()) if as_json else report(made))
+        print(json.dumps(made.record()) if as_json else format_plan(made))
     distributed.stop()
 
 
@@ -106,21 +105,21 @@ def _train(
     from refseg import distributed
     from refseg.device import find_device
     from refseg.errors import InvalidInput, is_full_memory
-    from refseg.training.checks import memory_advice, must_be_possible
-    from refseg.training.heartbeat import companions
+    from refseg.training.checks import check_possible, memory_advice
+    from refseg.training.heartbeat import watch_peers
     from refseg.training.loop import train as train_run
     from refseg.training.signals import Interrupted
 
     try:
         found = distributed.start(find_device(device))
-        distributed.first_alone(lambda: must_be_possible(run, found))
-        distributed.first_alone(prepare)
-    except distributed.Refused as refusal:
+        distributed.on_first(lambda: check_possible(run, found))
+        distributed.on_first(prepare)
+    except distributed.PeerFailed as refusal:
         raise typer.Exit(2) from refusal
     try:
-        with companions(folder):
+        with watch_peers(folder):
             last = train_run(run, folder, device=found, is_quiet=quiet, anyway=anyway)
-    except distributed.Refused as refusal:
+    except distributed.PeerFailed as refusal:
         raise typer.Exit(2) from refusal
     except Interrupted as stopped:
         if distributed.is_first():
@@ -156,15 +155,15 @@ def _forget_unbegun(folder: Path) -> None:
 def _prepare(folder: Path, run: RunConfig, *, resume: bool, force: bool) -> None:
     """The output folder, empty of another run unless it is to be resumed."""
     from refseg.errors import InvalidInput
-    from refseg.training.checkpointing import must_begin_alike
-    from refseg.training.finite_check import forget_evidence
+    from refseg.training.checkpointing import check_same_start
+    from refseg.training.finite_check import remove_bad_step
     from refseg.training.run_folder import RUN_NAME, STATE_NAME, own_files
 
     present = own_files(folder)
     if resume and not present:
         raise InvalidInput(f"there is no run in {folder} to resume; leave out --resume to start one")
     if resume and not (folder / STATE_NAME).exists():
-        must_begin_alike(folder, run)
+        check_same_start(folder, run)
         if not (folder / RUN_NAME).exists():
             raise InvalidInput(
                 f"{folder} holds {present[0].name}, but no run to resume; begin anew by --force, or with another --out"
@@ -174,7 +173,7 @@ def _prepare(folder: Path, run: RunConfig, *, resume: bool, force: bool) -> None
     if force:
         for path in present:
             path.unlink()
-        forget_evidence(folder)
+        remove_bad_step(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -271,8 +271,8 @@ def evaluate(
             predictor.model.tell_candidates()
         return _Task(predictor, dataset, plan, writer, total if shuffle_phrases else None)
 
-    task = distributed.together(prepare)
-    known = distributed.shared({} if journal is None else _kept(journal, total, writer))
+    task = distributed.on_all(prepare)
+    known = distributed.broadcast({} if journal is None else _kept(journal, total, writer))
     left = [index for index in range(total) if index not in known]
     found = dict(known)
     results = dealt(left, task.example, Form(as_line, from_line))

@@ -58,7 +58,7 @@ def dealt(items: Sequence[Item], work: Callable[[Item], Gift], form: Form[Gift])
         yield from (
             _all(items, work, form, table) if distributed.is_first() else _own(items, work, form, table)
         )
-    except distributed.Refused as refusal:
+    except distributed.PeerFailed as refusal:
         error = refusal
     except Exception as raised:
         error, speaks = raised, table.claims_failure()
@@ -66,7 +66,7 @@ def dealt(items: Sequence[Item], work: Callable[[Item], Gift], form: Form[Gift])
     if error is not None and speaks:
         raise error
     if error is not None or others_failed:
-        raise distributed.Refused
+        raise distributed.PeerFailed
 
 
 def _own(
@@ -100,7 +100,7 @@ class _Table:
         host = os.environ.get("MASTER_ADDR") or socket.gethostname()
         size = distributed.world_size()
         store = _store(host, 0, size, is_first=True) if distributed.is_first() else None
-        port = distributed.shared(None if store is None else store.port)
+        port = distributed.broadcast(None if store is None else store.port)
         assert port is not None, "the first process has told it"
         self._store = store or _store(host, port, size, is_first=False)
         # The first process learns from it that all others have come to the end, or that one is gone.
@@ -113,7 +113,7 @@ class _Table:
             if place >= count:
                 return
             yield place
-        raise distributed.Refused
+        raise distributed.PeerFailed
 
     def put(self, place: int, text: str) -> None:
         """Tells the first process what an item gave."""
@@ -134,7 +134,7 @@ class _Table:
         assert self._end is not None, "the first process alone waits"
         while not self.has(place):
             if self._somebody_failed():
-                raise distributed.Refused
+                raise distributed.PeerFailed
             if self._end.is_completed() and not self.has(place):
                 raise self._killed()
             time.sleep(_PAUSE)
@@ -163,7 +163,7 @@ class _Table:
 
     def _killed(self) -> Exception:
         if self._somebody_failed():
-            return distributed.Refused()
+            return distributed.PeerFailed()
         return InvalidInput(
             "another process of this evaluation was killed; start it again, with --resume where rows were kept"
         )
@@ -177,7 +177,7 @@ class _Table:
         try:
             return question()
         except RuntimeError as error:  # the first process, which keeps the table, is gone
-            raise distributed.Refused from error
+            raise distributed.PeerFailed from error
 
 
 def _store(host: str, port: int, size: int, *, is_first: bool) -> TCPStore:

@@ -31,8 +31,16 @@ from refseg.data.sampling import Positions as BatchPositions
 from refseg.errors import InvalidInput, RefsegError
 from refseg.framing import FrameSpec
 from refseg.structures import Batch, Clips, Targets
-from refseg.training.data import Drawn, Positions, Skip, Sources, Tally, as_sources, is_of_clips
-from refseg.training.initial_weights import changed
+from refseg.training.data import (
+    ExamplesByPosition,
+    SampledExample,
+    Skip,
+    Tally,
+    TrainingSets,
+    as_training_sets,
+    is_of_clips,
+)
+from refseg.training.initial_weights import with_changes
 from refseg.training.schema import RunConfig
 
 _SQUARE = ("stretch", "letterbox")  # fits whose canvas does not depend on the example
@@ -48,28 +56,28 @@ def on_one_canvas(batch: Batch, frame: FrameSpec) -> Batch:
     if not below and not right:
         return batch
     return Batch(
-        _enlarged_clips(batch.clips, below, right, frame.fill),
+        _enlarge_clips(batch.clips, below, right, frame.fill),
         tuple(replace(placement, canvas=(wanted[0], wanted[1])) for placement in batch.placements),
         batch.phrases,
         batch.clip_of_phrase,
-        None if batch.targets is None else _enlarged_targets(batch.targets, below, right),
+        None if batch.targets is None else _enlarge_targets(batch.targets, below, right),
     )
 
 
-def _enlarged_clips(clips: Clips, below: int, right: int, fill: float) -> Clips:
+def _enlarge_clips(clips: Clips, below: int, right: int, fill: float) -> Clips:
     return replace(
-        clips, pixels=_padded(clips.pixels, below, right, fill), valid=_padded(clips.valid, below, right)
+        clips, pixels=_pad(clips.pixels, below, right, fill), valid=_pad(clips.valid, below, right)
     )
 
 
-def _enlarged_targets(targets: Targets, below: int, right: int) -> Targets:
+def _enlarge_targets(targets: Targets, below: int, right: int) -> Targets:
     things = targets.things
     if things is not None:
-        things = tuple(replace(each, ids=_padded(each.ids, below, right)) for each in things)
-    return replace(targets, masks=_padded(targets.masks, below, right), things=things)
+        things = tuple(replace(each, ids=_pad(each.ids, below, right)) for each in things)
+    return replace(targets, masks=_pad(targets.masks, below, right), things=things)
 
 
-def _padded(values: Tensor, below: int, right: int, fill: float = 0.0) -> Tensor:
+def _pad(values: Tensor, below: int, right: int, fill: float = 0.0) -> Tensor:
     return functional.pad(values, (0, right, 0, below), value=fill)
 
 
@@ -84,7 +92,7 @@ class _Refusal:
 
 
 @dataclass(frozen=True)
-class _Prepared:
+class _PreparedBatch:
     """A batch, and why examples were passed over while it was put together."""
 
     batch: Batch
@@ -92,13 +100,13 @@ class _Prepared:
     sources: tuple[str, ...]  # the set of each example
 
 
-class _Varied(Dataset[Any]):
+class _VariedExamples(Dataset[Any]):
     """The examples of a run by position, for the processes that prepare them."""
 
-    def __init__(self, sources: Sources) -> None:
-        self.positions = Positions(sources)
+    def __init__(self, sources: TrainingSets) -> None:
+        self.positions = ExamplesByPosition(sources)
 
-    def __getitem__(self, position: int) -> Drawn | _Refusal:
+    def __getitem__(self, position: int) -> SampledExample | _Refusal:
         try:
             return self.positions[position]
         except RefsegError as error:
@@ -121,7 +129,7 @@ class _ClipsCutShort:
         return len(self.positions)
 
 
-class Feed(Iterator[Batch]):
+class BatchLoader(Iterator[Batch]):
     """The batches of a run, one after the other; `frame` is how their frames were placed.
 
     `take_skipped` tells why examples were passed over since it was last asked; `tally` counts them all, by set.
@@ -163,13 +171,15 @@ def _end_workers(prepared: weakref.ref[Any]) -> None:
         end()
 
 
-def batches(examples: PhraseDataset | Sources, run: RunConfig, spec: FrameSpec, *, start: int) -> Feed:
+def batches(
+    examples: PhraseDataset | TrainingSets, run: RunConfig, spec: FrameSpec, *, start: int
+) -> BatchLoader:
     """The batches from number `start` to the run's end, the same ones for any number of workers.
 
     Raises:
         InvalidInput: if a set is empty.
     """
-    sources = as_sources(examples, run)
+    sources = as_training_sets(examples, run)
     for source, own in zip(sources.sources, run.data.each, strict=run.data.clips is None):
         if len(source) == 0:
             raise InvalidInput(f"the data set {own.name}, split {own.split}, holds no example")
@@ -177,15 +187,15 @@ def batches(examples: PhraseDataset | Sources, run: RunConfig, spec: FrameSpec, 
     assert isinstance(steps, int), "lengths in epochs are resolved before a run begins"
     frame = training_frame(run, spec)
     loader = DataLoader(
-        _Varied(sources),
+        _VariedExamples(sources),
         batch_sampler=positions_of(run, start, steps * run.optimizer.accumulate),
         collate_fn=partial(_collate, spec=frame),
         num_workers=run.data.workers,
         prefetch_factor=4 if run.data.workers else None,
-        worker_init_fn=_quiet_worker,
+        worker_init_fn=_silence_worker,
         generator=torch.Generator(),  # of its own: the loader would draw from the global one
     )
-    return Feed(loader, frame)
+    return BatchLoader(loader, frame)
 
 
 def positions_of(run: RunConfig, start: int, stop: int) -> BatchPositions | _ClipsCutShort:
@@ -202,11 +212,11 @@ def positions_of(run: RunConfig, start: int, stop: int) -> BatchPositions | _Cli
 
 def training_frame(run: RunConfig, spec: FrameSpec) -> FrameSpec:
     """How frames are placed in training: the family's way, with what the recipe changes."""
-    return changed(spec, run.data.frame, "data.frame")
+    return with_changes(spec, run.data.frame, "data.frame")
 
 
-def _collate(drawn: Sequence[Drawn | _Refusal], spec: FrameSpec) -> _Prepared | _Refusal:
-    accepted = [each for each in drawn if isinstance(each, Drawn)]
+def _collate(drawn: Sequence[SampledExample | _Refusal], spec: FrameSpec) -> _PreparedBatch | _Refusal:
+    accepted = [each for each in drawn if isinstance(each, SampledExample)]
     for each in drawn:
         if isinstance(each, _Refusal):
             return each
@@ -215,10 +225,10 @@ def _collate(drawn: Sequence[Drawn | _Refusal], spec: FrameSpec) -> _Prepared | 
     except RefsegError as error:
         return _Refusal(str(error))
     skipped = tuple(reason for each in accepted for reason in each.skipped)
-    return _Prepared(batch, skipped, tuple(each.source for each in accepted))
+    return _PreparedBatch(batch, skipped, tuple(each.source for each in accepted))
 
 
-def _quiet_worker(_: int) -> None:
+def _silence_worker(_: int) -> None:
     """Workers end with the training process, which alone answers to signals; each computes on one thread.
 
     Launchers, queues and terminals send a request to stop to every process of a run; the step that is under way still

@@ -19,7 +19,7 @@ from refseg.predictor import Predictor
 
 
 @dataclass(frozen=True)
-class Fitted:
+class CalibrationFit:
     """What was found, and the expected calibration error on the examples that it was found on."""
 
     scaling: Scaling
@@ -42,7 +42,7 @@ def calibrate(
     *,
     keep: float | None = None,
     device: str = "cpu",
-) -> Fitted:
+) -> CalibrationFit:
     """Fits temperature and bias of the model's score to whether anything answers to a phrase; its weights take both in.
 
     With `keep`, the score from which on the model answers is set so that this share of the phrases with a target still gets
@@ -72,7 +72,7 @@ def calibrate(
     threshold = None if keep is None else _threshold(scaling.score(logits)[np.asarray(events)], keep)
     if threshold is not None:
         model.config = replace(model.config, existence_threshold=threshold)  # type: ignore[call-arg]
-    return Fitted(scaling, len(scores), before, after, threshold)
+    return CalibrationFit(scaling, len(scores), before, after, threshold)
 
 
 def _threshold(scores: NDArray[np.float64], keep: float) -> float:

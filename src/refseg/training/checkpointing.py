@@ -30,8 +30,8 @@ from refseg.checkpoints import native
 from refseg.errors import InvalidInput
 from refseg.files import durable_file, reason
 from refseg.models.base import ReferringModel
-from refseg.training.context import Workplace
-from refseg.training.data import named
+from refseg.training.context import RunContext
+from refseg.training.data import format_data_title
 from refseg.training.lora import as_stored
 from refseg.training.lora_file import save_adapters
 from refseg.training.recipe import differences, examples_per_step, read_recipe
@@ -49,7 +49,7 @@ from refseg.training.run_folder import (
     saved_step,
 )
 from refseg.training.schema import PRECISIONS, RunConfig
-from refseg.training.state import Training
+from refseg.training.state import TrainState
 
 LAYOUT = 3
 
@@ -69,11 +69,11 @@ def save_state(folder: Path, values: Mapping[str, Any]) -> None:
             torch.save({"layout": LAYOUT, **values}, file)
     except (OSError, RuntimeError) as error:  # torch hides what the system said behind an error of its own
         raise InvalidInput(
-            f"the state of the run cannot be written to {path}: {reason(error)}; {_left(folder)}"
+            f"the state of the run cannot be written to {path}: {reason(error)}; {_describe_rest(folder)}"
         ) from error
 
 
-def _left(folder: Path) -> str:
+def _describe_rest(folder: Path) -> str:
     step = saved_step(folder)
     if step is None:
         return "no state was saved before; make room, or give another folder, and start again"
@@ -104,7 +104,7 @@ def tidy_and_load_state(folder: Path) -> dict[str, Any] | None:
     return values
 
 
-def must_be_same_run(folder: Path, run: RunConfig) -> None:
+def check_same_run(folder: Path, run: RunConfig) -> None:
     """Refuses to go on with a run whose recipe differs in what it computes.
 
     Raises:
@@ -118,7 +118,7 @@ def must_be_same_run(folder: Path, run: RunConfig) -> None:
         )
 
 
-def must_begin_alike(folder: Path, run: RunConfig) -> None:
+def check_same_start(folder: Path, run: RunConfig) -> None:
     """Refuses to begin at the first step in a folder without a state, unless nothing there is lost or contradicted by it.
 
     A state is on the disk before the first checkpoint is, so checkpoints without one are a result, whose state was taken
@@ -134,7 +134,7 @@ def must_begin_alike(folder: Path, run: RunConfig) -> None:
             "and another --out, or throw this one away by --force"
         )
     if (folder / RUN_NAME).exists():
-        must_be_same_run(folder, run)
+        check_same_run(folder, run)
 
 
 def load_state(folder: Path, run: RunConfig) -> dict[str, Any] | None:
@@ -149,24 +149,24 @@ def load_state(folder: Path, run: RunConfig) -> dict[str, Any] | None:
     def load() -> dict[str, Any] | None:
         state = tidy_and_load_state(folder)
         if state is None:
-            must_begin_alike(folder, run)
+            check_same_start(folder, run)
         else:
-            _must_go_on(state, read_recipe(folder / RUN_NAME), run, folder)
+            _check_resumable(state, read_recipe(folder / RUN_NAME), run, folder)
         return state
 
-    state = distributed.first_alone(load)
+    state = distributed.on_first(load)
     if distributed.world_size() == 1:
         return state
-    told = distributed.shared(None if state is None else _outline(state))
+    told = distributed.broadcast(None if state is None else _outline(state))
     return told if state is None else state
 
 
-def _must_go_on(state: dict[str, Any], saved: RunConfig, run: RunConfig, folder: Path) -> None:
+def _check_resumable(state: dict[str, Any], saved: RunConfig, run: RunConfig, folder: Path) -> None:
     """Refuses another run. How a step's examples are dealt out may differ; how many there are may not, see `regrouped`."""
     size, accumulate = saved.run.batch_size, saved.optimizer.accumulate
     # Batches of one shape are dealt out by their size over all processes, which must stay.
     kept = run.optimizer.accumulate if run.data.same_shape else accumulate
-    must_be_same_run(folder, _with_batches(run, size, kept))
+    check_same_run(folder, _with_batches(run, size, kept))
     now, own = distributed.world_size(), (run.run.batch_size, run.optimizer.accumulate)
     if run.data.clips is not None and own != (size, accumulate):
         raise InvalidInput(
@@ -185,7 +185,7 @@ def _outline(state: dict[str, Any]) -> dict[str, Any]:
     return {**distributed.outline(state), "random": state["random"]}
 
 
-def regrouped(run: RunConfig, state: dict[str, Any] | None) -> tuple[RunConfig, str]:
+def regroup(run: RunConfig, state: dict[str, Any] | None) -> tuple[RunConfig, str]:
     """The run with as many examples a step as the saved one has, and a line about what differs now, if anything does.
 
     A step shows the same examples on any number of processes. A recipe whose own numbers make up the step is taken as
@@ -198,20 +198,20 @@ def regrouped(run: RunConfig, state: dict[str, Any] | None) -> tuple[RunConfig, 
         return run, ""
     before, now, examples = state["processes"], distributed.world_size(), state["examples"]
     given = examples_per_step(run, now) == examples
-    changed = run if given else _fitting(run, examples, now, before)
+    changed = run if given else _fit_batches(run, examples, now, before)
     if before == now and given:
         return run, ""
     return changed, (
         f"saved by {_processes(before)}, goes on with {now}: {examples} examples a step as before, in batches of "
-        f"{changed.run.batch_size} x {changed.optimizer.accumulate} a process{_clips_told(changed)}; the order of the data stays, what is dropped "
+        f"{changed.run.batch_size} x {changed.optimizer.accumulate} a process{_describe_clips(changed)}; the order of the data stays, what is dropped "
         "out from here on differs"
     )
 
 
-def _fitting(run: RunConfig, examples: int, processes: int, before: int) -> RunConfig:
+def _fit_batches(run: RunConfig, examples: int, processes: int, before: int) -> RunConfig:
     accumulate, size = run.optimizer.accumulate, run.run.batch_size
     if run.data.clips is not None:
-        return _with_clips_dealt(run, examples // (accumulate * size), processes, before)
+        return _with_clips_distributed(run, examples // (accumulate * size), processes, before)
     if examples % (accumulate * processes) == 0:  # the same batches over all processes: nothing else changes
         return _with_batches(run, examples // (accumulate * processes), accumulate)
     if examples % (size * processes) == 0 and not run.data.same_shape:
@@ -224,7 +224,7 @@ def _fitting(run: RunConfig, examples: int, processes: int, before: int) -> RunC
     )
 
 
-def _with_clips_dealt(run: RunConfig, started: int, processes: int, before: int) -> RunConfig:
+def _with_clips_distributed(run: RunConfig, started: int, processes: int, before: int) -> RunConfig:
     """The run of `started` processes on another number of them; its batches over all processes stay as they are.
 
     Which batches are of clips is counted in batches, and of those every process shows its first ones: as positions are dealt
@@ -247,7 +247,7 @@ def _with_clips_dealt(run: RunConfig, started: int, processes: int, before: int)
     return run.model_copy(update={"data": run.data.model_copy(update={"clips": moved})})
 
 
-def _clips_told(run: RunConfig) -> str:
+def _describe_clips(run: RunConfig) -> str:
     clips = run.data.clips
     return "" if clips is None else f", {clips.batch_size or run.run.batch_size} where they are clips"
 
@@ -267,12 +267,12 @@ def best_at(step: int | str) -> str:
     return f"best-at-{step}.safetensors"
 
 
-def has_best(training: Training, place: Workplace) -> bool:
+def has_best(training: TrainState, place: RunContext) -> bool:
     """Whether the checkpoints of the measurement after this step, which is one of the best, are there."""
     return all(is_of_step(place.folder / name, training.step) for name in _names(training, place))
 
 
-def save_best(training: Training, place: Workplace, save: Callable[[str], None]) -> None:
+def save_best(training: TrainState, place: RunContext, save: Callable[[str], None]) -> None:
     """Keeps the weights of this step, whose measurement is one of the best.
 
     Arguments:
@@ -281,17 +281,17 @@ def save_best(training: Training, place: Workplace, save: Callable[[str], None])
     first, *further = _names(training, place)
     save(first)
     for other in further:
-        if not _linked(place.folder, first, other):
+        if not _link(place.folder, first, other):
             save(other)
 
 
-def _names(training: Training, place: Workplace) -> list[str]:
+def _names(training: TrainState, place: RunContext) -> list[str]:
     """Under which the weights of this step are kept."""
     own = [best_at(training.step)] * (place.run.run.keep_best > 1)
     return own + [BEST_NAME] * (training.kept.ranking[0][1] == training.step)
 
 
-def drop_others(training: Training, place: Workplace) -> None:
+def prune(training: TrainState, place: RunContext) -> None:
     """Takes away checkpoints that were among the best once, or that a run which was killed left behind."""
     several = place.run.run.keep_best > 1
     kept = {best_at(step) for _, step in training.kept.ranking} if several else set()
@@ -300,7 +300,7 @@ def drop_others(training: Training, place: Workplace) -> None:
             path.unlink()
 
 
-def _linked(folder: Path, name: str, other: str) -> bool:
+def _link(folder: Path, name: str, other: str) -> bool:
     """Gives a file a second name in place of another file; False on a disk that cannot."""
     half = folder / f".{other}.part"
     half.unlink(missing_ok=True)
@@ -312,7 +312,7 @@ def _linked(folder: Path, name: str, other: str) -> bool:
     return False
 
 
-def keep(training: Training, place: Workplace) -> None:
+def save(training: TrainState, place: RunContext) -> None:
     """Saves the state, then the checkpoints that it speaks of and that are not there; all processes come here together.
 
     Raises:
@@ -325,11 +325,11 @@ def keep(training: Training, place: Workplace) -> None:
         place.log.sync()  # the state must not be on the disk without the steps that led to it
         save_state(place.folder, state)
 
-    distributed.first_alone(write)
-    mend(training, place)
+    distributed.on_first(write)
+    repair(training, place)
 
 
-def mend(training: Training, place: Workplace) -> None:
+def repair(training: TrainState, place: RunContext) -> None:
     """Writes the checkpoints of the step that was saved last, as far as they are not there yet.
 
     After a kill they are older than the state; the run then begins with this.
@@ -339,7 +339,7 @@ def mend(training: Training, place: Workplace) -> None:
     is_kept = training.kept.keeps(training.step) and not training.owes_measurement
     is_old = not is_of_step(place.folder / LAST_NAME, training.step)
     lacks_best = is_kept and not has_best(training, place)
-    if not any(distributed.shared((is_old, lacks_best))):
+    if not any(distributed.broadcast((is_old, lacks_best))):
         return
     with training.result() as model:
 
@@ -349,9 +349,9 @@ def mend(training: Training, place: Workplace) -> None:
                 save(LAST_NAME)
             if lacks_best:
                 save_best(training, place, save)
-            drop_others(training, place)
+            prune(training, place)
 
-        distributed.first_alone(write)
+        distributed.on_first(write)
 
 
 @dataclass(frozen=True)
@@ -362,7 +362,7 @@ class Sizes:
     checkpoint: int
 
 
-def sizes(training: Training, run: RunConfig) -> Sizes:
+def sizes(training: TrainState, run: RunConfig) -> Sizes:
     """What the state and one checkpoint will take, headers left out."""
     weights = _bytes(training.model.state_dict().values())
     average = 0 if training.average is None else _bytes(training.average.model.state_dict().values())
@@ -373,7 +373,7 @@ def sizes(training: Training, run: RunConfig) -> Sizes:
     return Sizes(weights + average + moments, int(weights * share))
 
 
-def must_have_room(training: Training, place: Workplace) -> None:
+def check_disk(training: TrainState, place: RunContext) -> None:
     """Looks, before the first step, whether the disk has room for what the run will save.
 
     A file is whole before it takes the place of the one before, so the largest one is there twice for a moment. Too
@@ -391,13 +391,13 @@ def must_have_room(training: Training, place: Workplace) -> None:
     free = free_disk(folder)
     if free < once:
         raise InvalidInput(
-            f"{folder} has room for {_told(free)}, and saving this run takes {_told(once)}; make room, or give another folder "
+            f"{folder} has room for {_format_bytes(free)}, and saving this run takes {_format_bytes(once)}; make room, or give another folder "
             "with --out"
         )
     missing = every - sum(path.stat().st_size for path in own_files(folder)) - free
     if missing > 0:
         place.log.say(
-            f"note: {folder} has room for {_told(free)}; {_told(missing)} more may be needed before the run ends"
+            f"note: {folder} has room for {_format_bytes(free)}; {_format_bytes(missing)} more may be needed before the run ends"
         )
 
 
@@ -405,13 +405,13 @@ def _bytes(tensors: Iterable[Any]) -> int:
     return sum(t.numel() * t.element_size() for t in tensors if isinstance(t, torch.Tensor))
 
 
-def _told(count: int) -> str:
+def _format_bytes(count: int) -> str:
     return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"
 
 
-def _save_checkpoint(training: Training, model: ReferringModel, place: Workplace, name: str) -> None:
+def _save_checkpoint(training: TrainState, model: ReferringModel, place: RunContext, name: str) -> None:
     run = place.run
-    origin = {"recipe": run.name, "data": named(run), "step": str(training.step)}
+    origin = {"recipe": run.name, "data": format_data_title(run), "step": str(training.step)}
     origin |= {"objective": run.objective} | ({"init": run.init} if run.init else {})
     if name == LAST_NAME and training.kept.base:  # before the checkpoint, which says that all is there
         save_adapters(place.folder / ADAPTERS_NAME, model, training, run, origin)

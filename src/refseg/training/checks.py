@@ -15,11 +15,11 @@ from refseg import distributed
 from refseg.errors import InvalidInput
 from refseg.models import catalog
 from refseg.models.base import ReferringModel
-from refseg.training.objective import must_take
+from refseg.training.objective import check_objective
 from refseg.training.parallel import _PRECISIONS, _is_asked, is_sharded
-from refseg.training.resources import held_by, local_processes, room_on, usable_cores
+from refseg.training.resources import local_processes, memory_on, training_bytes, usable_cores
 from refseg.training.schema import RunConfig, RunSection
-from refseg.training.validation import must_be_a_score
+from refseg.training.validation import check_score
 
 _MOSTLY = 0.5  # trained parameters, as a share of all, from which on training fewer saves much
 
@@ -27,7 +27,7 @@ _MOSTLY = 0.5  # trained parameters, as a share of all, from which on training f
 _SEE_FRAMES_ALONE = frozenset({"vlt", "lgformer", "vpd"})  # a clip is so many pictures to them
 
 
-def must_be_possible(run: RunConfig, device: torch.device) -> None:
+def check_possible(run: RunConfig, device: torch.device) -> None:
     """Refuses a run that asks for what its device, its family or its other keys rule out.
 
     What its launcher asks for against the recipe is among it.
@@ -38,12 +38,12 @@ def must_be_possible(run: RunConfig, device: torch.device) -> None:
     """
     catalog.variant(run.family, run.variant)
     family = catalog.family(run.family)
-    must_take(family, run)
+    check_objective(family, run)
     for sentence in _impossible(run, device):
         raise InvalidInput(sentence)
     if run.objective.startswith("phrases") and run.run.evaluate_examples != 0:
-        must_be_a_score(run.run.best_by)
-    must_agree(run)
+        check_score(run.run.best_by)
+    check_launcher(run)
 
 
 def _impossible(run: RunConfig, device: torch.device) -> Iterator[str]:
@@ -70,7 +70,7 @@ def _missing_for_compiling(device: torch.device) -> str:
     return "" if any(shutil.which(name) for name in compilers if name) else "a C++ compiler"
 
 
-def doubts(plan: RunConfig, device: torch.device) -> list[str]:
+def find_doubts(plan: RunConfig, device: torch.device) -> list[str]:
     """What a run whose lengths are in steps may do, and probably should not; a sentence each."""
     return [*_doubts_of_lengths(plan), *_doubts_of_device(plan, device), *_doubts_of_data(plan)]
 
@@ -111,7 +111,7 @@ def _doubts_of_data(plan: RunConfig) -> Iterator[str]:
         )
 
 
-def must_hold(
+def check_memory(
     model: nn.Module, optimizer: torch.optim.Optimizer, plan: RunConfig, device: torch.device
 ) -> None:
     """Refuses a run whose gradients and optimizer state alone are larger than what memory is left beside its weights.
@@ -119,10 +119,10 @@ def must_hold(
     Raises:
         InvalidInput: with what is needed, what there is, and what makes it smaller.
     """
-    room = room_on(device)
+    room = memory_on(device)
     if room is None:
         return
-    held = held_by(model, optimizer, is_averaged=False).on_each(shards_of(plan))
+    held = training_bytes(model, optimizer, is_averaged=False).on_each(shards_of(plan))
     coming = (held.gradients + held.optimizer) * (local_processes() if device.type == "cpu" else 1)
     if coming <= room.free:
         return
@@ -187,7 +187,7 @@ def _lacks_bfloat16(device: torch.device) -> bool:
     return device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False)
 
 
-def must_agree(run: RunConfig) -> None:
+def check_launcher(run: RunConfig) -> None:
     """Refuses what `accelerate launch` asks for and the recipe does not: the recipe alone says what is computed.
 
     Keys that do not go together on several processes are refused too.
@@ -215,7 +215,7 @@ def must_agree(run: RunConfig) -> None:
             f"accelerate launch asks for {steps} batches a step, the recipe for optimizer.accumulate = "
             f"{run.optimizer.accumulate}; change one of them"
         )
-    _must_not_be_asked()
+    _check_no_environment()
     for key in ("compile", "channels_last"):
         if is_sharded(run) and getattr(run.run, key):
             raise InvalidInput(
@@ -223,7 +223,7 @@ def must_agree(run: RunConfig) -> None:
             )
 
 
-def _must_not_be_asked() -> None:
+def _check_no_environment() -> None:
     """Refuses what accelerate can do and refseg does not."""
     if _is_asked("FSDP_OFFLOAD_PARAMS") and _is_asked("ACCELERATE_USE_FSDP"):
         raise InvalidInput(

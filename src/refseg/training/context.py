@@ -9,13 +9,13 @@ import torch
 
 from refseg.data.dataset import PhraseDataset
 from refseg.models.base import Objective
-from refseg.training.finite_check import Guard
+from refseg.training.finite_check import FiniteCheck
 from refseg.training.log import Log
 from refseg.training.schema import RunConfig
 
 
 @dataclass(frozen=True)
-class Workplace:
+class RunContext:
     """All that stays while a run goes on."""
 
     run: RunConfig
@@ -24,4 +24,4 @@ class Workplace:
     objective: Objective
     held_out: PhraseDataset | None  # what the run is measured on
     log: Log
-    guard: Guard
+    guard: FiniteCheck

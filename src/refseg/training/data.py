@@ -132,7 +132,7 @@ _VARIATION, _REPLACEMENT = 2, 3  # what a generator is for, so that no two uses 
 
 
 @dataclass(frozen=True)
-class Source:
+class TrainingSet:
     """One data set of a run: which of its examples, which frames and phrases of each, and the steps after them."""
 
     examples: PhraseDataset
@@ -171,10 +171,12 @@ class Source:
         return vary(example, self.steps, generator)
 
 
-class Sources:
+class TrainingSets:
     """The sets of a run as one; `leakage` tells what was left out of them, where the recipe asks for it."""
 
-    def __init__(self, sources: Sequence[Source], run: RunConfig, leakage: Leakage | None = None) -> None:
+    def __init__(
+        self, sources: Sequence[TrainingSet], run: RunConfig, leakage: Leakage | None = None
+    ) -> None:
         self.sources, self.run, self.leakage = tuple(sources), run, leakage
 
     @property
@@ -209,7 +211,7 @@ class Leakage:
 
 
 @dataclass(frozen=True)
-class Drawn:
+class SampledExample:
     """An example of a run, and why others that stood at its position were passed over."""
 
     example: Example
@@ -217,10 +219,10 @@ class Drawn:
     source: str = ""  # the set that the example is of
 
 
-class Positions:
+class ExamplesByPosition:
     """The varied example at every position of a run: a function of the seed and the position alone."""
 
-    def __init__(self, sources: Sources) -> None:
+    def __init__(self, sources: TrainingSets) -> None:
         run = sources.run
         self.sources, self.run = sources, run
         # Kept, because a worker that prepares batches is no process of the run and would count itself alone.
@@ -231,12 +233,12 @@ class Positions:
         epoch = epoch_length(None if is_endless else sum(counts), run, self.world_size)
         shares = [each.share for each in run.data.each]
         self.endless = Order(None, run.seed) if is_endless else None
-        self.shaped = _shaped(sources, run) if run.data.same_shape and not is_endless else None
+        self.shaped = _order_by_shape(sources, run) if run.data.same_shape and not is_endless else None
         self.order = JointOrder(
             counts, run.seed, shares=[s for s in shares if s is not None] if shares[0] else None, epoch=epoch
         )
 
-    def __getitem__(self, position: int) -> Drawn:
+    def __getitem__(self, position: int) -> SampledExample:
         """The example at `position`, or another in its place where the recipe lets bad ones be skipped.
 
         Raises:
@@ -255,7 +257,7 @@ class Positions:
                 skipped.append(Skip.of(str(error), kind="unreadable", source=name))
                 continue
             if is_seen(example) or not data.skip_unseen:
-                return Drawn(example, tuple(skipped), name)
+                return SampledExample(example, tuple(skipped), name)
             sentence = f"{example.name}: no object is to be seen after the augmentation"
             skipped.append(Skip.of(sentence, kind="unseen", source=name))
         raise InvalidInput(
@@ -282,7 +284,7 @@ def is_of_clips(position: int, run: RunConfig, world_size: int) -> bool:
     return clips is not None and batch % clips.every == clips.every - 1
 
 
-def _shaped(sources: Sources, run: RunConfig) -> ShapedOrder:
+def _order_by_shape(sources: TrainingSets, run: RunConfig) -> ShapedOrder:
     kinds = [int(width > height) for source in sources.sources for height, width in source.sizes()]
     order = ShapedOrder(kinds, run.seed, group=run.run.batch_size * distributed.world_size())
     if order.epoch == 0:
@@ -293,7 +295,7 @@ def _shaped(sources: Sources, run: RunConfig) -> ShapedOrder:
     return order
 
 
-def open_training_data(run: RunConfig, side: int) -> Sources:
+def open_training_data(run: RunConfig, side: int) -> TrainingSets:
     """The sets that the recipe's [data] section names; `side` is the canvas of the family."""
     data = run.data
     if data.name != SCENES:
@@ -301,7 +303,9 @@ def open_training_data(run: RunConfig, side: int) -> Sources:
             [open_set(each, with_outlines=redraws(steps_of(each, data))) for each in data.each], data
         )
         pairs = zip(opened, data.each, strict=True)
-        return Sources([source_of(examples, own, data) for examples, own in pairs], run, leakage)
+        return TrainingSets(
+            [build_training_set(examples, own, data) for examples, own in pairs], run, leakage
+        )
     if data.exclude_images_of:
         raise InvalidInput("data.exclude_images_of is for stored data sets; scenes show no picture of any")
     steps = run.run.steps
@@ -309,13 +313,17 @@ def open_training_data(run: RunConfig, side: int) -> Sources:
     needed = steps * run.optimizer.accumulate * run.run.batch_size * distributed.world_size()
     pictures = _open_scenes(data, data.split, count=needed, seed=run.seed, side=side)
     if data.clips is None:
-        return as_sources(pictures, run)
+        return as_training_sets(pictures, run)
     moving = data.clips
     asked = data.model_copy(
         update={"frames": moving.frames, "phrases": moving.phrases, "registers": moving.registers}
     )
-    clips = source_of(_open_scenes(asked, data.split, count=needed, seed=run.seed, side=side), data, data)
-    return Sources([source_of(pictures, data, data), replace(clips, targets=moving.targets)], run)
+    clips = build_training_set(
+        _open_scenes(asked, data.split, count=needed, seed=run.seed, side=side), data, data
+    )
+    return TrainingSets(
+        [build_training_set(pictures, data, data), replace(clips, targets=moving.targets)], run
+    )
 
 
 def _without_leakage(
@@ -336,17 +344,19 @@ def _without_leakage(
     return kept, Leakage(tuple(held), tuple(fallen))
 
 
-def as_sources(examples: PhraseDataset | Sources, run: RunConfig) -> Sources:
+def as_training_sets(examples: PhraseDataset | TrainingSets, run: RunConfig) -> TrainingSets:
     """One data set as the sources of a run."""
     return (
-        examples if isinstance(examples, Sources) else Sources([source_of(examples, run.data, run.data)], run)
+        examples
+        if isinstance(examples, TrainingSets)
+        else TrainingSets([build_training_set(examples, run.data, run.data)], run)
     )
 
 
-def source_of(examples: PhraseDataset, own: SetConfig, data: DataConfig) -> Source:
+def build_training_set(examples: PhraseDataset, own: SetConfig, data: DataConfig) -> TrainingSet:
     """A data set with the sampling and the steps that a recipe gives it; scenes are drawn as they are asked for."""
     is_drawn = own.name == SCENES
-    return Source(
+    return TrainingSet(
         examples,
         sampled=None if own.sample is None else Sampled(examples, own.sample),
         phrases=None if is_drawn else own.phrases,
@@ -427,6 +437,6 @@ def _open_scenes(data: DataConfig, split: str, *, count: int, seed: int, side: i
     return open_dataset(SCENES, split=split, count=count, scenes=fields)
 
 
-def named(run: RunConfig) -> str:
+def format_data_title(run: RunConfig) -> str:
     """The data of a run with its splits."""
     return " + ".join(f"{one.name}, {one.split}" for one in run.data.each)

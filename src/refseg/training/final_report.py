@@ -31,21 +31,21 @@ from refseg.files import write_whole_text
 from refseg.models import catalog
 from refseg.predictor import Predictor
 from refseg.training.checkpointing import best_at
-from refseg.training.context import Workplace
-from refseg.training.data import SCENES, Sources, open_evaluation_data
+from refseg.training.context import RunContext
+from refseg.training.data import SCENES, TrainingSets, open_evaluation_data
 from refseg.training.log import duration
 from refseg.training.recipe import examples_per_step
 from refseg.training.run_folder import ADAPTERS_NAME, BEST_NAME, LAST_NAME, LOG_NAME, RUN_NAME, SUMMARY_NAME
 from refseg.training.schema import RunConfig
 from refseg.training.signals import Interrupted
-from refseg.training.state import Training, steps_of
-from refseg.training.validation import deciding, measures_phrases
+from refseg.training.state import TrainState, steps_of
+from refseg.training.validation import deciding_score, measures_phrases
 from refseg.version import __version__
 
 _FACTS = ("step", "lr", "norm", "seconds", "waiting", "skipped", "evaluation")
 
 
-def tell_summary(training: Training, place: Workplace, *, is_short: bool = False) -> None:
+def report_summary(training: TrainState, place: RunContext, *, is_short: bool = False) -> None:
     """Prints the table of a run and writes summary.json; the first process does so.
 
     Arguments:
@@ -60,16 +60,16 @@ def tell_summary(training: Training, place: Workplace, *, is_short: bool = False
 
 
 @contextmanager
-def told_if_stopped(training: Training, place: Workplace) -> Iterator[None]:
+def report_if_stopped(training: TrainState, place: RunContext) -> Iterator[None]:
     """Lets a run that was asked to stop say in a line how far it came."""
     try:
         yield
     except Interrupted:
-        tell_summary(training, place, is_short=True)
+        report_summary(training, place, is_short=True)
         raise
 
 
-def summary(training: Training, place: Workplace) -> dict[str, Any]:
+def summary(training: TrainState, place: RunContext) -> dict[str, Any]:
     """Losses at both ends, scores, time and files of a run, as plain data.
 
     A loss at an end is the mean over `run.log_every` steps.
@@ -82,12 +82,12 @@ def summary(training: Training, place: Workplace) -> dict[str, Any]:
         "run": place.run.name,
         "family": place.run.family,
         "variant": place.run.variant,
-        "ended": _ended(training, place),
+        "ended": _describe_end(training, place),
         "step": training.step,
         "steps": steps_of(place.run),
         "first": _means(steps[:width]),
         "last": _means(steps[-width:]),
-        "best_by": deciding(place.run),
+        "best_by": deciding_score(place.run),
         "best_score": kept.best if kept.best is None or measures_phrases(place.run) else -kept.best,
         "best_step": kept.ranking[0][1] if kept.ranking else None,
         "best_scores": kept.best_scores,
@@ -114,7 +114,7 @@ def table(found: Mapping[str, Any]) -> list[str]:
     return [*lines, *(f"{name}: {path}" for name, path in found["files"].items())]
 
 
-def _ended(training: Training, place: Workplace) -> str:
+def _describe_end(training: TrainState, place: RunContext) -> str:
     if training.step >= steps_of(place.run):
         return "finished"
     return "early" if training.kept.has_ended(place.run.run) else "stopped"
@@ -157,7 +157,7 @@ def _share(steps: Sequence[Mapping[str, Any]], seconds: float) -> float:
     return round(waited / seconds, 4) if seconds else 0.0
 
 
-def _files(training: Training, place: Workplace) -> dict[str, str]:
+def _files(training: TrainState, place: RunContext) -> dict[str, str]:
     names = {"best": BEST_NAME, "last": LAST_NAME, "adapters": ADAPTERS_NAME, "log": LOG_NAME}
     if place.run.run.keep_best > 1:
         names |= {f"best at {step}": best_at(step) for _, step in training.kept.ranking}
@@ -192,24 +192,26 @@ _PACKAGES = ("torch", "numpy", "safetensors", "tokenizers", "opencv-python-headl
 _OURS = "Apache-2.0"
 
 
-def finish_with_card(place: Workplace, examples: Sources) -> None:
+def write_final_card(place: RunContext, examples: TrainingSets) -> None:
     """Evaluates the best checkpoint of a finished run by `run.final_protocols` and writes README.md and card.json.
 
     All processes evaluate together, and the first one writes. The checkpoint is on disk before: whatever goes wrong here is
     told, on stderr and in the card, and costs the run nothing but the numbers.
     """
-    found, why_not = _evaluated(place)
+    found, why_not = _evaluate(place)
     if distributed.is_first():
         try:
             _write(place, examples, found, why_not)
         except (
             Exception
         ) as error:  # of any kind: hours of training are not to end in a traceback of their last minute
-            _tell(f"the model card could not be written ({_told(error)}); the checkpoints are whole")
+            _tell(
+                f"the model card could not be written ({_describe_error(error)}); the checkpoints are whole"
+            )
     distributed.wait()
 
 
-def _evaluated(place: Workplace) -> tuple[dict[str, Any] | None, str]:
+def _evaluate(place: RunContext) -> tuple[dict[str, Any] | None, str]:
     """The evaluation, or why there is none."""
     why_not = _why_not(place)
     if why_not:
@@ -219,17 +221,17 @@ def _evaluated(place: Workplace) -> tuple[dict[str, Any] | None, str]:
         return None, "not every process can read the checkpoint"
     assert path is not None, "every process has found it"
     try:
-        return _measured(place, path), ""
-    except distributed.Refused:  # another process failed, and says why
+        return _measure(place, path), ""
+    except distributed.PeerFailed:  # another process failed, and says why
         return None, "the evaluation after training failed"
     except Exception as error:  # the card is written without numbers
         _tell(
-            f"the evaluation after training failed ({_told(error)}); {path} is whole: {_again(place.run, path)}"
+            f"the evaluation after training failed ({_describe_error(error)}); {path} is whole: {_again(place.run, path)}"
         )
-        return None, f"the evaluation after training failed ({_told(error)})"
+        return None, f"the evaluation after training failed ({_describe_error(error)})"
 
 
-def _checkpoint(place: Workplace) -> Path | None:
+def _checkpoint(place: RunContext) -> Path | None:
     """The file that the folder of the run stands for; None where this process does not see it."""
     try:
         return zoo.resolve(place.folder.absolute())
@@ -237,7 +239,7 @@ def _checkpoint(place: Workplace) -> Path | None:
         return None
 
 
-def _write(place: Workplace, examples: Sources, found: dict[str, Any] | None, why_not: str) -> None:
+def _write(place: RunContext, examples: TrainingSets, found: dict[str, Any] | None, why_not: str) -> None:
     path, page = zoo.resolve(place.folder.absolute()), place.folder / model_card.PAGE_NAME
     header = native.read_header(path)
     model = model_card.model_facts(path, header, _num_parameters(header))
@@ -261,7 +263,7 @@ def _tell(sentence: str) -> None:
     print(f"refseg: {sentence}", file=sys.stderr)
 
 
-def _told(error: Exception) -> str:
+def _describe_error(error: Exception) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
@@ -271,7 +273,7 @@ def _again(run: RunConfig, path: Path) -> str:
     return f"refseg evaluate {path} {data} --split {run.data.evaluate_split or 'NAME'} --card-file {page} measures it"
 
 
-def _why_not(place: Workplace) -> str:
+def _why_not(place: RunContext) -> str:
     """Why nothing is measured; empty where it is."""
     run = place.run
     if not run.objective.startswith("phrases"):
@@ -283,7 +285,7 @@ def _why_not(place: Workplace) -> str:
     return ""
 
 
-def _measured(place: Workplace, path: Path) -> dict[str, Any]:
+def _measure(place: RunContext, path: Path) -> dict[str, Any]:
     header, predictor = native.read_header(path), Predictor.load(path, device=place.device)
     dataset, asked = _final_data(place), place.run.run.final_protocols
     weights = {"name": path.name, "family": header.family, "variant": header.variant, "sha256": header.sha256}
@@ -297,7 +299,7 @@ def _measured(place: Workplace, path: Path) -> dict[str, Any]:
     return model_card.result_facts(result, record, ready.published)
 
 
-def _final_data(place: Workplace) -> PhraseDataset:
+def _final_data(place: RunContext) -> PhraseDataset:
     run, count = place.run, place.run.run.final_examples
     if count is None:
         assert place.held_out is not None, "a run without a measured set is not measured in the end"
@@ -309,7 +311,7 @@ def _final_data(place: Workplace) -> PhraseDataset:
     return dataset
 
 
-def _training(place: Workplace, examples: Sources) -> dict[str, Any]:
+def _training(place: RunContext, examples: TrainingSets) -> dict[str, Any]:
     """How the weights were made, as plain data."""
     run, lines = place.run, list(_log_lines(place.folder / LOG_NAME))
     steps = [line for line in lines if "loss" in line]
@@ -326,7 +328,7 @@ def _training(place: Workplace, examples: Sources) -> dict[str, Any]:
     }
 
 
-def _pairs(examples: Sources, run: RunConfig) -> Iterator[tuple[Any, Any]]:
+def _pairs(examples: TrainingSets, run: RunConfig) -> Iterator[tuple[Any, Any]]:
     """Every source with the set of the recipe that it comes from."""
     each = run.data.each
     for number, source in enumerate(examples.sources):
@@ -338,7 +340,7 @@ def _set(examples: PhraseDataset, split: str) -> dict[str, Any]:
     return told | ({"licence": published(examples.name).licence} if is_published(examples.name) else {})
 
 
-def _summary(place: Workplace, steps: Sequence[Mapping[str, Any]]) -> str:
+def _summary(place: RunContext, steps: Sequence[Mapping[str, Any]]) -> str:
     run, processes = place.run, distributed.world_size()
     batch = examples_per_step(run, processes)
     seconds = math.fsum(line["seconds"] for line in steps)
@@ -392,7 +394,7 @@ def _versions() -> dict[str, str]:
     return told
 
 
-def _licence(run: RunConfig, examples: Sources) -> dict[str, Any]:
+def _licence(run: RunConfig, examples: TrainingSets) -> dict[str, Any]:
     """Apache-2.0 where nothing but refseg's own work went into the weights; else what they rest on, for a person to weigh."""
     rests = []
     if run.init is not None:

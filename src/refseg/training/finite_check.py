@@ -27,13 +27,13 @@ from refseg.framing import FrameSpec
 from refseg.models.base import Objective
 from refseg.structures import Batch, Example
 from refseg.training.batches import positions_of, training_frame
-from refseg.training.data import Positions, Sources
+from refseg.training.data import ExamplesByPosition, TrainingSets
 from refseg.training.run_folder import LAST_NAME, saved_step
 from refseg.training.schema import RunConfig
 
 if TYPE_CHECKING:
     from refseg.training.log import Log
-    from refseg.training.state import Training
+    from refseg.training.state import TrainState
 
 
 SUMMARY_NAME = "step.json"
@@ -43,19 +43,19 @@ _MOST_NAMED = 20  # parameters that a summary names
 
 
 @dataclass(frozen=True)
-class Scene:
+class StepContext:
     """Where a step happened: all that is needed to draw its inputs again."""
 
     run: RunConfig  # lengths in steps
     folder: Path
     device: torch.device
     objective: Objective
-    sources: Sources
+    sources: TrainingSets
     frame: FrameSpec  # of the model
 
 
 @dataclass(frozen=True)
-class Found:
+class BadStep:
     """What was wrong with a step."""
 
     step: int  # counted from 1, as the log does
@@ -65,7 +65,7 @@ class Found:
 
 
 @dataclass(frozen=True)
-class _Shown:
+class _ShownBatch:
     """One batch of a step on this process."""
 
     positions: list[int]
@@ -74,7 +74,7 @@ class _Shown:
 
 
 @dataclass(frozen=True)
-class _Verdict:
+class _Recheck:
     """What a batch gives when it is computed once more with the weights that the step began with."""
 
     terms: dict[str, float]
@@ -85,13 +85,13 @@ class _Verdict:
         return bool(self.gradients) or not all(map(math.isfinite, self.terms.values()))
 
 
-def keep_evidence(scene: Scene, training: Training, found: Found) -> str:
+def save_bad_step(scene: StepContext, training: TrainState, found: BadStep) -> str:
     """Writes the inputs of a step below the run's folder, on the process that had the broken ones; says what there is.
 
     All processes ask for it together. Where none finds it again (what is dropped out differs), each writes its own.
     """
-    shown = _drawn_again(scene, found.step)
-    verdicts = _computed_again(scene, training, shown) if _may_compute(training, found) else []
+    shown = _redraw(scene, found.step)
+    verdicts = _recompute(scene, training, shown) if _may_compute(training, found) else []
     here = any(verdict.is_broken for verdict in verdicts)
     is_known = distributed.any_of(here, scene.device)
     folder = scene.folder / f"bad-step-{found.step:06d}"
@@ -103,46 +103,50 @@ def keep_evidence(scene: Scene, training: Training, found: Found) -> str:
     return f"its inputs are in {folder}" + _culprits(shown, verdicts)
 
 
-def forget_evidence(folder: Path) -> None:
+def remove_bad_step(folder: Path) -> None:
     """Takes away what earlier runs in a folder have kept of broken steps."""
     for place in folder.glob("bad-step-*"):
         if next(place.glob(f"**/{SUMMARY_NAME}"), None) is not None:
             shutil.rmtree(place)
 
 
-def _drawn_again(scene: Scene, step: int) -> list[_Shown]:
+def _redraw(scene: StepContext, step: int) -> list[_ShownBatch]:
     run, count = scene.run, scene.run.optimizer.accumulate
     each = positions_of(run, (step - 1) * count, step * count)
-    rows, frame = Positions(scene.sources), training_frame(run, scene.frame)
+    rows, frame = ExamplesByPosition(scene.sources), training_frame(run, scene.frame)
     shown = []
     for positions in each:
         examples = [rows[position].example for position in positions]
-        shown.append(_Shown(positions, examples, collate(examples, frame)))
+        shown.append(_ShownBatch(positions, examples, collate(examples, frame)))
     return shown
 
 
-def _may_compute(training: Training, found: Found) -> bool:
+def _may_compute(training: TrainState, found: BadStep) -> bool:
     """Whether the step can be computed once more: its weights are still there, and whole."""
     return found.is_untouched and all(type(p.data) is Tensor for p in training.model.parameters())
 
 
-def _computed_again(scene: Scene, training: Training, shown: Sequence[_Shown]) -> list[_Verdict]:
+def _recompute(scene: StepContext, training: TrainState, shown: Sequence[_ShownBatch]) -> list[_Recheck]:
     named = {name: p for name, p in training.model.named_parameters() if p.requires_grad}
     verdicts = []
     for one in shown:
-        with distributed.apart():  # others may have nothing to look into
+        with distributed.without_sync():  # others may have nothing to look into
             terms = scene.objective(training.model, one.batch.to(scene.device))
         loss = torch.stack([term.float() for term in terms.values()]).sum()
         found = torch.autograd.grad(loss, list(named.values()), allow_unused=True)
         broken = [
             n for n, g in zip(named, found, strict=True) if g is not None and not bool(g.isfinite().all())
         ]
-        verdicts.append(_Verdict({name: float(term.detach()) for name, term in terms.items()}, tuple(broken)))
+        verdicts.append(_Recheck({name: float(term.detach()) for name, term in terms.items()}, tuple(broken)))
     return verdicts
 
 
 def _write(
-    folder: Path, scene: Scene, found: Found, shown: Sequence[_Shown], verdicts: Sequence[_Verdict]
+    folder: Path,
+    scene: StepContext,
+    found: BadStep,
+    shown: Sequence[_ShownBatch],
+    verdicts: Sequence[_Recheck],
 ) -> None:
     with whole_folder(folder) as part:
         batches = []
@@ -152,7 +156,7 @@ def _write(
             batches.append(
                 {
                     "file": f"batch-{number}.safetensors",
-                    "terms": None if verdict is None else _plain(verdict.terms),
+                    "terms": None if verdict is None else _as_plain(verdict.terms),
                     "gradients_not_finite": None
                     if verdict is None
                     else list(verdict.gradients[:_MOST_NAMED]),
@@ -168,7 +172,7 @@ def _write(
         summary = {
             "step": found.step,
             "not_finite": list(found.broken),
-            "told": _plain(found.told),
+            "told": _as_plain(found.told),
             "recipe": scene.run.name,
             "seed": scene.run.seed,
             "precision": scene.run.run.precision,
@@ -210,7 +214,7 @@ def _tensors(batch: Batch) -> dict[str, Tensor]:
     return {name: tensor.contiguous().clone() for name, tensor in named.items()}
 
 
-def _culprits(shown: Sequence[_Shown], verdicts: Sequence[_Verdict]) -> str:
+def _culprits(shown: Sequence[_ShownBatch], verdicts: Sequence[_Recheck]) -> str:
     """Which batch and gradients, where computing the step again has found them."""
     for number, verdict in enumerate(verdicts):
         if not verdict.is_broken:
@@ -227,7 +231,7 @@ def _culprits(shown: Sequence[_Shown], verdicts: Sequence[_Verdict]) -> str:
     return ""
 
 
-def _plain(values: dict[str, float]) -> dict[str, float | str]:
+def _as_plain(values: dict[str, float]) -> dict[str, float | str]:
     """Numbers as JSON knows them; others by name."""
     return {name: value if math.isfinite(value) else str(value) for name, value in values.items()}
 
@@ -257,7 +261,7 @@ class _Pending:
     ready: torch.cuda.Event
 
 
-class Guard:
+class FiniteCheck:
     """Looks at the numbers of every step.
 
     On a CPU it looks before the weights move. A GPU is not waited for: its numbers are looked at when they have arrived, a
@@ -268,12 +272,12 @@ class Guard:
             nothing else happens.
     """
 
-    def __init__(self, scene: Scene, log: Log, *, may_overflow: bool = False) -> None:
+    def __init__(self, scene: StepContext, log: Log, *, may_overflow: bool = False) -> None:
         self._scene, self._log, self._may_overflow = scene, log, may_overflow
         self._pending: deque[_Pending] = deque()
         self._overflows = 0  # steps in a row
 
-    def look(self, training: Training, terms: Mapping[str, Tensor], norm: Tensor) -> None:
+    def look(self, training: TrainState, terms: Mapping[str, Tensor], norm: Tensor) -> None:
         """Notes the numbers of the step under way, and judges those that are known: the mean terms of all processes.
 
         Raises:
@@ -284,11 +288,11 @@ class Guard:
         if _is_at_hand(values):
             self._judge(training, training.step + 1, names, values, is_untouched=True)
             return
-        here, ready = _sent(values)
+        here, ready = _send(values)
         self._pending.append(_Pending(training.step + 1, names, here, ready))
         self.settle(training, waits=False)
 
-    def settle(self, training: Training, *, waits: bool = True) -> None:
+    def settle(self, training: TrainState, *, waits: bool = True) -> None:
         """Judges the steps whose numbers must have arrived, or with `waits` all that were noted; called before a save.
 
         Raises:
@@ -301,7 +305,7 @@ class Guard:
             self._judge(training, first.step, first.names, first.values, is_untouched=False)
 
     def _judge(
-        self, training: Training, step: int, names: tuple[str, ...], values: Tensor, *, is_untouched: bool
+        self, training: TrainState, step: int, names: tuple[str, ...], values: Tensor, *, is_untouched: bool
     ) -> None:
         if bool(values.isfinite().all()):
             self._overflows = 0
@@ -315,11 +319,17 @@ class Guard:
         self._stop(training, step, told, broken, is_untouched=is_untouched)
 
     def _stop(
-        self, training: Training, step: int, told: dict[str, float], broken: list[str], *, is_untouched: bool
+        self,
+        training: TrainState,
+        step: int,
+        told: dict[str, float],
+        broken: list[str],
+        *,
+        is_untouched: bool,
     ) -> NoReturn:
         self._log.end_at(step, told)
-        found = Found(step, told, tuple(broken), is_untouched)
-        kept = keep_evidence(self._scene, training, found)
+        found = BadStep(step, told, tuple(broken), is_untouched)
+        kept = save_bad_step(self._scene, training, found)
         is_stuck = self._overflows >= MOST_OVERFLOWS
         often = f", with this {MOST_OVERFLOWS} steps in a row that float16 has to skip" if is_stuck else ""
         advice = _advice(self._scene.folder, is_stuck=is_stuck)
@@ -344,7 +354,7 @@ def _is_at_hand(values: Tensor) -> bool:
     return values.device.type != "cuda"
 
 
-def _sent(values: Tensor) -> tuple[Tensor, torch.cuda.Event]:
+def _send(values: Tensor) -> tuple[Tensor, torch.cuda.Event]:
     """A place in main memory for values that a GPU has yet to compute, and what tells when they are there."""
     here = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
     here.copy_(values, non_blocking=True)

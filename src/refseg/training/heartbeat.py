@@ -41,7 +41,7 @@ class ProcessLost(InvalidInput):
 
 
 @contextmanager
-def companions(folder: Path) -> Iterator[None]:
+def watch_peers(folder: Path) -> Iterator[None]:
     """While open, this process ends within seconds of another one's death; of several survivors the first one says so.
 
     Arguments:
@@ -65,11 +65,11 @@ def companions(folder: Path) -> Iterator[None]:
             raise
         _hear_no_launcher()
         gone = heart.gone()
-        if _speaks(gone):
+        if _reports_loss(gone):
             raise ProcessLost(
                 f"{_sentence(gone, folder)}; what this process met: {_first_line(error)}"
             ) from error
-        raise distributed.Refused from error
+        raise distributed.PeerFailed from error
     finally:
         if heart is not None:
             heart.stop()
@@ -141,12 +141,12 @@ def _key(rank: int) -> str:
 
 def _leave(gone: list[int], folder: Path) -> None:
     """Ends this process from beside its main thread, which may wait for the lost one for ever."""
-    if _speaks(gone):
+    if _reports_loss(gone):
         print(f"refseg: {_sentence(gone, folder)}", file=sys.stderr, flush=True)
     os._exit(_EXIT_CODE)
 
 
-def _speaks(gone: list[int]) -> bool:
+def _reports_loss(gone: list[int]) -> bool:
     """Whether this process is the first of those that are left; each one speaks where it is not known who is."""
     return not gone or distributed.rank() == min(set(range(distributed.world_size())) - set(gone), default=0)
 

@@ -16,14 +16,14 @@ from refseg.errors import CheckpointMismatch, InvalidInput, UnknownName
 from refseg.framing import FrameSpec
 from refseg.models import catalog
 from refseg.models.base import LossConfig, ModelConfig, ReferringModel
-from refseg.training.lora import must_learn
+from refseg.training.lora import check_learns
 from refseg.training.schema import RunConfig
 
 Settings = TypeVar("Settings", ModelConfig, LossConfig, FrameSpec)
 
 
 @dataclass(frozen=True)
-class Taken:
+class LoadReport:
     """What a model took from a checkpoint."""
 
     taken: tuple[str, ...]
@@ -42,7 +42,7 @@ class Taken:
         return "; ".join(parts)
 
 
-def first_model(run: RunConfig, words: Sequence[str]) -> tuple[ReferringModel, str]:
+def initial_model(run: RunConfig, words: Sequence[str]) -> tuple[ReferringModel, str]:
     """The model at step 0 and a sentence on where its weights come from.
 
     `words` are those of the data's phrases. A model from scratch learns them; one from a checkpoint keeps its own, and
@@ -53,7 +53,7 @@ def first_model(run: RunConfig, words: Sequence[str]) -> tuple[ReferringModel, s
         CheckpointMismatch: if weights are left on either side that `init_allow` does not name.
     """
     if run.init is None:
-        config = changed(catalog.variant(run.family, run.variant), run.model, "model")
+        config = with_changes(catalog.variant(run.family, run.variant), run.model, "model")
         return catalog.build(run.family, config.for_words(words)), "from scratch"
     source, header, _ = zoo.load(run.init)
     if header.family != run.family:
@@ -65,15 +65,15 @@ def first_model(run: RunConfig, words: Sequence[str]) -> tuple[ReferringModel, s
             "to learn them, or say the phrases with known words"
         )
     base = source.config if header.variant == run.variant else catalog.variant(run.family, run.variant)
-    config = changed(base, run.model, "model").for_words((*_vocabulary(source), *new))
+    config = with_changes(base, run.model, "model").for_words((*_vocabulary(source), *new))
     if config == source.config and not run.init_without:
         return source, f"from {run.init}"
     model = catalog.build(run.family, config)
     model.load_extra_state(source.extra_state())
     weights = _without(source.state_dict(), run.init_without)
     allow = (*run.init_allow, *run.init_without)
-    taken = take_weights(model, weights, allow, new_rows=len(new))
-    must_learn((*taken.fresh, *taken.grown), model, run.adapters)
+    taken = load_matching(model, weights, allow, new_rows=len(new))
+    check_learns((*taken.fresh, *taken.grown), model, run.adapters)
     return model, f"from {run.init}: {taken}"
 
 
@@ -102,9 +102,9 @@ def new_words(model: ReferringModel, words: Sequence[str]) -> list[str]:
     return [piece for piece in pieces if not _reads(model, f"{known[0]} {piece}")]
 
 
-def take_weights(
+def load_matching(
     model: ReferringModel, weights: Mapping[str, Tensor], allow: Sequence[str], *, new_rows: int = 0
-) -> Taken:
+) -> LoadReport:
     """Copies weights of equal name and shape into the model; what does not fit must match a pattern of `allow`.
 
     A tensor of the model with exactly `new_rows` rows more than the file's takes the file's as its first rows.
@@ -117,8 +117,8 @@ def take_weights(
     taken = [name for name in own if name in weights and own[name].shape == weights[name].shape] + grown
     fresh = [name for name in own if name not in taken]
     unused = [name for name in weights if name not in taken]
-    missing = [name for name in fresh if not _allowed(name, allow)]
-    unexpected = [name for name in unused if not _allowed(name, allow)]
+    missing = [name for name in fresh if not _may_differ(name, allow)]
+    unexpected = [name for name in unused if not _may_differ(name, allow)]
     if missing or unexpected:
         raise CheckpointMismatch(
             "the initial checkpoint does not fit the model, and init_allow names no pattern for what is left",
@@ -128,10 +128,10 @@ def take_weights(
     with torch.no_grad():
         for name in taken:
             own[name][tuple(slice(0, side) for side in weights[name].shape)] = weights[name]
-    return Taken(tuple(taken), tuple(grown), tuple(fresh), tuple(unused))
+    return LoadReport(tuple(taken), tuple(grown), tuple(fresh), tuple(unused))
 
 
-def changed(settings: Settings, changes: Mapping[str, Any], section: str) -> Settings:
+def with_changes(settings: Settings, changes: Mapping[str, Any], section: str) -> Settings:
     """Frozen settings with some fields replaced; a table changes fields of a nested part.
 
     Raises:
@@ -149,7 +149,7 @@ def changed(settings: Settings, changes: Mapping[str, Any], section: str) -> Set
 
 def _like(current: Any, value: Any, where: str) -> Any:
     if isinstance(value, dict) and dataclasses.is_dataclass(current):
-        return changed(current, value, where)  # type: ignore[type-var]
+        return with_changes(current, value, where)  # type: ignore[type-var]
     if isinstance(current, tuple) and isinstance(value, list):
         return tuple(value)
     if isinstance(current, float) and isinstance(value, int) and not isinstance(value, bool):
@@ -178,7 +178,7 @@ def _is_longer(own: Tensor, given: Tensor, rows: int) -> bool:
     return rows > 0 and given.ndim > 0 and own.shape == (given.shape[0] + rows, *given.shape[1:])
 
 
-def _allowed(name: str, allow: Sequence[str]) -> bool:
+def _may_differ(name: str, allow: Sequence[str]) -> bool:
     return any(re.search(pattern, name) for pattern in allow)
 
 

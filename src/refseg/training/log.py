@@ -95,7 +95,9 @@ class Watch:
         waiting = sum(line["waiting"] * line["seconds"] for line in lines) / max(seconds, 1e-9)
         self._waited = self._waited + 1 if waiting > STARVED else 0
         if self._waited == INTERVALS:
-            self._once("starving", _starved(waiting, self._workers, usable_cores(), lines[-1]["step"]))
+            self._once(
+                "starving", _describe_starving(waiting, self._workers, usable_cores(), lines[-1]["step"])
+            )
 
     def _once(self, kind: str, sentence: str) -> None:
         if kind not in self._said:
@@ -103,7 +105,7 @@ class Watch:
             self._say(sentence)
 
 
-def _starved(waiting: float, workers: int, cores: int, step: int) -> str:
+def _describe_starving(waiting: float, workers: int, cores: int, step: int) -> str:
     """What to do about a device that waits for its data."""
     told = f"step {step}: {waiting:.0%} of the time is spent waiting for data"
     # What is prepared in a step takes `waiting` of it with no worker, and all of it with some that never rest.
@@ -168,7 +170,7 @@ class Log:
             lines.append({**facts, **dict(zip(names, row, strict=True))})
         self._pending = []
         for line in lines:
-            _must_be_finite(line, self._unchecked)
+            _check_finite(line, self._unchecked)
             self._write(line)
         self._flush()
         self.say(_summary(lines, self.total))
@@ -259,7 +261,7 @@ def _is_before(line: str, step: int, with_measurement: bool) -> bool:
         return False  # the last line of a killed run may be cut in the middle
 
 
-def _must_be_finite(line: Mapping[str, Any], unchecked: Collection[str]) -> None:
+def _check_finite(line: Mapping[str, Any], unchecked: Collection[str]) -> None:
     broken = [name for name, value in line.items() if not math.isfinite(value) and name not in unchecked]
     if broken:
         raise InvalidInput(

@@ -22,26 +22,33 @@ from refseg.data.leakage import shared_pictures
 from refseg.files import write_durable_text
 from refseg.models import catalog
 from refseg.models.base import ReferringModel
-from refseg.training.batches import Feed, batches, on_one_canvas
-from refseg.training.checkpointing import keep, load_state, mend, must_have_room, regrouped
-from refseg.training.checks import doubts, must_agree, must_hold
-from refseg.training.context import Workplace
-from refseg.training.data import SCENES, Sources, as_sources, named, open_evaluation_data, open_training_data
-from refseg.training.final_report import finish_with_card, tell_summary, told_if_stopped
-from refseg.training.finite_check import Guard, Scene
+from refseg.training.batches import BatchLoader, batches, on_one_canvas
+from refseg.training.checkpointing import check_disk, load_state, regroup, repair, save
+from refseg.training.checks import check_launcher, check_memory, find_doubts
+from refseg.training.context import RunContext
+from refseg.training.data import (
+    SCENES,
+    TrainingSets,
+    as_training_sets,
+    format_data_title,
+    open_evaluation_data,
+    open_training_data,
+)
+from refseg.training.final_report import report_if_stopped, report_summary, write_final_card
+from refseg.training.finite_check import FiniteCheck, StepContext
 from refseg.training.log import Log, board_of
 from refseg.training.objective import build_objective
+from refseg.training.optimizer import describe_layers as layers_told
 from refseg.training.optimizer import schedule_ratio, set_learning_rate, train_mode
-from refseg.training.optimizer import told as layers_told
 from refseg.training.recipe import in_steps
 from refseg.training.run_folder import LAST_NAME, LEAKAGE_NAME
 from refseg.training.schema import RunConfig
 from refseg.training.signals import Interrupted, Interruption
-from refseg.training.state import Training, begin_or_go_on, steps_of
-from refseg.training.validation import Measurement, deciding, measure_objective, measure_phrases
+from refseg.training.state import TrainState, start_or_resume, steps_of
+from refseg.training.validation import Measurement, deciding_score, measure_objective, measure_phrases
 
 
-def tell_leakage(log: Log, examples: Sources, held_out: PhraseDataset | None, folder: Path) -> None:
+def report_leakage(log: Log, examples: TrainingSets, held_out: PhraseDataset | None, folder: Path) -> None:
     """What was left out because it is measured on, and what is learnt from all the same."""
     if examples.leakage is not None:
         for fallen in examples.leakage.fallen:
@@ -59,7 +66,7 @@ def tell_leakage(log: Log, examples: Sources, held_out: PhraseDataset | None, fo
 
 
 def announce(
-    log: Log, run: RunConfig, training: Training, *, origin: str, num_examples: int, device: torch.device
+    log: Log, run: RunConfig, training: TrainState, *, origin: str, num_examples: int, device: torch.device
 ) -> None:
     """Says what is trained, on what, and how long."""
     parameters = list(training.model.parameters())
@@ -68,15 +75,17 @@ def announce(
     many = "drawn, new ones at every step" if run.data.name == SCENES else f"{num_examples} examples"
     batch = run.run.batch_size * run.optimizer.accumulate * distributed.world_size()
     log.say(f"{run.family} {run.variant}: {total:.2f} M parameters, {trained:.2f} M trained, {origin}")
-    log.say(f"data {named(run).replace(',', '')}: {many}, {batch} a step, {run.data.workers} workers")
+    log.say(
+        f"data {format_data_title(run).replace(',', '')}: {many}, {batch} a step, {run.data.workers} workers"
+    )
     for line in layers_told(training.model, run.optimizer.layer_decay):
         log.say(line)
     log.say(f"{run.run.steps} steps on {device} in {run.run.precision}")
-    for doubt in doubts(run, device):
+    for doubt in find_doubts(run, device):
         log.say(f"note: {doubt}")
 
 
-def tell_and_keep(training: Training, place: Workplace, interruption: Interruption) -> None:
+def log_and_save(training: TrainState, place: RunContext, interruption: Interruption) -> None:
     """What follows a step now and then: the log, the state with its checkpoint, a measurement, a request to stop.
 
     The state is saved before a measurement, and says that one is owed: so nothing is lost by one that fails, or is left.
@@ -87,22 +96,22 @@ def tell_and_keep(training: Training, place: Workplace, interruption: Interrupti
     settings, step = place.run.run, training.step
     ends = step == settings.steps
     measures = place.held_out is not None and (ends or _is_due(step, settings.evaluate_every))
-    stops = _is_asked(interruption, place)
+    stops = _stop_is_requested(interruption, place)
     saves = ends or stops or measures or _is_due(step, settings.save_every)
     if saves or step % settings.log_every == 0:
         place.guard.settle(training)
         place.log.flush()
     if saves:
         training.owes_measurement = measures
-        keep(training, place)
-        stops = stops or _is_asked(interruption, place)  # while it saved
+        save(training, place)
+        stops = stops or _stop_is_requested(interruption, place)  # while it saved
     if stops and (measures or not ends):
         place.log.close()
-        raise Interrupted(interruption.number or signal.SIGTERM, _stopped(training, place))
-    measure_what_is_owed(training, place, interruption)
+        raise Interrupted(interruption.number or signal.SIGTERM, _describe_stop(training, place))
+    run_pending_validation(training, place, interruption)
 
 
-def measure_what_is_owed(training: Training, place: Workplace, interruption: Interruption) -> None:
+def run_pending_validation(training: TrainState, place: RunContext, interruption: Interruption) -> None:
     """The measurement that the state of this step was saved without, if any; may be left at any moment.
 
     Raises:
@@ -110,23 +119,23 @@ def measure_what_is_owed(training: Training, place: Workplace, interruption: Int
     """
     if not training.owes_measurement:
         return
-    with interruption.at_once(_stopped(training, place)):
-        found = _measured(training, place)
+    with interruption.at_once(_describe_stop(training, place)):
+        found = _validate(training, place)
     training.owes_measurement = False
     if found is None:
         return
     place.log.result(training.step, found.scores)
     is_best = training.kept.note(found.quality, training.step, found.scores, place.run.run)
-    if is_best or training.kept.keeps(training.step) or not goes_on(training, place):
-        keep(training, place)
+    if is_best or training.kept.keeps(training.step) or not should_continue(training, place):
+        save(training, place)
 
 
-def goes_on(training: Training, place: Workplace) -> bool:
+def should_continue(training: TrainState, place: RunContext) -> bool:
     """Whether a further step follows: not after the last one, nor after `run.patience` measurements without a gain."""
     return training.step < steps_of(place.run) and not training.kept.has_ended(place.run.run)
 
 
-def _is_asked(interruption: Interruption, place: Workplace) -> bool:
+def _stop_is_requested(interruption: Interruption, place: RunContext) -> bool:
     """Whether some process was asked to stop."""
     return distributed.any_of(interruption.number != 0, place.device)
 
@@ -136,7 +145,7 @@ def _is_due(step: int, every: int | str) -> bool:
     return every > 0 and step % every == 0
 
 
-def _stopped(training: Training, place: Workplace) -> str:
+def _describe_stop(training: TrainState, place: RunContext) -> str:
     owed = ", before its measurement was done" if training.owes_measurement else ""
     return (
         f"stopped after step {training.step} of {place.run.run.steps}{owed}; the state is saved in {place.folder}, "
@@ -144,17 +153,17 @@ def _stopped(training: Training, place: Workplace) -> str:
     )
 
 
-def _measured(training: Training, place: Workplace) -> Measurement | None:
+def _validate(training: TrainState, place: RunContext) -> Measurement | None:
     """What the weights are worth; all processes share the measurement out and know it."""
     if place.held_out is None:
         return None
     with training.result() as model:
-        found = _measurement(model, place, place.held_out)
+        found = _measure(model, place, place.held_out)
     train_mode(training.model)
     return found
 
 
-def _measurement(model: ReferringModel, place: Workplace, held_out: PhraseDataset) -> Measurement:
+def _measure(model: ReferringModel, place: RunContext, held_out: PhraseDataset) -> Measurement:
     run = place.run
     if run.objective.startswith("phrases"):
         return measure_phrases(model, held_out, device=place.device, best_by=run.run.best_by)
@@ -165,7 +174,7 @@ def _measurement(model: ReferringModel, place: Workplace, held_out: PhraseDatase
         batch_size=run.run.batch_size
         * distributed.world_size(),  # terms are means over a batch, whoever holds it
         device=place.device,
-        best_by=deciding(run),
+        best_by=deciding_score(run),
     )
 
 
@@ -190,38 +199,38 @@ def train(
         InvalidInput: if the data, the initial weights or the state do not fit the run, or a loss is not finite.
         Interrupted: on Ctrl-C, SIGTERM or SIGHUP, after the state is saved.
     """
-    examples, training, feed, place = _begun(run, folder, device, is_quiet=is_quiet, anyway=anyway)
-    mend(training, place)
+    examples, training, feed, place = _begin(run, folder, device, is_quiet=is_quiet, anyway=anyway)
+    repair(training, place)
     with (
         Interruption(speaks=distributed.is_first() and not is_quiet) as interruption,
-        told_if_stopped(training, place),
+        report_if_stopped(training, place),
     ):
-        measure_what_is_owed(training, place, interruption)
-        while goes_on(training, place):
+        run_pending_validation(training, place, interruption)
+        while should_continue(training, place):
             _one_step(training, feed, place)
-            tell_and_keep(training, place, interruption)
-    tell_summary(training, place)
+            log_and_save(training, place, interruption)
+    report_summary(training, place)
     for line in feed.tally.summary():
         place.log.say(line)
-    finish_with_card(place, examples)
+    write_final_card(place, examples)
     place.log.close()
     return folder / LAST_NAME
 
 
-def _begun(
+def _begin(
     run: RunConfig, folder: Path, device: torch.device, *, is_quiet: bool, anyway: bool
-) -> tuple[Sources, Training, Feed, Workplace]:
+) -> tuple[TrainingSets, TrainState, BatchLoader, RunContext]:
     """Everything that stands before the first step; each refusal is said once, by the first process."""
-    distributed.first_alone(lambda: must_agree(run))
+    distributed.on_first(lambda: check_launcher(run))
     family = catalog.family(run.family)
     state = load_state(folder, run)
-    distributed.first_alone(partial(regrouped, run, state))
-    run, regrouping = regrouped(run, state)
+    distributed.on_first(partial(regroup, run, state))
+    run, regrouping = regroup(run, state)
     side = catalog.variant(run.family, run.variant).frame.size
     examples, plan = open_data(run, side)
     held_out = open_evaluation_data(run, side)
     objective = build_objective(family, run)
-    training, origin = begin_or_go_on(
+    training, origin = start_or_resume(
         run,
         plan,
         family,
@@ -233,20 +242,22 @@ def _begun(
     )
     del state  # whose tensors are in the training now
     if not anyway:
-        distributed.first_alone(lambda: must_hold(training.model, training.optimizer, plan, device))
+        distributed.on_first(lambda: check_memory(training.model, training.optimizer, plan, device))
     log = _log(run, plan, training, folder, is_quiet=is_quiet)
-    tell_leakage(log, examples, held_out, folder)
+    report_leakage(log, examples, held_out, folder)
     announce(log, plan, training, origin=origin, num_examples=len(examples), device=device)
     if regrouping:
         log.say(regrouping)
     frame, start = training.model.config.frame, training.step * run.optimizer.accumulate
-    guard = Guard(Scene(plan, folder, device, objective, examples, frame), log, may_overflow=_is_half(run))
-    place = Workplace(plan, folder, device, objective, held_out, log, guard)
-    distributed.first_alone(lambda: must_have_room(training, place))
+    guard = FiniteCheck(
+        StepContext(plan, folder, device, objective, examples, frame), log, may_overflow=_is_half(run)
+    )
+    place = RunContext(plan, folder, device, objective, held_out, log, guard)
+    distributed.on_first(lambda: check_disk(training, place))
     return examples, training, batches(examples, plan, frame, start=start), place
 
 
-def _log(run: RunConfig, plan: RunConfig, training: Training, folder: Path, *, is_quiet: bool) -> Log:
+def _log(run: RunConfig, plan: RunConfig, training: TrainState, folder: Path, *, is_quiet: bool) -> Log:
     """The log of the run; of several processes the first one's speaks and is kept."""
     log = Log(
         folder,
@@ -264,16 +275,16 @@ def _is_half(run: RunConfig) -> bool:
     return run.run.precision == "float16"
 
 
-def open_data(run: RunConfig, side: int) -> tuple[Sources, RunConfig]:
+def open_data(run: RunConfig, side: int) -> tuple[TrainingSets, RunConfig]:
     """The training data, and the run with every length in steps of it."""
     if run.data.name == SCENES:
         plan = in_steps(run, None, distributed.world_size())
-        return as_sources(open_training_data(plan, side), plan), plan
-    examples = as_sources(open_training_data(run, side), run)
+        return as_training_sets(open_training_data(plan, side), plan), plan
+    examples = as_training_sets(open_training_data(run, side), run)
     return examples, in_steps(run, len(examples), distributed.world_size())
 
 
-def _one_step(training: Training, feed: Feed, place: Workplace) -> None:
+def _one_step(training: TrainState, feed: BatchLoader, place: RunContext) -> None:
     """One update of the weights, noted in the log."""
     run, began = place.run, time.perf_counter()
     rate = run.optimizer.lr * schedule_ratio(training.step, steps_of(run), run.schedule)
@@ -292,11 +303,11 @@ def _one_step(training: Training, feed: Feed, place: Workplace) -> None:
     training.step += 1
     seconds = time.perf_counter() - began
     facts = {"lr": rate, "seconds": seconds, "waiting": waited / seconds}
-    facts |= _skipped(training, feed, place)
+    facts |= _count_skipped(training, feed, place)
     place.log.step(training.step, {"loss": sum_of(terms), **terms, "norm": norm}, facts)
 
 
-def _skipped(training: Training, feed: Feed, place: Workplace) -> dict[str, float]:
+def _count_skipped(training: TrainState, feed: BatchLoader, place: RunContext) -> dict[str, float]:
     """The count of examples passed over in this step, for the log; the first ones of a run are told with their reason."""
     reasons = feed.take_skipped()
     for reason in reasons[: max(0, MOST_TOLD - training.skipped)]:
@@ -309,7 +320,7 @@ def _skipped(training: Training, feed: Feed, place: Workplace) -> dict[str, floa
     return {"skipped": count} if count else {}
 
 
-def _gradients(training: Training, feed: Feed, place: Workplace) -> tuple[Terms, float]:
+def _gradients(training: TrainState, feed: BatchLoader, place: RunContext) -> tuple[Terms, float]:
     """Gradients of one step's batches; the mean of their loss terms, and the seconds spent waiting for data."""
     count, waited = place.run.optimizer.accumulate, 0.0
     means: Terms = {}

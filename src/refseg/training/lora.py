@@ -76,7 +76,7 @@ def attach(model: ReferringModel, settings: AdaptersConfig) -> None:
     found = [
         (owner, module, name) for owner, module, name in _adaptable(model) if _is_named(owner, name, settings)
     ]
-    _must_find(model, settings, [f"{owner}.{name}" for owner, _, name in found])
+    _check_found(model, settings, [f"{owner}.{name}" for owner, _, name in found])
     idle = [f"{owner}.{name}" for owner, module, name in found if not module.training]
     if idle:
         raise InvalidInput(
@@ -115,7 +115,7 @@ class Merged:
 
     def state_dict(self) -> dict[str, Tensor]:
         """As the model's would be without adapters; weights that have one are new tensors."""
-        return merged(self._model.state_dict(), dict(adapters(self._model)))
+        return merge_changes(self._model.state_dict(), dict(adapters(self._model)))
 
     def extra_state(self) -> dict[str, str]:
         """The model's."""
@@ -128,7 +128,7 @@ def as_stored(model: ReferringModel) -> ReferringModel | Merged:
 
 
 @torch.no_grad()
-def merged(state: Mapping[str, Tensor], changes: Mapping[str, LowRank]) -> dict[str, Tensor]:
+def merge_changes(state: Mapping[str, Tensor], changes: Mapping[str, LowRank]) -> dict[str, Tensor]:
     """The state of a model with adapters under the names of one without, each change added to its weight."""
     plain = {base_name(name): tensor for name, tensor in state.items() if not is_adapter(name)}
     for name, adapter in changes.items():
@@ -136,7 +136,7 @@ def merged(state: Mapping[str, Tensor], changes: Mapping[str, LowRank]) -> dict[
     return plain
 
 
-def must_learn(fresh: Sequence[str], model: ReferringModel, settings: AdaptersConfig) -> None:
+def check_learns(fresh: Sequence[str], model: ReferringModel, settings: AdaptersConfig) -> None:
     """Refuses weights that begin fresh and would stay at their random first values.
 
     Raises:
@@ -164,7 +164,7 @@ def _is_named(owner: str, name: str, settings: AdaptersConfig) -> bool:
     return _any(settings.patterns, owner) or _any(settings.patterns, f"{owner}.{name}")
 
 
-def _must_find(model: nn.Module, settings: AdaptersConfig, found: Sequence[str]) -> None:
+def _check_found(model: nn.Module, settings: AdaptersConfig, found: Sequence[str]) -> None:
     for pattern in settings.patterns:
         if not any(re.search(pattern, name) or re.search(pattern, name.rpartition(".")[0]) for name in found):
             raise InvalidInput(

@@ -24,7 +24,7 @@ from refseg.training.schema import RunConfig
 from refseg.version import __version__
 
 if TYPE_CHECKING:
-    from refseg.training.state import Training
+    from refseg.training.state import TrainState
 
 
 FORMAT = 1
@@ -48,7 +48,7 @@ class AdapterHeader:
 
 
 def save_adapters(
-    path: Path, model: ReferringModel, training: Training, run: RunConfig, origin: Mapping[str, str]
+    path: Path, model: ReferringModel, training: TrainState, run: RunConfig, origin: Mapping[str, str]
 ) -> None:
     """Writes the adapters of `model`, the weights that `training` trains as a whole, and the buffers, in float32.
 
@@ -124,7 +124,7 @@ def merge(
             f"the adapters in {path} were trained on {header.base['name']} with weights of sha256 {header.base['sha256'][:12]}, and "
             f"those of {found} have {given[:12]}; name the right checkpoint with --base"
         )
-    tensors = laid_over(native.load(found)[0].state_dict(), path, header.scales)
+    tensors = merge_weights(native.load(found)[0].state_dict(), path, header.scales)
     variants = catalog.family(header.family).variants
     config = from_plain(type(next(iter(variants.values()))), header.config, version=header.version)
     with torch.device("meta"):
@@ -144,7 +144,9 @@ def merge(
     )
 
 
-def laid_over(weights: Mapping[str, Tensor], path: Path, scales: Mapping[str, float]) -> dict[str, Tensor]:
+def merge_weights(
+    weights: Mapping[str, Tensor], path: Path, scales: Mapping[str, float]
+) -> dict[str, Tensor]:
     """Weights with what the file of adapters changes and replaces."""
     result = dict(weights)
     with safe_open(path, framework="pt") as file:

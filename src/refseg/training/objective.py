@@ -11,7 +11,7 @@ from refseg.errors import InvalidInput, UnknownName
 from refseg.models.base import Objective, ReferringModel
 from refseg.models.family import Family
 from refseg.structures import Batch
-from refseg.training.initial_weights import changed
+from refseg.training.initial_weights import with_changes
 from refseg.training.schema import PRECISIONS, RunConfig
 
 
@@ -22,9 +22,9 @@ def build_objective(family: Family, run: RunConfig) -> Objective:
         UnknownName: if the family has no objective of that name, or a changed field of its loss does not exist.
         InvalidInput: if the recipe changes the loss of phrases beside a named objective.
     """
-    must_take(family, run)
+    check_objective(family, run)
     dtype = PRECISIONS[run.run.precision]
-    criterion = family.criterion(changed(family.loss, run.loss, "loss"))
+    criterion = family.criterion(with_changes(family.loss, run.loss, "loss"))
 
     def phrases(model: ReferringModel, batch: Batch) -> dict[str, Tensor]:
         if batch.targets is None:
@@ -43,7 +43,7 @@ def build_objective(family: Family, run: RunConfig) -> Objective:
     return phrases if run.objective == "phrases" else named
 
 
-def must_take(family: Family, run: RunConfig) -> None:
+def check_objective(family: Family, run: RunConfig) -> None:
     """Refuses an objective that the family does not have, and changes of a loss that the objective would not heed.
 
     Raises:

@@ -107,7 +107,7 @@ def layer_scales(model: nn.Module, decay: float) -> dict[str, float]:
     return {name: layer.scale for layer in layers(model, decay) for name in layer.names}
 
 
-def told(model: nn.Module, decay: float) -> list[str]:
+def describe_layers(model: nn.Module, decay: float) -> list[str]:
     """A line for every encoder that learns: how many layers, and at which shares of their rates.
 
     Raises:

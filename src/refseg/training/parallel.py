@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from refseg import distributed
-from refseg.distributed import Awaited, from_first
+from refseg.distributed import RemoteTensor, from_first
 from refseg.errors import InvalidInput
 from refseg.models.base import Objective, ReferringModel
 from refseg.structures import Batch
@@ -35,7 +35,7 @@ def local(tensor: Tensor) -> Tensor:
     return tensor.to_local() if is_shard(tensor) else tensor  # type: ignore[attr-defined]
 
 
-def whole(value: Any, *, is_kept: bool = True) -> Any:
+def gather_whole(value: Any, *, is_kept: bool = True) -> Any:
     """Nested dicts and lists with dealt out tensors put together on the CPU; all processes ask for it together.
 
     Arguments:
@@ -47,13 +47,13 @@ def whole(value: Any, *, is_kept: bool = True) -> Any:
         full = value.full_tensor()  # type: ignore[attr-defined]
         return full.cpu() if is_kept else None
     if isinstance(value, Mapping):
-        return {key: whole(item, is_kept=is_kept) for key, item in value.items()}
+        return {key: gather_whole(item, is_kept=is_kept) for key, item in value.items()}
     if isinstance(value, list):
-        return [whole(item, is_kept=is_kept) for item in value]
+        return [gather_whole(item, is_kept=is_kept) for item in value]
     return value
 
 
-def dealt(full: Tensor, like: Tensor) -> Tensor:
+def distribute(full: Tensor, like: Tensor) -> Tensor:
     """`full` dealt out as `like` is; itself where `like` is plain."""
     if not is_shard(like):
         return full
@@ -64,7 +64,7 @@ def dealt(full: Tensor, like: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def fill(own: Mapping[str, Tensor], given: Mapping[str, Tensor | Awaited]) -> None:
+def fill(own: Mapping[str, Tensor], given: Mapping[str, Tensor | RemoteTensor]) -> None:
     """Copies whole tensors, which the first process holds, into those of equal name.
 
     Raises:
@@ -75,7 +75,7 @@ def fill(own: Mapping[str, Tensor], given: Mapping[str, Tensor | Awaited]) -> No
             f"the state names other weights than the model: {sorted(own.keys() ^ given.keys())[:4]}"
         )
     for name, tensor in given.items():
-        own[name].copy_(dealt(from_first(tensor), own[name]))
+        own[name].copy_(distribute(from_first(tensor), own[name]))
 
 
 def fill_optimizer(optimizer: torch.optim.Optimizer, given: Mapping[str, Any]) -> None:
@@ -88,10 +88,10 @@ def fill_optimizer(optimizer: torch.optim.Optimizer, given: Mapping[str, Any]) -
 
 
 def _like_parameter(value: Any, parameter: Tensor) -> Any:
-    if not isinstance(value, Tensor | Awaited):
+    if not isinstance(value, Tensor | RemoteTensor):
         return value
     full = from_first(value)
-    return dealt(full, parameter) if full.shape == parameter.shape else full
+    return distribute(full, parameter) if full.shape == parameter.shape else full
 
 
 _PRECISIONS = {"fp16": "float16", "bf16": "bfloat16", "fp8": "fp8"}  # accelerate's words for run.precision
@@ -159,7 +159,7 @@ def build_engine(
     step = TrainedStep(model, objective)
     if distributed.world_size() == 1:
         return Engine(step, optimizer)
-    with _environment_kept():
+    with _keep_environment():
         accelerator = _accelerator(model, run, device)
     if not accelerator.is_fsdp2:
         return Engine(accelerator.prepare_model(step), optimizer, accelerator)
@@ -226,7 +226,7 @@ def _shard_on_cpus(accelerator: Any, plugin: Any) -> None:
 
 
 @contextmanager
-def _environment_kept() -> Iterator[None]:
+def _keep_environment() -> Iterator[None]:
     """Accelerate notes its settings in the environment, where a later run would take them for the launcher's."""
     before = dict(os.environ)
     try:

@@ -94,7 +94,7 @@ _PARTS: dict[str, type] = {_class.step: _class for _class in STEPS} | {
 _LISTED: dict[str, type] = {"sets": SetConfig, "rules": RuleConfig}
 
 
-def told(error: Any, sections: dict[str, type]) -> str:
+def describe_error(error: Any, sections: dict[str, type]) -> str:
     """One mistake that pydantic found, as a sentence.
 
     Arguments:
@@ -106,13 +106,13 @@ def told(error: Any, sections: dict[str, type]) -> str:
     if error["type"] in _TAGS:
         return _tag(place, error)
     if error["type"] == "missing":
-        return f"{_joined(place)} is missing"
+        return f"{_join_keys(place)} is missing"
     said = error["msg"].removeprefix("Value error, ")
     if not place:
         return said
     is_section = isinstance(error["input"], dict) and len(place) == 1 and error["type"] == "value_error"
     shown = "" if is_section else f", not {error['input']!r}"
-    return f"{_joined(place)}: {said}{shown}"
+    return f"{_join_keys(place)}: {said}{shown}"
 
 
 def _unknown(place: Sequence[str | int], sections: dict[str, type]) -> str:
@@ -127,7 +127,9 @@ def _unknown(place: Sequence[str | int], sections: dict[str, type]) -> str:
     ]
     near = (elsewhere if not where else []) or nearest(key, known)
     hint = f"did you mean {' or '.join(map(repr, near))}?" if near else f"known: {', '.join(known)}"
-    return f"unknown key {key!r} in {f'section [{_joined(where)}]' if where else 'the top section'}; {hint}"
+    return (
+        f"unknown key {key!r} in {f'section [{_join_keys(where)}]' if where else 'the top section'}; {hint}"
+    )
 
 
 def _tag(place: Sequence[str | int], error: Any) -> str:
@@ -135,10 +137,10 @@ def _tag(place: Sequence[str | int], error: Any) -> str:
     known = [name for name, part in _PARTS.items() if hasattr(part, tag)]
     given = error["input"].get(tag) if isinstance(error["input"], dict) else None
     if given is None:
-        return f"{_joined(place)} is a table that names its {tag}, one of {', '.join(known)}"
+        return f"{_join_keys(place)} is a table that names its {tag}, one of {', '.join(known)}"
     near = nearest(str(given), known)
     hint = f"did you mean {' or '.join(map(repr, near))}?" if near else f"known: {', '.join(known)}"
-    return f"{_joined(place)}: there is no {tag} named {given!r}; {hint}"
+    return f"{_join_keys(place)}: there is no {tag} named {given!r}; {hint}"
 
 
 def _class_at(place: Sequence[str | int], sections: dict[str, type]) -> type:
@@ -154,7 +156,7 @@ def _keys(section: type) -> list[str]:
     return list(section.model_fields)  # type: ignore[attr-defined]
 
 
-def _joined(place: Sequence[str | int]) -> str:
+def _join_keys(place: Sequence[str | int]) -> str:
     return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in place).removeprefix(".")
 
 
@@ -205,7 +207,7 @@ def run_from_values(values: Mapping[str, Any], *, source: str) -> RunConfig:
         return RunConfig.model_validate_json(json.dumps(values, default=str))
     except ValidationError as error:
         raise InvalidInput(
-            f"recipe {source}: {'; '.join(told(each, SECTIONS) for each in error.errors())}"
+            f"recipe {source}: {'; '.join(describe_error(each, SECTIONS) for each in error.errors())}"
         ) from error
 
 

@@ -24,7 +24,7 @@ _WITHOUT_LIMIT = 1 << 60  # version 1 of control groups writes a huge number whe
 
 
 @dataclass(frozen=True, slots=True)
-class Room:
+class MemoryRoom:
     """Memory of a device, in bytes."""
 
     device: str
@@ -33,18 +33,18 @@ class Room:
     limit: str = ""  # what makes it smaller than the machine's: "control group"
 
 
-def room_on(device: torch.device) -> Room | None:
+def memory_on(device: torch.device) -> MemoryRoom | None:
     """The memory of a device that a run could take now; None where the system does not tell."""
     if device.type == "cuda":
         free, total = torch.cuda.mem_get_info(device)
-        return Room(str(device), free, total)
+        return MemoryRoom(str(device), free, total)
     if device.type == "mps":
         total = torch.mps.recommended_max_memory()
-        return Room("mps", total - torch.mps.driver_allocated_memory(), total)
+        return MemoryRoom("mps", total - torch.mps.driver_allocated_memory(), total)
     return main_memory()
 
 
-def main_memory(proc: Path = _PROC, groups: Path = _GROUPS) -> Room | None:
+def main_memory(proc: Path = _PROC, groups: Path = _GROUPS) -> MemoryRoom | None:
     """Main memory that is free or can be freed, within the limits of the control groups this process is in."""
     told = _fields(proc / "meminfo")
     if "MemAvailable" not in told:
@@ -54,7 +54,7 @@ def main_memory(proc: Path = _PROC, groups: Path = _GROUPS) -> Room | None:
         if most < total:
             total, limit = most, "control group"
         free = min(free, max(0, most - used))
-    return Room("cpu", free, total, limit)
+    return MemoryRoom("cpu", free, total, limit)
 
 
 def free_disk(folder: Path) -> int:
@@ -87,7 +87,7 @@ def childrens_bytes(proc: Path = _PROC) -> int:
 
 
 @contextmanager
-def children_watched(every: float = 0.1) -> Iterator[list[int]]:
+def watch_children(every: float = 0.1) -> Iterator[list[int]]:
     """A list whose only entry is the most that `childrens_bytes` has told while the block lasts."""
     most, is_over = [0], threading.Event()
 
@@ -160,7 +160,7 @@ _PROBE = 8  # numbers of the parameter that an optimizer is tried on
 
 
 @dataclass(frozen=True, slots=True)
-class Held:
+class TrainingBytes:
     """Bytes on one process."""
 
     weights: int  # with statistics of norms and other buffers
@@ -173,17 +173,17 @@ class Held:
         """All of it."""
         return self.weights + self.gradients + self.optimizer + self.average
 
-    def on_each(self, count: int) -> Held:
+    def on_each(self, count: int) -> TrainingBytes:
         """A part of all, where `count` processes share it out."""
-        return Held(
+        return TrainingBytes(
             *(value // count for value in (self.weights, self.gradients, self.optimizer, self.average))
         )
 
 
-def held_by(model: nn.Module, optimizer: torch.optim.Optimizer, *, is_averaged: bool) -> Held:
+def training_bytes(model: nn.Module, optimizer: torch.optim.Optimizer, *, is_averaged: bool) -> TrainingBytes:
     """What a training holds once it has made a step; activations, which depend on the batch, are not among it."""
     weights = _bytes_of([*model.parameters(), *model.buffers()])
-    return Held(
+    return TrainingBytes(
         weights=weights,
         gradients=_bytes_of(p for p in model.parameters() if p.requires_grad),
         optimizer=optimizer_bytes(optimizer),
@@ -202,7 +202,9 @@ def optimizer_bytes(optimizer: torch.optim.Optimizer) -> int:
         probe = nn.Parameter(torch.zeros(_PROBE))
         probe.grad = torch.zeros(_PROBE)
         settings = {key: value for key, value in group.items() if key in optimizer.defaults}
-        tried = type(optimizer)([probe], **{key: settings[key] for key in _accepted(optimizer, settings)})
+        tried = type(optimizer)(
+            [probe], **{key: settings[key] for key in _accepted_settings(optimizer, settings)}
+        )
         tried.step()
         kept = [value for value in tried.state[probe].values() if isinstance(value, Tensor)]
         along = [value for value in kept if value.numel() == _PROBE]
@@ -212,7 +214,7 @@ def optimizer_bytes(optimizer: torch.optim.Optimizer) -> int:
     return total
 
 
-def _accepted(optimizer: torch.optim.Optimizer, settings: dict[str, object]) -> list[str]:
+def _accepted_settings(optimizer: torch.optim.Optimizer, settings: dict[str, object]) -> list[str]:
     """The settings that the optimizer's class takes; some of torch's add defaults that it does not."""
     names = type(optimizer).__init__.__code__.co_varnames
     return [key for key in settings if key in names]

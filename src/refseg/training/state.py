@@ -36,11 +36,19 @@ from refseg.files import write_durable_text
 from refseg.layers.sync_batch_norm import share_statistics
 from refseg.models.base import Objective, ReferringModel
 from refseg.models.family import Family
-from refseg.training.initial_weights import base_of, first_model
+from refseg.training.initial_weights import base_of, initial_model
 from refseg.training.log import cut_log
 from refseg.training.lora import attach
 from refseg.training.optimizer import build_optimizer, train_mode
-from refseg.training.parallel import Engine, build_engine, fill, fill_optimizer, is_sharded, local, whole
+from refseg.training.parallel import (
+    Engine,
+    build_engine,
+    fill,
+    fill_optimizer,
+    gather_whole,
+    is_sharded,
+    local,
+)
 from refseg.training.recipe import examples_per_step, to_toml
 from refseg.training.run_folder import RUN_NAME
 from refseg.training.schema import RunConfig, RunSection
@@ -48,7 +56,7 @@ from refseg.version import __version__
 
 
 @dataclass
-class Kept:
+class BestScores:
     """The measurements that count, as plain data that a state can hold."""
 
     best: float | None = None  # the highest quality so far
@@ -62,7 +70,7 @@ class Kept:
     base: dict[str, str] = field(default_factory=dict)  # name and sha256 of what adapters are trained on
 
     @classmethod
-    def of(cls, state: Mapping[str, Any]) -> Kept:
+    def of(cls, state: Mapping[str, Any]) -> BestScores:
         """What a state holds."""
         kept = dict(state["kept"])
         kept["ranking"] = [(quality, step) for quality, step in kept["ranking"]]
@@ -174,7 +182,7 @@ def _recomputing(block: nn.Module, forward: Callable[..., Any]) -> Callable[...,
 
 
 @dataclass
-class Training:
+class TrainState:
     """All that changes while a run goes on."""
 
     model: ReferringModel
@@ -182,7 +190,7 @@ class Training:
     scaler: torch.amp.GradScaler
     average: AveragedModel | None = None
     step: int = 0  # steps done
-    kept: Kept = field(default_factory=Kept)
+    kept: BestScores = field(default_factory=BestScores)
     owes_measurement: bool = False  # whether the step done last is still to be measured
     skipped: int = 0  # examples passed over so far
     examples: int = 0  # of one step, on all processes
@@ -204,7 +212,7 @@ class Training:
             return
         weights = model.state_dict()
         for name, own in self.shell.state_dict().items():
-            own.copy_(whole(weights[name]))
+            own.copy_(gather_whole(weights[name]))
         try:
             yield self.shell
         finally:
@@ -226,16 +234,16 @@ class Training:
             "examples": self.examples,
             "processes": distributed.world_size(),
             "blueprint": _blueprint(self.model),
-            "model": whole(self.model.state_dict(), is_kept=kept),
-            "average": whole(average, is_kept=kept),
-            "optimizer": whole(self.optimizer.state_dict(), is_kept=kept),
+            "model": gather_whole(self.model.state_dict(), is_kept=kept),
+            "average": gather_whole(average, is_kept=kept),
+            "optimizer": gather_whole(self.optimizer.state_dict(), is_kept=kept),
             "scaler": self.scaler.state_dict(),
             "random": distributed.gather(random_states()),  # of every process
         }
 
     def restore(self, state: dict[str, Any], seed: int) -> None:
         """Takes back what `state` gave, on any number of processes; a process without random states begins new ones."""
-        self.step, self.kept, self.skipped = state["step"], Kept.of(state), state["skipped"]
+        self.step, self.kept, self.skipped = state["step"], BestScores.of(state), state["skipped"]
         self.owes_measurement = state["owes_measurement"]
         fill(self.model.state_dict(), state["model"])
         if self.average is not None:
@@ -256,7 +264,7 @@ def steps_of(plan: RunConfig) -> int:
     return steps
 
 
-def begin_or_go_on(
+def start_or_resume(
     run: RunConfig,
     plan: RunConfig,
     family: Family,
@@ -266,15 +274,15 @@ def begin_or_go_on(
     objective: Objective,
     vocabulary: Sequence[str],
     device: torch.device,
-) -> tuple[Training, str]:
+) -> tuple[TrainState, str]:
     """The training at its first step, or where `state` left it; and where its weights come from."""
     seed_all(run.seed)
     if state is None:
-        model, origin = first_model(run, vocabulary)
-        distributed.first_alone(lambda: write_durable_text(folder / RUN_NAME, to_toml(run)))
+        model, origin = initial_model(run, vocabulary)
+        distributed.on_first(lambda: write_durable_text(folder / RUN_NAME, to_toml(run)))
     else:
         model, origin = _from_blueprint(family, state["blueprint"]), f"resumed after step {state['step']}"
-    training = _begin(model.train(), family, objective, plan, device)
+    training = _start(model.train(), family, objective, plan, device)
     if state is not None:
         training.restore(state, run.seed)
     else:
@@ -317,9 +325,9 @@ def _from_blueprint(family: Family, blueprint: str) -> ReferringModel:
     return model
 
 
-def _begin(
+def _start(
     model: ReferringModel, family: Family, objective: Objective, run: RunConfig, device: torch.device
-) -> Training:
+) -> TrainState:
     sharded = is_sharded(run)
     if run.run.sync_batch_norm and distributed.world_size() > 1:
         share_statistics(model)
@@ -342,7 +350,7 @@ def _begin(
         engine.shard_alike(average.model)
     scaler = torch.amp.GradScaler(device.type, enabled=run.run.precision == "float16")
     examples = examples_per_step(run, distributed.world_size())
-    return Training(model, engine, scaler, average, examples=examples, shell=shell)
+    return TrainState(model, engine, scaler, average, examples=examples, shell=shell)
 
 
 _REGROUPING = 5  # what the numbers are for; see data.sampling

@@ -49,7 +49,7 @@ def measure_phrases(
     """
     share_averages(model)
     result = evaluate(Predictor(model, device=device), examples)
-    return _told_to_all(lambda: _of_phrases(result, best_by))
+    return _measure_on_first(lambda: _of_phrases(result, best_by))
 
 
 def share_averages(model: ReferringModel) -> None:
@@ -74,7 +74,7 @@ def _of_phrases(result: Result, best_by: str) -> Measurement:
     return Measurement(told, quality=told.get(best_by, 0.0))
 
 
-def must_be_a_score(best_by: str) -> None:
+def check_score(best_by: str) -> None:
     """Refuses, before a run begins, a name that no measurement will give.
 
     Raises:
@@ -111,7 +111,7 @@ def measure_objective(
     def terms(start: int) -> dict[str, float]:
         numbers = range(start, min(start + batch_size, len(examples)))
         batch = collate([examples[index] for index in numbers], model.config.frame)
-        with distributed.apart():  # others hold batches of other sizes, or none any more
+        with distributed.without_sync():  # others hold batches of other sizes, or none any more
             found = objective(model, batch.to(device))
         return {name: float(term) * len(numbers) / len(examples) for name, term in found.items()}
 
@@ -119,10 +119,10 @@ def measure_objective(
     for found in dealt(range(0, len(examples), batch_size), terms, Form(json.dumps, json.loads)):
         for name, term in found.items():
             totals[name] += term
-    return _told_to_all(lambda: _of_objective(totals, best_by))
+    return _measure_on_first(lambda: _of_objective(totals, best_by))
 
 
-def deciding(run: RunConfig) -> str:
+def deciding_score(run: RunConfig) -> str:
     """The score or the term that the best checkpoint is chosen by.
 
     Where the recipe of a named objective leaves the score of phrases, that is all terms together.
@@ -145,8 +145,8 @@ def _of_objective(totals: Mapping[str, float], best_by: str) -> Measurement:
     return Measurement(known, quality=-known[best_by])
 
 
-def _told_to_all(measure: Callable[[], Measurement]) -> Measurement:
+def _measure_on_first(measure: Callable[[], Measurement]) -> Measurement:
     """What the first process, which has all results, makes of them."""
-    found = distributed.shared(distributed.first_alone(measure))
+    found = distributed.broadcast(distributed.on_first(measure))
     assert found is not None, "the first process has told it"
     return found

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from refseg.data.collate import collate
 from refseg.models import catalog
 from refseg.structures import Example
-from refseg.training.data import Positions, open_training_data
+from refseg.training.data import ExamplesByPosition, open_training_data
 from refseg.training.loop import train
 from refseg.training.recipe import differences, packaged_recipes, read_recipe
 from training.recipes import STEPS, _first_weights, _weights_have_moved
@@ -48,7 +48,7 @@ def test_the_recipes_differ_in_what_the_model_is_shown_alone():
 
 def test_the_control_sees_single_frames_of_clips_and_phrases_about_their_motion():
     run = recipe("scenes-frames", run__steps=2, schedule__warmup_steps=0)
-    positions = Positions(open_training_data(run, 64))
+    positions = ExamplesByPosition(open_training_data(run, 64))
     for number in range(6):
         example = positions[number].example
         assert len(example.frames) == 1

@@ -8,8 +8,8 @@ import torch
 from refseg.checkpoints import native
 from refseg.errors import InvalidInput
 from refseg.models import catalog
-from refseg.training.data import Positions, open_training_data
-from refseg.training.initial_weights import first_model
+from refseg.training.data import ExamplesByPosition, open_training_data
+from refseg.training.initial_weights import initial_model
 from refseg.training.recipe import packaged_recipes, read_recipe, run_from_values
 from refseg.training.state import recompute_activations
 from training.recipes import CASES, MINIATURES, packaged, take_three_steps
@@ -53,7 +53,7 @@ def test_a_recipe_reads_the_published_data(name, tmp_path):
         one["root"] = str(place)
     run = run_from_values(values | {"run": {**values["run"], "steps": 10}}, source=name)
     sources = open_training_data(run, 64)
-    positions = Positions(sources)
+    positions = ExamplesByPosition(sources)
     frames = {"pretrain": 1, "a2d-scratch": 6}.get(name, 5)
     for source, each in zip(sources.sources, run.data.each, strict=True):
         example = source.draw(0, torch.Generator().manual_seed(0))
@@ -103,7 +103,7 @@ def test_weights_that_a_recipe_does_without_begin_fresh(tmp_path):
         "init": str(path),
     }
     torch.manual_seed(1)
-    model, told = first_model(run_from_values(values, source="test"), [])
+    model, told = initial_model(run_from_values(values, source="test"), [])
     same = {
         name for name, tensor in model.state_dict().items() if torch.equal(tensor, start.state_dict()[name])
     }
@@ -112,7 +112,7 @@ def test_weights_that_a_recipe_does_without_begin_fresh(tmp_path):
     assert "start fresh" in told
     values["init_without"] = ["no_such_weight"]
     with pytest.raises(InvalidInput, match="finds no weight"):
-        first_model(run_from_values(values, source="test"), [])
+        initial_model(run_from_values(values, source="test"), [])
 
 
 @pytest.mark.parametrize("variant", ["debug", "debug-swin", "debug-video"])

@@ -11,7 +11,7 @@ from models.vpd import published
 from refseg.checkpoints import conversion
 from refseg.models import catalog
 from refseg.training.data import open_training_data
-from refseg.training.initial_weights import first_model
+from refseg.training.initial_weights import initial_model
 from refseg.training.optimizer import parameter_groups
 from refseg.training.recipe import packaged_recipes, read_recipe, run_from_values
 from refseg.training.schema import OptimizerConfig
@@ -104,7 +104,7 @@ def test_a_run_begins_with_stable_diffusion(tmp_path):
     conversion.convert(folder, start, family="vpd", variant="debug", part="stable-diffusion")
     values = recipe("vpd/refcoco").model_dump(mode="json", exclude_none=True)
     run = run_from_values(values | {"variant": "debug", "init": str(start)}, source="test")
-    first, told = first_model(run, ())
+    first, told = initial_model(run, ())
     assert told == f"from {start}"
     assert torch.equal(first.unet.conv_in.weight, model.unet.conv_in.weight)
     assert torch.equal(first.text_tower.final_layer_norm.weight, model.text_tower.final_layer_norm.weight)

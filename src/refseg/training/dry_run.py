@@ -26,11 +26,11 @@ from refseg.framing import FrameSpec
 from refseg.models import catalog
 from refseg.training.batches import batches
 from refseg.training.checkpointing import save_state
-from refseg.training.data import Sources, open_evaluation_data
-from refseg.training.initial_weights import changed
+from refseg.training.data import TrainingSets, open_evaluation_data
+from refseg.training.initial_weights import with_changes
 from refseg.training.loop import open_data, train
 from refseg.training.recipe import run_from_values
-from refseg.training.resources import Room, children_watched, nearest_folder, resident_bytes, room_on
+from refseg.training.resources import MemoryRoom, memory_on, nearest_folder, resident_bytes, watch_children
 from refseg.training.run_folder import LAST_NAME, LOG_NAME, STATE_NAME
 from refseg.training.schema import PRECISIONS, RunConfig
 from refseg.training.validation import measure_phrases
@@ -46,7 +46,7 @@ _FULL_MEMORY = 3  # the exit code of a rehearsal that memory was too small for
 
 
 @dataclass(frozen=True, slots=True)
-class Rehearsal:
+class DryRunCost:
     """What the first steps of a run cost, on one process."""
 
     steps: int  # that were timed
@@ -61,14 +61,14 @@ class Rehearsal:
     state_bytes: int
     checkpoint_bytes: int
     canvas: tuple[int, ...]  # sizes of the pixels of the largest batch seen: clips, frames, 3, height, width
-    room: Room | None  # what the device had before
+    room: MemoryRoom | None  # what the device had before
 
 
 class MemoryTooSmall(RefsegError):
     """A step that the device has no room for."""
 
 
-def rehearse(plan: RunConfig, folder: Path, device: torch.device) -> Rehearsal:
+def dry_run(plan: RunConfig, folder: Path, device: torch.device) -> DryRunCost:
     """Makes the first steps of a run whose lengths are in steps, beside `folder`, in a new process, and removes what they leave.
 
     Raises:
@@ -80,7 +80,7 @@ def rehearse(plan: RunConfig, folder: Path, device: torch.device) -> Rehearsal:
     with tempfile.TemporaryDirectory(prefix=".refseg-plan-", dir=nearest_folder(folder)) as beside:
         job = json.dumps({"run": plan.model_dump(mode="json"), "folder": beside, "device": str(device)})
         done = subprocess.run(
-            [sys.executable, "-m", "refseg.training.planning.dry_run"],
+            [sys.executable, "-m", "refseg.training.dry_run"],
             input=job,
             env=environment,
             capture_output=True,
@@ -100,23 +100,23 @@ _OF_LAUNCHERS = frozenset(
 )
 
 
-def rehearse_here(plan: RunConfig, folder: Path, device: torch.device) -> Rehearsal:
+def dry_run_here(plan: RunConfig, folder: Path, device: torch.device) -> DryRunCost:
     """As `rehearse`, in this process; the peak of memory is that of everything this process ever did."""
-    room = room_on(device)
+    room = memory_on(device)
     frame = frame_of(plan)
     sources, _ = open_data(plan, side_of(plan))
     canvas, batch_seconds = _batches_alone(plan, sources, frame)
     start = resident_bytes()
     steps = STEPS
-    with children_watched() as workers:
-        lines = _train(shortened(plan, steps), folder / "first", device)
+    with watch_children() as workers:
+        lines = _train(shorten(plan, steps), folder / "first", device)
     peak = peak_bytes()
     spare = int(_ENOUGH_SECONDS / max(_compute(lines), 1e-3))
     if spare > steps:
-        lines = _train(shortened(plan, min(spare, _MOST_STEPS)), folder / "more", device)
+        lines = _train(shorten(plan, min(spare, _MOST_STEPS)), folder / "more", device)
     last = folder / "first" / LAST_NAME
     on_gpu = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None
-    return Rehearsal(
+    return DryRunCost(
         steps=len(lines) - 1,
         compute_seconds=_compute(lines),
         batch_seconds=batch_seconds,
@@ -133,7 +133,7 @@ def rehearse_here(plan: RunConfig, folder: Path, device: torch.device) -> Rehear
     )
 
 
-def shortened(plan: RunConfig, steps: int) -> RunConfig:
+def shorten(plan: RunConfig, steps: int) -> RunConfig:
     """The run, ended after `steps` steps: without measurements, with one save at its end."""
     told: dict[str, Any] = {"evaluate_every": 0, "evaluate_examples": 0, "keep_best": 1, "patience": 0}
     told |= {"min_gain": 0.0, "final_protocols": "none", "final_examples": None, "tensorboard": False}
@@ -145,7 +145,7 @@ def shortened(plan: RunConfig, steps: int) -> RunConfig:
 
 def frame_of(run: RunConfig) -> FrameSpec:
     """How the run's model places frames."""
-    return changed(catalog.variant(run.family, run.variant), run.model, "model").frame
+    return with_changes(catalog.variant(run.family, run.variant), run.model, "model").frame
 
 
 def side_of(run: RunConfig) -> int:
@@ -163,9 +163,9 @@ def _compute(lines: list[dict[str, Any]]) -> float:
     return median(line["seconds"] * (1 - line["waiting"]) for line in lines[1:])
 
 
-def _batches_alone(plan: RunConfig, sources: Sources, frame: FrameSpec) -> tuple[tuple[int, ...], float]:
+def _batches_alone(plan: RunConfig, sources: TrainingSets, frame: FrameSpec) -> tuple[tuple[int, ...], float]:
     """The pixels of the largest of the first batches, and the seconds that one takes on one worker."""
-    run = shortened(plan, _BATCHES + 1)
+    run = shorten(plan, _BATCHES + 1)
     run = run.model_copy(update={"data": run.data.model_copy(update={"workers": 0})})
     feed = batches(sources, run, frame, start=0)
     shapes, times = [tuple(next(feed).clips.pixels.shape)], []
@@ -220,16 +220,16 @@ def _evaluation_seconds(plan: RunConfig, checkpoint: Path, device: torch.device)
     return times[-1] / len(held_out)
 
 
-def _from_record(record: dict[str, Any]) -> Rehearsal:
-    room = None if record["room"] is None else Room(**record["room"])
-    return Rehearsal(**{**record, "room": room, "canvas": tuple(record["canvas"])})
+def _from_record(record: dict[str, Any]) -> DryRunCost:
+    room = None if record["room"] is None else MemoryRoom(**record["room"])
+    return DryRunCost(**{**record, "room": room, "canvas": tuple(record["canvas"])})
 
 
 def _main() -> int:
     job = json.loads(sys.stdin.read())
     run = run_from_values(job["run"], source="the planned run")
     try:
-        done = rehearse_here(run, Path(job["folder"]), torch.device(job["device"]))
+        done = dry_run_here(run, Path(job["folder"]), torch.device(job["device"]))
     except RefsegError as error:
         print(f"refseg: {error}", file=sys.stderr)
         return 2

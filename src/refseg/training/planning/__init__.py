@@ -1,1 +1,0 @@
-"""`refseg train --plan`: what a run needs before it starts."""
