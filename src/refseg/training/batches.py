@@ -1,9 +1,7 @@
-"""One canvas for the batches that several processes compute at the same time.
+"""The data loader: batches of a run, varied and collated in an order that only the seed and the step decide.
 
 A batch is padded to its largest example. One process would pad to the largest of all; what the padding holds enters some
-losses, so the processes do the same. It costs no time: in every step the others wait for the largest canvas anyway.
-
-Batches for a run: examples varied and collated, in an order that only the seed and the step decide.
+losses, so several processes pad to one canvas. It costs no time: in every step the others wait for the largest canvas anyway.
 """
 
 from __future__ import annotations

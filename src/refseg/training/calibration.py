@@ -1,4 +1,4 @@
-"""The last touch after training: scores that mean what they say, fitted on examples that training never saw."""
+"""Calibration after training: scores that mean what they say, fitted on examples that training never saw."""
 
 from __future__ import annotations
 

@@ -1,17 +1,8 @@
-"""The full state of a run in one file, so that a run that was stopped ends exactly as one that was not.
+"""Checkpoints and resume: the state of a run, the checkpoints that follow from it, the best ones, other process counts.
 
-A run taken up again: its saved state, and its batches dealt to as many processes as there are now.
-
-The checkpoints of the best measurements: one under its own name, and where the recipe asks for several, each with its step.
-
-A file of several is never written anew under its name: it holds the weights of its step, or it is not there. Those that have
-fallen behind go only after a state is safe that does not name them.
-
-What a run keeps: the state first, which alone decides where the run goes on, then the checkpoints that follow from it.
-
-A checkpoint that is kept at a step holds weights that the state of this step holds too. A run killed between the two
-finds a checkpoint that is older than its state, or none, and writes it anew when it goes on (`mend`). The other way
-round, checkpoints could be newer than the state, and tell of steps that the run goes through again.
+The state is written first and alone decides where a run resumes. A file of several best ones is never rewritten under its
+name: it holds the weights of its step, or it is not there. Those that have fallen behind go only after a state is safe that
+does not name them. A run ends exactly as one that was not stopped.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What cannot be trained as asked, told before anything is read, fetched or written; and what is merely doubtful."""
+"""What cannot be trained as asked is refused before anything is read, fetched or written; what is doubtful is said."""
 
 from __future__ import annotations
 

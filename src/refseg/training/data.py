@@ -1,7 +1,4 @@
-"""Examples that a run passes over: why, of which set, and how many of them.
-
-What a run learns from: one data set or several, each with its own sampling and steps, as one row of examples.
-"""
+"""The training sets of a run as one row of examples, each with its own sampling and steps; bad examples are skipped."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""What came of a run, in one table at its end and as data in summary.json.
-
-The last act of a run: the checkpoint is evaluated as its file stands there, and its model card is written beside it.
-"""
+"""The final report of a run: a table and summary.json, and the model card of its last checkpoint."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""The inputs of one step, drawn anew and written where people can look at them: a batch depends on its number alone.
+"""A non-finite loss or gradient ends the run before it moves a weight, and the inputs that led to it are saved.
 
-A run ends at the first loss or gradient that is no finite number, before it moves a weight, and keeps what led to it.
+A batch depends on its number alone, so the inputs of the step are drawn again and written where people can look at them.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The model a run begins with: from scratch, from a checkpoint, or from a part of one where the recipe says which."""
+"""Initial weights: from scratch, from a checkpoint, or from a part of one where the recipe says which."""
 
 from __future__ import annotations
 

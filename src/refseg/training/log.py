@@ -1,9 +1,4 @@
-"""What goes wrong slowly: a loss that explodes, data that comes too late; each is said once.
-
-What a run tells: one JSON line per step in a file, one readable line per interval on the terminal.
-
-The log of a run for TensorBoard: the numbers of log.jsonl as event files in the same folder.
-"""
+"""The log of a run: one JSON line per step, a readable line per interval, TensorBoard, and warnings of slow trends."""
 
 from __future__ import annotations
 

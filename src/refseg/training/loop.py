@@ -1,9 +1,4 @@
-"""What a run says before its first step.
-
-What follows a step now and then: the log, the state with its checkpoint, a measurement, a request to stop.
-
-Training, as one straight line: data, model, loss, step, log, and now and then a measurement and a checkpoint.
-"""
+"""The training loop, as one straight line: data, model, loss, step, log, and now and then validation and a checkpoint."""
 
 from __future__ import annotations
 

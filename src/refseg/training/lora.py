@@ -1,4 +1,4 @@
-"""Low-rank adapters: a weight stays as it is, and a small product of two matrices that is added to it learns.
+"""LoRA: a weight stays as it is, and a small product of two matrices that is added to it learns.
 
 W becomes W + alpha / rank * up @ down. The sum takes the weight's place wherever a model reads it, so that layers which
 fold weights into each other are served like plain ones; what is adapted is a fused projection as a whole. Checkpoints hold the

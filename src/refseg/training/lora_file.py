@@ -1,4 +1,4 @@
-"""What a run with adapters learnt, alone in a small file, and how it is laid over the checkpoint that the run began with."""
+"""LoRA files: what a run with adapters learnt, alone in a small file, and how it is merged into its checkpoint."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a run minimises: the family's loss of phrases, or one of its named objectives."""
+"""The objective of a run: the family's loss of phrases, or one of its named objectives."""
 
 from __future__ import annotations
 

@@ -1,9 +1,7 @@
-"""Adam as Keras 2.3 over TensorFlow 1 computes it, for a family whose published weights were trained by it.
+"""The optimizer: parameter groups, layer-wise learning rates, schedules, and Adam as Keras computes it.
 
-Layer-wise learning rates: the layers of an encoder learn the slower, the farther they are from the output.
-
-The last layer of an encoder learns at `decay` of the rate, the one before it at its square, and so on to the input; what stands
-behind the encoders learns at the full rate.
+Layer-wise rates: the last layer of an encoder learns at `decay` of the rate, the one before it at its square, and so on to
+the input; what stands behind the encoders learns at the full rate.
 
 Source: Howard and Ruder, "Universal Language Model Fine-tuning for Text Classification", section 3.2 (discriminative
 fine-tuning); Clark et al., "ELECTRA", appendix A, with the factor between neighbouring layers.

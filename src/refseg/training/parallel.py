@@ -1,9 +1,8 @@
-"""Weights that are dealt out over processes, put together again and dealt out anew; plain ones pass unchanged.
+"""Data parallel training: one process, DDP or FSDP behind one Engine, and weights that are sharded over processes.
 
-What carries a training step: one process by itself, or several through accelerate, which this file alone knows.
-
-Accelerate wraps the step for many processes (DDP, or FSDP2 where the recipe shards). Which examples a process sees, the
-precision of the forward pass and the scaling of losses stay with refseg, so that one process computes what it always did.
+Accelerate wraps the step for many processes (DDP, or FSDP2 where the recipe shards); this file alone knows it. Which
+examples a process sees, the precision of the forward pass and the scaling of losses stay with refseg, so that one process
+computes what it always did.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
-"""Lengths of a run as a recipe gives them, in steps (500) or in epochs ("12 epochs"), and as steps alone.
+"""Recipes: one flat TOML file becomes a run, read strictly; every key that is not known is an error.
 
-What is wrong with a recipe, said in its own words: the key, what was given, what was expected.
-
-A training run as plain data: one flat TOML file, read strictly; every key that is not known is an error.
+Messages speak of a recipe in its own words: the key, what was given, what was expected. Lengths may be given in steps (500)
+or in epochs ("12 epochs"), and become steps when the data is known.
 """
 
 from __future__ import annotations

@@ -1,7 +1,4 @@
-"""How much memory and disk there is: what a plan is held against.
-
-What a run holds from its first step to its last, in bytes: weights, gradients, the optimizer's state, averaged weights.
-"""
+"""Memory, disk and cores of this machine, and the bytes that a training holds from its first step to its last."""
 
 from __future__ import annotations
 

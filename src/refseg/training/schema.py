@@ -1,4 +1,4 @@
-"""The sections of a recipe: what is learnt from, how weights move, how fast, how long."""
+"""The schema of a recipe: its sections, their keys and defaults, and which values fit together."""
 
 from __future__ import annotations
 

@@ -1,12 +1,7 @@
-"""What a run knows of its measurements so far: the best ones, and for how long there was no gain.
+"""The state of a run: model, optimizer, averaged weights (EMA), random states and best scores, built and restored.
 
-A running average of the weights, which is what gets evaluated and saved when a recipe asks for it.
-
-The verbs of a model through torch.compile, while it learns.
-
-Less memory for more time: blocks forget what they computed on the way forward and compute it again on the way back.
-
-All that changes while a run goes on, what stays, and how a run begins.
+Also what changes a model for training: torch.compile of its verbs, and gradient checkpointing (activations are computed again
+in the backward pass). Best scores decide early stopping.
 """
 
 from __future__ import annotations

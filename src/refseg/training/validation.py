@@ -1,4 +1,4 @@
-"""A measurement in the middle of a run: what the weights so far are worth on examples that training does not see."""
+"""Validation during a run: what the weights so far are worth on examples that training does not see."""
 
 from __future__ import annotations
 
