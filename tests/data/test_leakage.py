@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from refseg.cli import app, load_verbs
 from refseg.data.catalog import open_dataset
-from refseg.data.leakage import Part, held_out, leave_out, overlap, read_genome
+from refseg.data.leakage import DatasetPart, evaluation_images, exclude, overlap, read_genome
 from refseg.errors import InvalidInput, UnknownName
 from refseg.training.data import open_training_data
 from refseg.training.loop import train
@@ -75,9 +75,9 @@ HELD = ["refcoco:val+testA+testB", "refcocog:val"]
 
 
 def test_records_that_show_a_measured_picture_fall_and_are_counted(root):
-    held = held_out(HELD, root)
+    held = evaluation_images(HELD, root)
     assert [sorted(one.numbers) for one in held] == [[2, 3, 4, 5], [1]]
-    rest, fallen = leave_out(open_dataset("refcocog", split="train", root=root), held, split="train")
+    rest, fallen = exclude(open_dataset("refcocog", split="train", root=root), held, split="train")
     assert (fallen.records, fallen.fallen, fallen.pictures) == (5, 4, 3)
     assert fallen.by_part == {HELD[0]: 2, HELD[1]: 1}
     assert [example.name for example in rest] == ["COCO_train2014_000000000006.jpg"]
@@ -87,8 +87,8 @@ def test_records_that_show_a_measured_picture_fall_and_are_counted(root):
 
 
 def test_a_set_is_cleaned_of_its_own_other_splits_too(root):
-    rest, fallen = leave_out(
-        open_dataset("refcoco", split="train", root=root), held_out(HELD[:1], root), split="train"
+    rest, fallen = exclude(
+        open_dataset("refcoco", split="train", root=root), evaluation_images(HELD[:1], root), split="train"
     )
     assert fallen.fallen == 1  # picture 2 is in train and in val
     assert [example.name for example in rest] == ["COCO_train2014_000000000001.jpg"]
@@ -144,8 +144,10 @@ def test_a_run_with_nothing_left_is_refused(root):
 
 def test_pictures_of_another_collection_with_the_same_number_stay(root):
     refer(root, "refclef", "unc", [(4, "train"), (5, "train")], pictures_in="images/saiapr_tc-12")
-    rest, fallen = leave_out(
-        open_dataset("refclef-unc", split="train", root=root), held_out(HELD[:1], root), split="train"
+    rest, fallen = exclude(
+        open_dataset("refclef-unc", split="train", root=root),
+        evaluation_images(HELD[:1], root),
+        split="train",
     )
     assert (fallen.fallen, len(rest)) == (0, 2)
 
@@ -162,8 +164,8 @@ def phrase_file(folder, names):
 
 def test_pictures_of_a_phrase_file_are_known_by_the_names_of_coco(root):
     names = ["COCO_train2014_000000000004.jpg", "000000000005.jpg", "000000000007.jpg", "holiday.jpg"]
-    rest, fallen = leave_out(
-        open_dataset(phrase_file(root / "mine", names)), held_out(HELD[:1], root), split="train"
+    rest, fallen = exclude(
+        open_dataset(phrase_file(root / "mine", names)), evaluation_images(HELD[:1], root), split="train"
     )
     assert (fallen.records, fallen.fallen, fallen.unknown) == (4, 2, 1)
     assert [rest[index].name for index in range(len(rest))] == names[2:]
@@ -182,7 +184,7 @@ def test_pictures_of_visual_genome_are_known_by_its_list(root):
 
 
 def test_files_of_coco_and_visual_genome_are_told_what_to_leave_out(root):
-    held = held_out(HELD[:1], root)
+    held = evaluation_images(HELD[:1], root)
     (root / "instances_train2017.json").write_text(json.dumps({"images": [{"id": 4}, {"id": 9}, {"id": 2}]}))
     (root / "image_data.json").write_text(
         json.dumps([{"image_id": 71, "coco_id": 4}, {"image_id": 72, "coco_id": None}])
@@ -204,14 +206,14 @@ def test_what_names_no_part_is_refused(text):
     with pytest.raises(
         InvalidInput, match=f"{re.escape(repr(text))} names no part of a data set; write name:split"
     ):
-        Part.of(text)
+        DatasetPart.of(text)
 
 
 def test_an_unknown_split_or_set_is_named(root):
     with pytest.raises(UnknownName, match="trian"):
-        held_out(["refcoco:trian"], root)
+        evaluation_images(["refcoco:trian"], root)
     with pytest.raises(UnknownName, match="did you mean 'refcoco'"):
-        held_out(["refcocoo:val"], root)
+        evaluation_images(["refcocoo:val"], root)
 
 
 @pytest.mark.parametrize("content", ["{}", "[1]", '{"images": 3}', '{"images": [{"id": "x"}]}'])

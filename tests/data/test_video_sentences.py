@@ -9,7 +9,7 @@ from PIL import Image
 
 from refseg.data.catalog import open_dataset
 from refseg.data.dataset import Timeline
-from refseg.data.frame_sampling import Drawn, Sampled
+from refseg.data.frame_sampling import DrawnFrames, SampledClips
 from refseg.data.readers.vlformer_video import VideoSentences
 from refseg.errors import InvalidInput, UnknownName
 
@@ -77,7 +77,7 @@ def test_other_splits_keep_every_frame_and_have_no_masks(tmp_path):
 
 
 def test_a_clip_is_drawn_with_replacement_in_order_of_time(tmp_path):
-    data = Sampled(open_dataset(written(tmp_path, form()), split="train"), Drawn(frames=5))
+    data = SampledClips(open_dataset(written(tmp_path, form()), split="train"), DrawnFrames(frames=5))
     example = data.draw(0, torch.Generator().manual_seed(0))
     assert len(data) == 2
     assert example.masks.shape == (1, 5, 10, 16)

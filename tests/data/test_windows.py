@@ -7,7 +7,15 @@ from hypothesis import strategies as st
 
 from helpers.datasets import ListedExamples
 from refseg.data.dataset import Timeline
-from refseg.data.frame_sampling import Around, Drawn, Sampled, Window, frames_around, pick_frames, window
+from refseg.data.frame_sampling import (
+    Around,
+    DrawnFrames,
+    SampledClips,
+    Window,
+    frames_around,
+    pick_frames,
+    window,
+)
 from refseg.errors import InvalidInput
 from refseg.structures import Example
 
@@ -95,11 +103,11 @@ def test_clips_start_at_every_countth_frame_or_at_annotated_ones():
     assert Around(5).anchors(Timeline(12)) == (0, 5, 10)
     assert Around(5).anchors(Timeline(12, (3, 7))) == (3, 7)
     assert Window(5).anchors(Timeline(12, (3, 7))) == (3, 7)
-    assert Drawn(5).anchors(Timeline(12)) == (0,)
+    assert DrawnFrames(5).anchors(Timeline(12)) == (0,)
 
 
 def test_drawn_frames_are_annotated_sorted_and_repeat():
-    shown = {Drawn(3).choose(Timeline(12, (3, 7)), 0, drawn(seed)) for seed in range(40)}
+    shown = {DrawnFrames(3).choose(Timeline(12, (3, 7)), 0, drawn(seed)) for seed in range(40)}
     assert shown == {(3, 3, 3), (3, 3, 7), (3, 7, 7), (7, 7, 7)}
 
 
@@ -124,7 +132,7 @@ class Stored:
 
 def test_only_the_chosen_frames_are_read():
     stored = Stored()
-    sampled = Sampled(stored, Around(5))
+    sampled = SampledClips(stored, Around(5))
     assert len(sampled) == 2 * 3
     example = sampled.draw(4, drawn(2))
     ((index, frames),) = stored.asked
@@ -134,7 +142,7 @@ def test_only_the_chosen_frames_are_read():
 
 
 def test_a_plain_data_set_is_sampled_from_memory():
-    sampled = Sampled(ListedExamples([clip(9)]), Window(3))
+    sampled = SampledClips(ListedExamples([clip(9)]), Window(3))
     assert len(sampled) == 9
     assert sampled.draw(8, drawn()).frames[:, 0, 0, 0].tolist() == [7, 8, 8]
 

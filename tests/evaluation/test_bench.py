@@ -70,7 +70,7 @@ def test_a_further_phrase_does_not_pay_for_the_picture(measured):
 
 def test_the_model_keeps_no_trace_of_the_clock(monkeypatch):
     model = SlowModel()
-    with bench._timed_stages(model, bench._Clock(torch.device("cpu"))):
+    with bench._time_stages(model, bench._Clock(torch.device("cpu"))):
         assert "segment" in vars(model)
     assert not {"segment", "finish", "choose", "tokenize"} & set(vars(model))
 

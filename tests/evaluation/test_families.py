@@ -6,7 +6,7 @@ import pytest
 
 from evaluation.miniatures import FOLDERS, opened
 from refseg.evaluation.bench import PHRASES, open_predictor
-from refseg.evaluation.prepare import Request, choose_protocols
+from refseg.evaluation.prepare import EvaluationRequest, choose_protocols
 from refseg.evaluation.run import evaluate
 from refseg.evaluation.submission import Writer
 from refseg.evaluation.submission_check import check_submission, expected_videos
@@ -39,7 +39,7 @@ def predictors():
 @pytest.mark.parametrize(("family", "name"), NAMED, ids=str)
 def test_a_family_is_measured_as_its_authors_did(family, name, predictors, tmp_path):
     dataset = opened(name, tmp_path)
-    chosen = choose_protocols(Request(), dataset, family)
+    chosen = choose_protocols(EvaluationRequest(), dataset, family)
     result = evaluate(predictors(family), dataset, limit=3, protocols=chosen)
     scored = {one.protocol.name: one.values for one in result.scored()}
     published = find_protocol(catalog.family(family).protocols, name)
@@ -57,6 +57,6 @@ def test_families_that_publish_on_these_sets_name_their_protocol():
 def test_a_real_model_writes_a_submission_that_passes(predictors, tmp_path):
     dataset = opened("ref-davis17", tmp_path)
     writer = Writer(tmp_path / "tree", dataset.name)
-    chosen = choose_protocols(Request(), dataset, "referformer")
+    chosen = choose_protocols(EvaluationRequest(), dataset, "referformer")
     evaluate(predictors("referformer"), dataset, protocols=chosen, window=2, writer=writer)
     assert check_submission(writer.finish(), dataset.name, expected_videos(dataset)).counts == {}

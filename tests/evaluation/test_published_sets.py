@@ -11,7 +11,7 @@ from evaluation.miniatures import FOLDERS, TwoModel, opened, predictor
 from refseg.data.catalog import open_dataset
 from refseg.errors import InvalidInput, UnknownName
 from refseg.evaluation import examples
-from refseg.evaluation.prepare import Request, authors_numbers, choose_protocols
+from refseg.evaluation.prepare import EvaluationRequest, authors_numbers, choose_protocols
 from refseg.evaluation.run import evaluate
 from refseg.evaluation.scoring import Merged
 from refseg.evaluation.table import result_table
@@ -40,7 +40,7 @@ def values(dataset, *chosen, model=None, **options):
 @pytest.mark.parametrize("name", FOLDERS)
 def test_every_data_set_is_evaluated_by_its_protocols(name, tmp_path):
     dataset = opened(name, tmp_path)
-    chosen = choose_protocols(Request(), dataset, "referformer")
+    chosen = choose_protocols(EvaluationRequest(), dataset, "referformer")
     table = result_table(evaluate(predictor(TwoModel), dataset, protocols=chosen))
     assert all(protocol.name in table for protocol in chosen[1:])
     assert f"{len(dataset)} examples" in table
@@ -213,9 +213,9 @@ def test_small_answers_are_refusals_by_the_published_protocol_alone(tmp_path):
 def test_an_unknown_protocol_is_told_with_the_nearest(tmp_path):
     dataset = opened("refcoco", tmp_path)
     with pytest.raises(UnknownName, match="vlformer"):
-        choose_protocols(Request(protocols=("vlfromer",)), dataset, "referformer")
+        choose_protocols(EvaluationRequest(protocols=("vlfromer",)), dataset, "referformer")
     with pytest.raises(InvalidInput, match="several boxes"):
-        choose_protocols(Request(protocols=("grec",)), dataset, "referformer")
+        choose_protocols(EvaluationRequest(protocols=("grec",)), dataset, "referformer")
 
 
 @pytest.mark.parametrize(
@@ -237,7 +237,7 @@ def test_a_folder_of_videos_is_measured_as_videos(tmp_path):
     opened("ref-youtube-vos", tmp_path)
     folder = next(tmp_path.glob("*/ref-youtube-vos")).rename(tmp_path / "mine")
     dataset = open_dataset(folder, split="train")
-    assert choose_protocols(Request(), dataset, "scout")[0] == protocols.HONEST_VIDEO
+    assert choose_protocols(EvaluationRequest(), dataset, "scout")[0] == protocols.HONEST_VIDEO
 
 
 def test_merging_needs_a_data_set_that_knows_its_objects(tmp_path):

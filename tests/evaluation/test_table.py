@@ -6,14 +6,14 @@ import math
 import torch
 
 from refseg.evaluation.machine import this_machine
-from refseg.evaluation.records import Done, Row
+from refseg.evaluation.records import ExampleRecord, PhraseRecord
 from refseg.evaluation.run import Result
 from refseg.evaluation.table import aligned, result_record, result_table
 
 
 def row(answered, target, register, frames=1):
     counts = [[min(answered, target)] * frames, [answered] * frames, [target] * frames]
-    return Row(0, "a phrase", register, None, {"source": counts})
+    return PhraseRecord(0, "a phrase", register, None, {"source": counts})
 
 
 def result(*, frames=3):
@@ -21,7 +21,10 @@ def result(*, frames=3):
     parts = [rows[:2], rows[2:3], rows[3:]]
     seconds = {"predicting_seconds": 2 / 3, "reading_seconds": 0.5 / 3}
     return Result(
-        "toys", done=[Done(n, str(n), frames // 3, [1, 10], part, **seconds) for n, part in enumerate(parts)]
+        "toys",
+        done=[
+            ExampleRecord(n, str(n), frames // 3, [1, 10], part, **seconds) for n, part in enumerate(parts)
+        ],
     )
 
 
@@ -54,7 +57,7 @@ def test_the_control_is_called_one():
 
 
 def test_phrases_without_a_register_have_no_row_of_their_own():
-    made = Result("toys", done=[Done(0, "0", 1, [1, 10], [row(5, 10, "")])])
+    made = Result("toys", done=[ExampleRecord(0, "0", 1, [1, 10], [row(5, 10, "")])])
     assert set(rows_of(result_table(made))) >= {"register", "all"}
     assert "(none" not in result_table(made)
     made.done[0].rows.append(row(5, 10, "loc"))

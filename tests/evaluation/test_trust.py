@@ -10,18 +10,18 @@ import pytest
 from refseg.evaluation.calibration import diagrams
 from refseg.evaluation.machine import this_machine
 from refseg.evaluation.model_card import card_tables
-from refseg.evaluation.records import Done, Row
+from refseg.evaluation.records import ExampleRecord, PhraseRecord
 from refseg.evaluation.run import Result
 from refseg.evaluation.table import result_record, result_table
 
 
 def row(score, shared, answer, target, says_nothing=None):
     counts = {"source": [[shared], [answer], [target]]}
-    return Row(0, "a phrase", "", score, counts, says_nothing=says_nothing)
+    return PhraseRecord(0, "a phrase", "", score, counts, says_nothing=says_nothing)
 
 
 def result(*rows):
-    return Result("toys", done=[Done(0, "one", 1, [10, 10], list(rows))])
+    return Result("toys", done=[ExampleRecord(0, "one", 1, [10, 10], list(rows))])
 
 
 ROWS = (
@@ -100,9 +100,9 @@ def test_the_diagram_draws_every_bin_at_its_height():
 
 
 def test_of_a_clip_in_pieces_the_surest_piece_counts():
-    from refseg.evaluation.run import _surer
+    from refseg.evaluation.run import _higher_score
 
-    assert _surer(None, 0.2) == 0.2
-    assert _surer(0.7, 0.2) == 0.7
-    assert _surer(0.1, 0.2) == 0.2
-    assert _surer(None, None) is None
+    assert _higher_score(None, 0.2) == 0.2
+    assert _higher_score(0.7, 0.2) == 0.7
+    assert _higher_score(0.1, 0.2) == 0.2
+    assert _higher_score(None, None) is None

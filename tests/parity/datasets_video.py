@@ -12,7 +12,7 @@ import torch
 from parity.datasets_tools import mask_facts, same
 from refseg.data import video_items
 from refseg.data.catalog import open_dataset
-from refseg.data.dataset import ReadOptions, squeezed
+from refseg.data.dataset import ReadOptions, squeeze
 from refseg.data.formats.masks import inclusive_box
 from refseg.data.readers.a2d import A2D, raw_samples
 from refseg.data.readers.ref_davis import ANNOTATORS, RefDavis
@@ -99,7 +99,7 @@ def _single(data: VideoPhrases, video, said, frame: int) -> dict[str, Any]:
         "mask": mask_facts(mask),
     }
     if mask.any():
-        entry |= {"caption": squeezed(said.phrase), "label": data.label(video, said)}
+        entry |= {"caption": squeeze(said.phrase), "label": data.label(video, said)}
     return entry
 
 
@@ -120,7 +120,7 @@ def _drawn(data: VideoPhrases, item: video_items.ClipItem, told: dict[str, Any])
         "valid": [int(mask.any()) for mask in masks],
         "boxes": [inclusive_box(mask) for mask in masks],
         "mask_areas": [float(mask.sum()) for mask in masks],
-        "caption": squeezed(example.phrases[0]),
+        "caption": squeeze(example.phrases[0]),
         "orig_size": list(example.frames.shape[-2:]),
     }
 
@@ -285,7 +285,7 @@ def _moving(data, video, row: int, frame: int) -> dict[str, Any]:
     numbers, counts = np.unique(data.read_counts(video, [row], [frame])[0, 0].numpy(), return_counts=True)
     return entry | {
         "valid": 1,
-        "caption": squeezed(said.phrase),
+        "caption": squeeze(said.phrase),
         "obj_id": [int(number) for number in said.objects],
         "box": inclusive_box(mask),
         "union_mask": mask_facts(mask),

@@ -113,7 +113,7 @@ def run_candidates(case: Case) -> None:
 def run_ranked(case: Case) -> None:
     """RefCOCO/+/g: candidates best first, with boxes."""
     computed = {}
-    ranked = finish.ranked_candidates(_output(case), _placements(case), case.config["threshold"])
+    ranked = finish.rank_candidates(_output(case), _placements(case), case.config["threshold"])
     for i, row in enumerate(ranked):
         computed |= {
             f"out/scores_{i}": row.scores,

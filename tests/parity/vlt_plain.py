@@ -18,7 +18,7 @@ from refseg.metrics import protocols
 from refseg.metrics.scores import Pixels, overlap_scores
 from refseg.models.vlt import config as settings
 from refseg.models.vlt.loss import masks_at_cells
-from refseg.models.vlt.model import Vlt, finished_scores
+from refseg.models.vlt.model import Vlt, finish_scores
 from refseg.structures import Example, Output
 
 
@@ -75,7 +75,7 @@ def run_post(case: Case) -> None:
     masks = model.finish(Output(logits), where)
     rows = []
     for number, (owner, mask) in enumerate(zip(owners, masks, strict=True)):
-        scores = finished_scores(logits[number, 0], where[number], "source")[0]
+        scores = finish_scores(logits[number, 0], where[number], "source")[0]
         _close(case, f"out/prob_{number}", scores[::5, ::5], atol=limits["atol"], rtol=limits["rtol"])
         expected = np.unpackbits(case.arrays[f"out/binary_{number}"], count=mask[0].numel())
         different = int((mask[0].numpy().flatten() != expected.astype(bool)).sum())

@@ -19,7 +19,7 @@ from refseg.framing import place_frames, valid_area
 from refseg.models import catalog
 from refseg.models.vpd import config as settings
 from refseg.models.vpd.family import FAMILY
-from refseg.models.vpd.head import resized
+from refseg.models.vpd.head import resize_maps
 from refseg.models.vpd.unet import MAP_LAYERS
 from refseg.structures import Clips, Placement, Targets, TextTokens
 from refseg.training.optimizer import build_optimizer, schedule_ratio, set_learning_rate
@@ -186,9 +186,9 @@ def run_forward(case: Case) -> None:
         visual, text = model.encode_visual(clips), model.encode_text(tokens_of(case))
         output = model.segment(visual, text)
         masks = model.finish(output, placements, at="canvas")
-    logits = resized(seen["mid/head/logits"], placements[0].canvas)
+    logits = resize_maps(seen["mid/head/logits"], placements[0].canvas)
     torch.testing.assert_close(
-        resized(output.mask_logits[:, :, 0], placements[0].canvas)[:, 0], logits[:, 1] - logits[:, 0]
+        resize_maps(output.mask_logits[:, :, 0], placements[0].canvas)[:, 0], logits[:, 1] - logits[:, 0]
     )
     mask = torch.stack([row[0] for row in masks])
     computed = seen | {
@@ -346,7 +346,7 @@ def run_training(case: Case) -> None:
     set_learning_rate(optimizer, told["lr"] * schedule_ratio(0, told["total_iterations"], schedule))
     optimizer.step()
     computed = {
-        "out/logits": resized(seen["mid/head/logits"], placements[0].canvas),
+        "out/logits": resize_maps(seen["mid/head/logits"], placements[0].canvas),
         "out/loss": term.item(),
         "out/grad_norms": norms,
         "out/total_grad_norm": torch.stack(every).norm().item(),

@@ -18,7 +18,7 @@ from refseg.errors import CheckpointMismatch, InvalidInput, UnknownName
 from refseg.models import catalog
 from refseg.models.base import ModelConfig, ReferringModel, StateDict
 from refseg.models.family import CompanionWeights, Family
-from refseg.models.renaming import Report
+from refseg.models.renaming import ConversionReport
 
 TOKENIZER = "tokenizer.json"
 WORDS = "words"  # texts whose words' vectors a checkpoint is to carry, for families that read word vectors
@@ -31,7 +31,7 @@ class Conversion:
 
     path: Path
     header: native.Header
-    report: Report
+    report: ConversionReport
 
 
 def convert(
@@ -103,7 +103,7 @@ class Beside:
 
 def _weights(
     state: StateDict, variant: str, beside: Beside, onto: Path | None
-) -> tuple[ReferringModel, StateDict, Report]:
+) -> tuple[ReferringModel, StateDict, ConversionReport]:
     """A model, which may have no values, and all its tensors."""
     family = beside.family
     if beside.part is None or (onto is None and family.first_values is not None):
@@ -157,7 +157,7 @@ def _is_beside(name: str, family: str) -> bool:
 
 def _fitted(
     state: StateDict, model: ReferringModel, variant: str, beside: Beside
-) -> tuple[StateDict, Report]:
+) -> tuple[StateDict, ConversionReport]:
     """The tensors of `model`, every name and every shape, and where they come from."""
     family = beside.family
     try:
@@ -183,7 +183,7 @@ def _fitted(
     return converted, report
 
 
-def _begin_anew(converted: StateDict, report: Report, config: ModelConfig, family: Family) -> None:
+def _begin_anew(converted: StateDict, report: ConversionReport, config: ModelConfig, family: Family) -> None:
     """First values for what the family learns from nothing and the file lacks; the same ones every time."""
     assert family.first_values is not None
     with torch.random.fork_rng(devices=[]):
@@ -195,7 +195,7 @@ def _begin_anew(converted: StateDict, report: Report, config: ModelConfig, famil
 
 def _add_companion(
     converted: StateDict,
-    report: Report,
+    report: ConversionReport,
     model: ReferringModel,
     weights: CompanionWeights,
     beside: Beside,

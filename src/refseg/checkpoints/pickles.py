@@ -166,7 +166,7 @@ def _rebuilt(storage: Any, offset: int, size: Sequence[int], stride: Sequence[in
     return tensor
 
 
-def _stored_bytes(data: bytes) -> Any:
+def _count_stored_bytes(data: bytes) -> Any:
     """A storage that was pickled by itself, as the bytes of a whole torch file."""
     return load_torch(io.BytesIO(data))
 
@@ -195,7 +195,7 @@ _BUILDERS: dict[tuple[str, str], Callable[..., Any]] = {
     ("torch._utils", "_rebuild_parameter_with_state"): lambda tensor, *_: tensor,
     ("torch._tensor", "_rebuild_from_type_v2"): lambda build, _kind, values, _state: build(*values),
     ("torch.nn.parameter", "Parameter"): lambda tensor, *_: tensor,
-    ("torch.storage", "_load_from_bytes"): _stored_bytes,
+    ("torch.storage", "_load_from_bytes"): _count_stored_bytes,
     ("torch", "Size"): lambda sizes=(): tuple(sizes),
     ("numpy.core.multiarray", "_reconstruct"): lambda *_: Array(),
     ("numpy.core.numeric", "_frombuffer"): _array_from_buffer,

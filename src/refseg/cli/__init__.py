@@ -55,7 +55,7 @@ def main() -> None:
     except RefsegError as error:
         _stop(str(error))
     except OSError as error:
-        _stop(_told(error))
+        _stop(_describe(error))
     except (MemoryError, RuntimeError) as error:
         if not is_full_memory(error):
             raise
@@ -85,7 +85,7 @@ def _options(
     pass
 
 
-def _told(error: OSError) -> str:
+def _describe(error: OSError) -> str:
     """One sentence about what the system refused."""
     where = f" {error.filename}" if error.filename else ""
     if error.errno == errno.ENOSPC:

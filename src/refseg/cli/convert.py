@@ -102,7 +102,7 @@ def convert(
         config=_config(family, variant, settings or []),
         dtype=getattr(torch, dtype),
     )
-    print(json.dumps(_plain(done), ensure_ascii=False) if as_json else _told(done))
+    print(json.dumps(_plain(done), ensure_ascii=False) if as_json else _describe(done))
 
 
 def _config(family: str, variant: str, settings: list[str]) -> ModelConfig:
@@ -136,7 +136,7 @@ def _plain(done: Conversion) -> dict[str, Any]:
     }
 
 
-def _told(done: Conversion) -> str:
+def _describe(done: Conversion) -> str:
     reasons = Counter(done.report.dropped.values())
     dropped = [f"  dropped {count}: {reason}" for reason, count in reasons.most_common()]
     merged = [f"  merged {' + '.join(parts)} -> {name}" for name, parts in done.report.merged.items()]
@@ -145,8 +145,8 @@ def _told(done: Conversion) -> str:
         [
             f"{done.path}: {done.header.family} {done.header.variant}, {done.path.stat().st_size / 1e6:.1f} MB",
             f"  {done.report.summary()}",
-            *_shortened(merged),
-            *_shortened(dropped),
+            *_shorten(merged),
+            *_shorten(dropped),
             *([f"  carries {carried}"] if carried else []),
             *([f"  only its {origin['part']}"] if "part" in origin else []),
             ", ".join(f"{key} {value}" for key, value in _origin(done).items()),
@@ -159,7 +159,7 @@ def _origin(done: Conversion) -> dict[str, str]:
     return {"  from": origin["file"]} | ({"sha256": origin["sha256"]} if "sha256" in origin else {})
 
 
-def _shortened(lines: list[str], most: int = 8) -> list[str]:
+def _shorten(lines: list[str], most: int = 8) -> list[str]:
     return (
         lines
         if len(lines) <= most

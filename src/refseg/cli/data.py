@@ -16,7 +16,7 @@ from refseg.cli._world import WORLD_HELP, world_fields
 
 if TYPE_CHECKING:
     from refseg.cli._progress import Bars
-    from refseg.data.doctor.phrase_file import CheckReport
+    from refseg.data.doctor.phrase_file import PhraseFileReport
 
 verbs = typer.Typer(help="Draw scenes, check a phrase file, look at a data set.", no_args_is_help=True)
 app.add_typer(verbs, name="data")
@@ -102,7 +102,7 @@ def _stepper(bars: Bars, what: str, total: int) -> Callable[[int], None]:
     return step
 
 
-def _record(report: CheckReport) -> dict[str, Any]:
+def _record(report: PhraseFileReport) -> dict[str, Any]:
     names = ("pictures", "clips", "frames", "phrases", "no_target", "splits", "registers", "categories")
     findings = [
         {"line": f.line, "kind": "error" if f.is_error else "note", "message": f.message}
@@ -111,7 +111,7 @@ def _record(report: CheckReport) -> dict[str, Any]:
     return {name: getattr(report, name) for name in names} | {"findings": findings}
 
 
-def _text(path: Path, report: CheckReport, show_all: bool) -> str:
+def _text(path: Path, report: PhraseFileReport, show_all: bool) -> str:
     lines = [
         f"{path}: {_number(report.phrases, 'phrase')} ({report.no_target} without a target) about "
         f"{_number(report.pictures, 'picture')} and {_number(report.clips, 'clip')}, {_number(report.frames, 'frame')}"

@@ -11,7 +11,7 @@ import typer
 from refseg.cli.data import verbs
 
 if TYPE_CHECKING:
-    from refseg.data.convert import Written
+    from refseg.data.convert import ConversionReport
 
 _FORMS = "jsonl, refer, grefcoco, coco (per sentence) or vlt"
 
@@ -78,7 +78,7 @@ def _convert(
     text: str | None,
     extract: Path | None,
     force: bool,
-) -> Written:
+) -> ConversionReport:
     from refseg.data import convert
     from refseg.data.catalog import find_phrase_file, open_dataset
     from refseg.data.dataset import ReadOptions
@@ -111,7 +111,7 @@ def _convert(
     return (convert.write_coco if to == "coco" else convert.write_vlt)(opened, out)
 
 
-def _from_lines(path: Path, out: Path, *, to: str, split: str | None, root: Path | None) -> Written:
+def _from_lines(path: Path, out: Path, *, to: str, split: str | None, root: Path | None) -> ConversionReport:
     """A file in the open form in the COCO form or VLT's, by way of REFER's, one file a split."""
     from tempfile import TemporaryDirectory
 
@@ -127,7 +127,7 @@ def _from_lines(path: Path, out: Path, *, to: str, split: str | None, root: Path
         lines = convert.read_lines(found, split)
         through = convert.write_refer(lines, folder, root=base, split_by="refseg", several=False)
         table = open_table(Place(own_refer(folder, through.paths[1]), folder))
-        done = convert.Written(lost=through.lost)
+        done = convert.ConversionReport(lost=through.lost)
         for part in table.splits:
             data = ReferenceImages(
                 found.stem, table, PictureFolders([base]), split=part, options=ReadOptions()

@@ -13,7 +13,7 @@ from refseg.cli.data import verbs
 
 if TYPE_CHECKING:
     from refseg.cli._progress import Bars
-    from refseg.data.doctor.findings import Report, Step, Watch
+    from refseg.data.doctor.findings import DoctorReport, Progress, Step
 
 
 @verbs.command()
@@ -59,7 +59,9 @@ def doctor(
         raise typer.Exit(1)
 
 
-def _reports(data: str, root: Path | None, *, is_quick: bool, fix: bool, watch: Watch) -> list[Report]:
+def _reports(
+    data: str, root: Path | None, *, is_quick: bool, fix: bool, watch: Progress
+) -> list[DoctorReport]:
     from refseg.data.doctor.examine import examine, examine_folder, mend, places_in
 
     places = places_in(data, root)
@@ -71,7 +73,7 @@ def _reports(data: str, root: Path | None, *, is_quick: bool, fix: bool, watch: 
     return reports
 
 
-def _watch(bars: Bars) -> Watch:
+def _watch(bars: Bars) -> Progress:
     def start(what: str, total: int) -> Step:
         steps = bars.track(range(total), what, total)
 
@@ -83,7 +85,7 @@ def _watch(bars: Bars) -> Watch:
     return start
 
 
-def _text(report: Report) -> str:
+def _text(report: DoctorReport) -> str:
     looked = ", ".join(f"{count:,} {what}" for what, count in report.looked_at.items())
     lines = [f"{report.title} in {report.folder}: looked at {looked or 'nothing'}"]
     for split in dict.fromkeys(row["split"] for row in report.counts):

@@ -38,7 +38,7 @@ def list_data(
         print("\n`refseg data list NAME` tells the licence, counts by split, layout and sources of one.")
 
 
-def _found(facts: Published, root: Path | None) -> Path | None:
+def _find(facts: Published, root: Path | None) -> Path | None:
     from refseg.data.catalog import find
     from refseg.errors import InvalidInput
 
@@ -49,12 +49,12 @@ def _found(facts: Published, root: Path | None) -> Path | None:
 
 
 def _record(facts: Published, root: Path | None) -> dict[str, Any]:
-    found = _found(facts, root)
+    found = _find(facts, root)
     return asdict(facts) | {"found": str(found) if found else None}
 
 
 def _row(facts: Published, root: Path | None) -> str:
-    found = _found(facts, root)
+    found = _find(facts, root)
     every = _all(facts)
     clips = f"{every.clips:,} {_clips(facts)}" if every.clips else f"? {_clips(facts)}"
     phrases = f"{every.phrases:,}" if every.phrases else "?"
@@ -80,7 +80,7 @@ def _clips(facts: Published) -> str:
 
 
 def _page(facts: Published, root: Path | None) -> str:
-    found = _found(facts, root)
+    found = _find(facts, root)
     lines = [f"{facts.title} ({facts.name})", f"  {facts.task}; licence: {facts.licence}"]
     lines.append(f"  download: {facts.size}")
     lines += [

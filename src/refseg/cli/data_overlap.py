@@ -28,11 +28,11 @@ def overlap(
 
     refseg data overlap instances_train2017.json --of refcoco:val+testA+testB --of refcocog-umd:val+test
     """
-    from refseg.data.leakage import held_out
+    from refseg.data.leakage import evaluation_images
     from refseg.data.leakage import overlap as find_overlap
     from refseg.files import write_whole_text
 
-    held = held_out(of, root)
+    held = evaluation_images(of, root)
     total, numbers = find_overlap(file, held)
     if out is not None:
         write_whole_text(out, json.dumps(numbers) + "\n")

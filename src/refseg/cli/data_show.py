@@ -73,7 +73,7 @@ def show(
     takes_first = random is None and not named
     dataset = open_dataset(data, split=split, count=count if takes_first else None, root=root)
     cells = [
-        cell for index in _chosen(dataset, count, random, named) for cell in _drawn(dataset[index], named)
+        cell for index in _choose(dataset, count, random, named) for cell in _draw(dataset[index], named)
     ]
     if is_page:
         write_whole_text(out, _page(f"{dataset.name} {split or ''}".strip(), cells))
@@ -82,7 +82,7 @@ def show(
     print(out)
 
 
-def _chosen(dataset: PhraseDataset, count: int, seed: int | None, named: Sequence[str] | None) -> list[int]:
+def _choose(dataset: PhraseDataset, count: int, seed: int | None, named: Sequence[str] | None) -> list[int]:
     """Places of the examples to show."""
     from random import Random
 
@@ -109,7 +109,7 @@ def _answers(known: Any, named: Sequence[str]) -> list[bool]:
     return [any(number and number in named for number in pair) for pair in zip(*numbers, strict=True)]
 
 
-def _drawn(example: Example, named: Sequence[str] | None) -> list[_Cell]:
+def _draw(example: Example, named: Sequence[str] | None) -> list[_Cell]:
     """One cell a phrase; of a clip the frame where most of the target is seen."""
     import torch
 
@@ -127,11 +127,11 @@ def _drawn(example: Example, named: Sequence[str] | None) -> list[_Cell]:
         best = int(masks[row].flatten(1).sum(1).argmax())
         frame = example.frames[times[best]].permute(1, 2, 0).numpy()
         [picture] = draw_overlays([frame], masks[row, best : best + 1].numpy(), example.phrases[row])
-        cells.append(_Cell(picture, example.phrases[row], _told(example, row, times[best])))
+        cells.append(_Cell(picture, example.phrases[row], _caption(example, row, times[best])))
     return cells
 
 
-def _told(example: Example, row: int, time: int) -> str:
+def _caption(example: Example, row: int, time: int) -> str:
     """Name, numbers and frame of a phrase, and why no mask is seen where none is."""
     said = [example.name]
     said += [f"object {example.objects[row]}"] if example.objects and example.objects[row] else []

@@ -16,7 +16,7 @@ from refseg.cli._world import WORLD_HELP, world_fields
 if TYPE_CHECKING:
     from refseg.checkpoints.cards import Published
     from refseg.data.dataset import PhraseDataset
-    from refseg.evaluation.prepare import Ready
+    from refseg.evaluation.prepare import EvaluationSetup
     from refseg.evaluation.run import Result
     from refseg.predictor import Predictor
 
@@ -119,7 +119,7 @@ def evaluate(
     from refseg.device import find_device
     from refseg.evaluation.machine import this_machine
     from refseg.evaluation.model_card import result_facts
-    from refseg.evaluation.prepare import Request, prepare
+    from refseg.evaluation.prepare import EvaluationRequest, prepare
     from refseg.evaluation.report import write_report
     from refseg.evaluation.run import evaluate as run_evaluation
     from refseg.evaluation.table import result_record
@@ -130,11 +130,13 @@ def evaluate(
     scenes = {"size": size, "frames": frames, "phrases": phrases, "seed": seed, "sprites": sprites}
     given = {name: value for name, value in scenes.items() if value is not None} | world_fields(world or ())
     split = "valid" if split is None and submission is not None else split
-    request = Request(tuple(protocol or ()), window, rows, resume, submission, shuffle_phrases, dtype)
+    request = EvaluationRequest(
+        tuple(protocol or ()), window, rows, resume, submission, shuffle_phrases, dtype
+    )
     with _speaking_once():
         place = distributed.start(find_device(device))
 
-    def begin(files: ExitStack) -> tuple[PhraseDataset, dict[str, Any], Ready, Predictor]:
+    def begin(files: ExitStack) -> tuple[PhraseDataset, dict[str, Any], EvaluationSetup, Predictor]:
         if distributed.is_first():
             _check_files(out, report, force=force)
             if card_file is not None:

@@ -160,7 +160,7 @@ def _write(member: _Member, path: Path, read: Callable[[Any], IO[bytes]], writte
         raise InvalidInput(
             f"the archive {written.archive.name} holds {member.name!r} twice, or as a file and a folder; nothing was kept"
         ) from error
-    with file, _told_damage(written.archive, member.name), read(member.source) as source:
+    with file, _describe_damage(written.archive, member.name), read(member.source) as source:
         while chunk := source.read(_CHUNK):
             written.add_bytes(len(chunk))
             file.write(chunk)
@@ -172,7 +172,7 @@ def _open(archive: Path) -> Iterator[tuple[Iterator[_Member], Callable[[Any], IO
     if not archive.is_file():
         raise InvalidInput(f"there is no archive {archive}")
     if zipfile.is_zipfile(archive):
-        with _told_damage(archive), zipfile.ZipFile(archive) as opened:
+        with _describe_damage(archive), zipfile.ZipFile(archive) as opened:
             yield _zip_members(opened), opened.open
         return
     try:
@@ -181,12 +181,12 @@ def _open(archive: Path) -> Iterator[tuple[Iterator[_Member], Callable[[Any], IO
         raise InvalidInput(
             f"{archive.name} is no .zip or .tar archive, or is damaged; download it again"
         ) from error
-    with tar, _told_damage(archive):
+    with tar, _describe_damage(archive):
         yield _tar_members(tar), lambda member: _tar_file(tar, member)
 
 
 @contextmanager
-def _told_damage(archive: Path, name: str = "") -> Iterator[None]:
+def _describe_damage(archive: Path, name: str = "") -> Iterator[None]:
     try:
         yield
     except (*_DAMAGE, RuntimeError) as error:

@@ -17,7 +17,7 @@ from typing import Any
 from torch import Tensor
 
 from refseg.data.formats.masks import check_polygons, rle_of_mask
-from refseg.data.formats.phrase_line import PhraseLine, StoredMask, parse_line, told_with_line, write_phrases
+from refseg.data.formats.phrase_line import PhraseLine, StoredMask, line_context, parse_line, write_phrases
 from refseg.data.formats.records import dumps
 from refseg.data.readers.coco_style import VLT_LEAVES_OUT, coco_form, stored_segmentation, vlt_form, vlt_mask
 from refseg.data.readers.image_set import ReferenceImages
@@ -29,14 +29,14 @@ from refseg.files import whole_file, whole_folder, write_whole_text
 from refseg.media.images import image_size
 from refseg.structures import Size
 
-Published = ReferenceImages | VideoPhrases | LabelledFrames
+PublishedDataset = ReferenceImages | VideoPhrases | LabelledFrames
 _HOLDERS = (".mp4", ".parquet")  # files that hold pictures
 FORMS = ("jsonl", "refer", "grefcoco", "coco", "vlt")
 _NUMBERED = re.compile(r"(\d{1,15})-(\d{1,15})")
 
 
 @dataclass(slots=True)
-class Written:
+class ConversionReport:
     """What was written, and what the form could not carry."""
 
     paths: list[Path] = field(default_factory=list)
@@ -44,7 +44,9 @@ class Written:
     lost: list[str] = field(default_factory=list)  # sentences
 
 
-def write_jsonl(data: Published, path: Path, base: Path, *, extract: Path | None = None) -> Written:
+def write_jsonl(
+    data: PublishedDataset, path: Path, base: Path, *, extract: Path | None = None
+) -> ConversionReport:
     """A data set in the open form; `base` is the folder that the paths of its lines start from.
 
     Pictures that lie inside other files (videos of A2D, parquet files) are written into the folder `extract`, as PNG.
@@ -54,7 +56,7 @@ def write_jsonl(data: Published, path: Path, base: Path, *, extract: Path | None
     """
     lines = list(lines_of(data, base, extract=extract))
     write_phrases(path, lines)
-    done = Written([path], len(lines))
+    done = ConversionReport([path], len(lines))
     if isinstance(data, ReferenceImages):
         kind = data.options.text or "sent"
         done.lost.append(f"of the texts of a phrase only {kind!r} was written; the open form has one")
@@ -67,7 +69,7 @@ def write_jsonl(data: Published, path: Path, base: Path, *, extract: Path | None
     return done
 
 
-def lines_of(data: Published, base: Path, *, extract: Path | None = None) -> Iterator[PhraseLine]:
+def lines_of(data: PublishedDataset, base: Path, *, extract: Path | None = None) -> Iterator[PhraseLine]:
     """The lines of `write_jsonl`, in the published order of phrases within an example."""
     if isinstance(data, ReferenceImages):
         yield from _reference_lines(data, base, extract)
@@ -201,7 +203,7 @@ def _below(base: Path, path: Path) -> str:
 
 def write_refer(
     lines: Iterable[PhraseLine], folder: Path, *, root: Path, split_by: str, several: bool
-) -> Written:
+) -> ConversionReport:
     """Lines of the open form about pictures as `instances.json` and a refs file, in `folder`, which must not exist.
 
     Neighbouring lines about one object (same picture, mask, category and split) become one record. An id of the form
@@ -232,7 +234,7 @@ def write_refer(
         else:
             refs = f"refs({split_by}).p"
             (temporary / refs).write_bytes(pickle.dumps(maker.records, protocol=2))
-    return Written([folder / "instances.json", folder / refs], len(maker.records), list(maker.lost))
+    return ConversionReport([folder / "instances.json", folder / refs], len(maker.records), list(maker.lost))
 
 
 class _ReferMaker:
@@ -357,13 +359,13 @@ def read_lines(path: Path, split: str | None = None) -> Iterator[PhraseLine]:
         InvalidInput: naming the line that is wrong.
     """
     for number, _, text in numbered_lines(path):
-        with told_with_line(path, number):
+        with line_context(path, number):
             line = parse_line(text)
         if split is None or line.split == split:
             yield line
 
 
-def write_coco(data: ReferenceImages, folder: Path) -> Written:
+def write_coco(data: ReferenceImages, folder: Path) -> ConversionReport:
     """The split in the per-sentence COCO form, as `instances_<dataset>_<split>.json` in `folder`."""
     segmentations: dict[int, Any] = {}
     for row in data.rows.tolist():
@@ -374,10 +376,10 @@ def write_coco(data: ReferenceImages, folder: Path) -> Written:
     path = folder / f"instances_{data.name}_{split}.json"
     write_whole_text(path, dumps(form))
     lost = ["of the texts of a phrase only the cleaned one was written; the form has one"]
-    return Written([path], len(form["images"]), lost)
+    return ConversionReport([path], len(form["images"]), lost)
 
 
-def write_vlt(data: ReferenceImages, folder: Path) -> Written:
+def write_vlt(data: ReferenceImages, folder: Path) -> ConversionReport:
     """The split in VLT's form: `anns/<dataset>/<split>.json` and `masks/<dataset>/<ref_id>.png` in `folder`."""
     from PIL import Image
 
@@ -392,4 +394,4 @@ def write_vlt(data: ReferenceImages, folder: Path) -> Written:
     write_whole_text(path, json.dumps(entries))
     fallen = len(data.rows) - len(entries)
     lost = [f"{fallen} objects of pictures that VLT passes over were left out"] if fallen else []
-    return Written([path, folder / "masks" / data.name], len(entries), lost)
+    return ConversionReport([path, folder / "masks" / data.name], len(entries), lost)

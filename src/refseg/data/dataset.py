@@ -95,13 +95,13 @@ class Annotation:
     registers: tuple[str, ...] | None = None
 
 
-def squeezed(phrase: str) -> str:
+def squeeze(phrase: str) -> str:
     """A phrase in lower case with single blanks between words."""
     return " ".join(phrase.lower().split())
 
 
 @contextmanager
-def told_with(where: str) -> Iterator[None]:
+def error_context(where: str) -> Iterator[None]:
     """Refusals inside the block are told with the record that they belong to."""
     try:
         yield

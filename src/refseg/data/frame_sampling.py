@@ -17,27 +17,27 @@ from refseg.errors import InvalidInput
 from refseg.structures import Example
 
 
-def chance(generator: torch.Generator) -> float:
+def draw_chance(generator: torch.Generator) -> float:
     """A number in [0, 1)."""
     return float(torch.rand((), generator=generator))
 
 
-def between(generator: torch.Generator, low: float, high: float) -> float:
+def draw_between(generator: torch.Generator, low: float, high: float) -> float:
     """A number in [low, high)."""
-    return low + (high - low) * chance(generator)
+    return low + (high - low) * draw_chance(generator)
 
 
-def whole(generator: torch.Generator, low: int, high: int) -> int:
+def draw_whole(generator: torch.Generator, low: int, high: int) -> int:
     """A whole number from `low` to `high`, both included; nothing is drawn where there is one alone."""
     return low if high <= low else int(torch.randint(low, high + 1, (), generator=generator))
 
 
-def distinct(generator: torch.Generator, total: int, count: int) -> list[int]:
+def draw_distinct(generator: torch.Generator, total: int, count: int) -> list[int]:
     """`count` different numbers below `total`, in the order drawn."""
     return [int(number) for number in torch.randperm(total, generator=generator)[:count]]
 
 
-def normal(generator: torch.Generator, count: int) -> list[float]:
+def draw_normal(generator: torch.Generator, count: int) -> list[float]:
     """`count` numbers of the normal distribution of mean 0 and deviation 1."""
     return [float(number) for number in torch.randn(count, generator=generator)]
 
@@ -70,7 +70,7 @@ class Around:
 
 
 @dataclass(frozen=True)
-class Drawn:
+class DrawnFrames:
     """Frames drawn with replacement, sorted. Source: VLFormer and its video predecessor."""
 
     frames: Annotated[int, Field(ge=1)]
@@ -84,7 +84,7 @@ class Drawn:
     def choose(self, timeline: Timeline, anchor: int, generator: torch.Generator) -> tuple[int, ...]:
         """Annotated frames, any of them as often as it is drawn."""
         pool = timeline.annotated or tuple(range(timeline.length))
-        return tuple(sorted(pool[whole(generator, 0, len(pool) - 1)] for _ in range(self.frames)))
+        return tuple(sorted(pool[draw_whole(generator, 0, len(pool) - 1)] for _ in range(self.frames)))
 
 
 @dataclass(frozen=True)
@@ -104,10 +104,10 @@ class Window:
         return window(timeline.length, anchor, self.frames)
 
 
-RULES = (Around, Drawn, Window)
+RULES = (Around, DrawnFrames, Window)
 
 
-Sampling = Around | Drawn | Window
+Sampling = Around | DrawnFrames | Window
 
 
 def frames_around(length: int, anchor: int, count: int, generator: torch.Generator) -> tuple[int, ...]:
@@ -121,7 +121,7 @@ def frames_around(length: int, anchor: int, count: int, generator: torch.Generat
         raise InvalidInput(f"frame {anchor} lies outside a video of {length} frames")
     if count == 1:
         return (anchor,)
-    before, after = whole(generator, 1, _NEAR), whole(generator, 1, _NEAR)
+    before, after = draw_whole(generator, 1, _NEAR), draw_whole(generator, 1, _NEAR)
     near = (anchor, max(0, anchor - before), min(length - 1, anchor + after))
     wanted = count - len(near)
     if wanted < 0:
@@ -134,9 +134,9 @@ def _more(far: Sequence[int], length: int, wanted: int, generator: torch.Generat
     if wanted == 0:
         return []
     if len(far) > wanted:
-        return [far[i] for i in distinct(generator, len(far), wanted)]
+        return [far[i] for i in draw_distinct(generator, len(far), wanted)]
     often, rest = divmod(wanted, length)
-    return [*range(length)] * often + distinct(generator, length, rest)
+    return [*range(length)] * often + draw_distinct(generator, length, rest)
 
 
 def window(length: int, centre: int, count: int) -> tuple[int, ...]:
@@ -147,7 +147,7 @@ def window(length: int, centre: int, count: int) -> tuple[int, ...]:
     return tuple(min(max(number, 0), length - 1) for number in range(first, first + count))
 
 
-class Sampled:
+class SampledClips:
     """The training clips of a data set: one for every anchor of every example, its frames drawn when it is asked for."""
 
     def __init__(self, examples: PhraseDataset, sampling: Sampling) -> None:

@@ -22,14 +22,14 @@ Numbers = Mapping[int, int]
 
 
 @dataclass(frozen=True)
-class Part:
+class DatasetPart:
     """Splits of a data set that results are measured on, written "refcoco:val+testA+testB"."""
 
     name: str
     splits: tuple[str, ...]
 
     @classmethod
-    def of(cls, text: str) -> Part:
+    def of(cls, text: str) -> DatasetPart:
         """The part that a text names.
 
         Raises:
@@ -47,7 +47,7 @@ class Part:
 
 
 @dataclass(frozen=True)
-class HeldOut:
+class EvaluationImages:
     """The pictures of one part."""
 
     part: str
@@ -56,7 +56,7 @@ class HeldOut:
 
 
 @dataclass(frozen=True)
-class Fallen:
+class ExclusionReport:
     """What was left out of one training set."""
 
     data: str
@@ -73,7 +73,7 @@ class Fallen:
         return told + (f"; {self.unknown} examples show no picture of COCO by name" if self.unknown else "")
 
 
-def held_out(parts: Sequence[str], root: Path | None) -> list[HeldOut]:
+def evaluation_images(parts: Sequence[str], root: Path | None) -> list[EvaluationImages]:
     """The pictures of every part.
 
     Raises:
@@ -81,18 +81,18 @@ def held_out(parts: Sequence[str], root: Path | None) -> list[HeldOut]:
         UnknownName: if there is no such set or split.
     """
     found = []
-    for part in map(Part.of, parts):
+    for part in map(DatasetPart.of, parts):
         numbers: set[int] = set()
         collection = COCO
         for split in part.splits:
             opened = open_dataset(part.name, split=split, root=root)
-            collection, more = pictures_of(opened)
+            collection, more = images_of(opened)
             numbers |= more
-        found.append(HeldOut(str(part), collection, frozenset(numbers)))
+        found.append(EvaluationImages(str(part), collection, frozenset(numbers)))
     return found
 
 
-def pictures_of(examples: PhraseDataset, genome: Numbers | None = None) -> tuple[str, frozenset[int]]:
+def images_of(examples: PhraseDataset, genome: Numbers | None = None) -> tuple[str, frozenset[int]]:
     """The collection that the pictures of a data set belong to, and their numbers in it.
 
     Raises:
@@ -106,9 +106,9 @@ def pictures_of(examples: PhraseDataset, genome: Numbers | None = None) -> tuple
     return examples.image_collection, numbers
 
 
-def leave_out(
-    examples: PhraseDataset, held: Sequence[HeldOut], *, split: str, genome: Numbers | None = None
-) -> tuple[PhraseDataset, Fallen]:
+def exclude(
+    examples: PhraseDataset, held: Sequence[EvaluationImages], *, split: str, genome: Numbers | None = None
+) -> tuple[PhraseDataset, ExclusionReport]:
     """The data set without the records that show a held-out picture, and what fell.
 
     A video data set shares no picture with COCO and stays whole.
@@ -119,15 +119,15 @@ def leave_out(
     rest = examples.without_images(numbers, genome=genome)
     by_part = {one.part: len(one.numbers & shared) if one.collection == collection else 0 for one in held}
     counts = (rest.num_records, rest.num_excluded, len(shared))
-    return rest.dataset, Fallen(examples.name, split, *counts, by_part, rest.num_unknown)
+    return rest.dataset, ExclusionReport(examples.name, split, *counts, by_part, rest.num_unknown)
 
 
-def shared_pictures(training: Sequence[PhraseDataset], measured: PhraseDataset) -> tuple[int, int]:
+def count_shared_images(training: Sequence[PhraseDataset], measured: PhraseDataset) -> tuple[int, int]:
     """How many pictures of a published set that is measured on are learnt from, and how many it has; (0, 0) for others."""
     if not measured.numbers_images:
         return 0, 0
-    collection, numbers = pictures_of(measured)
-    known = [pictures_of(one) for one in training if one.numbers_images]
+    collection, numbers = images_of(measured)
+    known = [images_of(one) for one in training if one.numbers_images]
     learnt = frozenset().union(*(own for where, own in known if where == collection))
     return len(numbers & learnt), len(numbers)
 
@@ -146,7 +146,7 @@ def read_genome(path: Path) -> dict[int, int]:
     return {int(row["image_id"]): int(row["coco_id"]) for row in rows if row.get("coco_id") is not None}
 
 
-def overlap(path: Path, held: Sequence[HeldOut]) -> tuple[int, list[int]]:
+def overlap(path: Path, held: Sequence[EvaluationImages]) -> tuple[int, list[int]]:
     """How many pictures a file of COCO or Visual Genome lists, and the numbers of those in it that are held out.
 
     Arguments:
@@ -171,7 +171,7 @@ def overlap(path: Path, held: Sequence[HeldOut]) -> tuple[int, list[int]]:
     return len(images), sorted({image["id"] for image in images} & numbers)
 
 
-def as_record(fallen: Sequence[Fallen], held: Sequence[HeldOut]) -> dict[str, Any]:
+def as_record(fallen: Sequence[ExclusionReport], held: Sequence[EvaluationImages]) -> dict[str, Any]:
     """What is stored beside a run."""
     return {
         "held_out": {one.part: {"collection": one.collection, "pictures": len(one.numbers)} for one in held},

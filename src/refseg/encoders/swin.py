@@ -360,7 +360,7 @@ def start_of(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> SwinS
     for name, own in wanted.items():
         given = state.get(name)
         if given is not None and name.endswith(TABLE) and _is_of_another_window(given, own):
-            given = resized_table(given, rows=len(own))
+            given = resize_table(given, rows=len(own))
             resized.append(name)
         if given is not None and given.shape == own.shape:
             tensors[name] = given
@@ -384,7 +384,7 @@ def classification_start(file: Mapping[str, Any], wanted: Mapping[str, Tensor]) 
     return start
 
 
-def resized_table(table: Tensor, *, rows: int) -> Tensor:
+def resize_table(table: Tensor, *, rows: int) -> Tensor:
     """A table [(2w-1)^2, heads] of relative positions as one of `rows` rows: each head's rows are an image, resized."""
     side, new_side = math.isqrt(len(table)), math.isqrt(rows)
     images = table.t().unflatten(1, (side, side))[None]

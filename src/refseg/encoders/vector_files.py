@@ -41,7 +41,7 @@ def read_entries(path: Path) -> Iterator[Entry]:
 
 
 def _text(path: Path) -> Iterator[Entry]:
-    with _opened(path) as lines:
+    with _open(path) as lines:
         first = lines.readline()
         dim = _dim_of(path, first)
         number = 1
@@ -87,7 +87,7 @@ def _dim_of(path: Path, line: str) -> int:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[IO[str]]:
+def _open(path: Path) -> Iterator[IO[str]]:
     """The text of a file, unpacked on the way."""
     try:
         with path.open("rb") as raw:

@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from refseg.encoders.swin import TABLE, classification_state, resized_table
+from refseg.encoders.swin import TABLE, classification_state, resize_table
 from refseg.errors import CheckpointMismatch
 from refseg.layers.chunking import row_steps
 
@@ -391,7 +391,7 @@ def inflate_patches(weight: Tensor) -> Tensor:
 def inflate_table(table: Tensor, window: Grid) -> Tensor:
     """A picture's table [(2w - 1)^2, heads] for the offsets of a clip's window: the same at every offset in time."""
     frames, height, width = (2 * side - 1 for side in window)
-    rows = table if len(table) == height * width else resized_table(table, rows=height * width)
+    rows = table if len(table) == height * width else resize_table(table, rows=height * width)
     return rows.repeat(frames, 1)
 
 

@@ -230,7 +230,7 @@ class PhraseVectors:
         Raises:
             InvalidInput: if it is something else, or of another table or dimension.
         """
-        told = _parsed(text)
+        told = _parse(text)
         if (told["table"], told["dim"]) != (self.table, self.dim):
             raise InvalidInput(
                 f"the checkpoint carries vectors of {told['table']} with {told['dim']} numbers, and the model reads "
@@ -240,7 +240,7 @@ class PhraseVectors:
         self._known |= zip(told["tokens"], vectors.astype(np.float32), strict=True)
 
 
-def _parsed(text: str) -> dict[str, Any]:
+def _parse(text: str) -> dict[str, Any]:
     try:
         told: dict[str, Any] = json.loads(text)
         told["table"], told["dim"], told["tokens"], told["vectors"]

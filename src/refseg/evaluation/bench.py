@@ -228,7 +228,7 @@ def _beside_separate_runs(measured: Measurement) -> str:
 def _one_round(predictor: Predictor, frames: torch.Tensor, phrases: list[str]) -> dict[str, Cost]:
     """A prediction with its stages; then one phrase, first about a new clip, then about the encoded one."""
     clock = _Clock(predictor.device)
-    with _timed_stages(predictor.model, clock) as stages:
+    with _time_stages(predictor.model, clock) as stages:
         whole = clock.cost(lambda: predictor(frames, phrases))
     known = [
         sum(cost.milliseconds for cost in stages.values()),
@@ -265,7 +265,7 @@ class _Clock:
 
 
 @contextmanager
-def _timed_stages(model: ReferringModel, clock: _Clock) -> Iterator[dict[str, Cost]]:
+def _time_stages(model: ReferringModel, clock: _Clock) -> Iterator[dict[str, Cost]]:
     """The costs of the model's verbs while the block lasts, by stage; a verb that calls another counts once."""
     costs = {name: Cost(0.0, 0.0) for name in STAGES}
     depth = 0

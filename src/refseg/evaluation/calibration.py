@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from refseg.evaluation.plan import OWN
-from refseg.evaluation.records import Done, Row
+from refseg.evaluation.records import ExampleRecord, PhraseRecord
 from refseg.metrics.calibration import BINS, Bin, Calibration, calibration
 
 HIT = 0.5
@@ -26,7 +26,7 @@ CLAIMS = {"existence": "something answers to the phrase", "hit": f"the mask has 
 
 
 @dataclass(frozen=True, slots=True)
-class Trust:
+class ScoreCalibration:
     """The calibration of a score under both readings, over all phrases that have one."""
 
     existence: Calibration
@@ -37,29 +37,29 @@ class Trust:
         yield from (("existence", self.existence), ("hit", self.hit))
 
 
-def trust_in(done: Sequence[Done]) -> Trust | None:
+def calibrate_scores(done: Sequence[ExampleRecord]) -> ScoreCalibration | None:
     """What the scores of an evaluation are worth; None where the checkpoint gives none, or nothing could be compared."""
     rows = [row for example in done for row in example.rows if row.score is not None and row.views]
     if not rows:
         return None
     scores = [row.score for row in rows if row.score is not None]
-    return Trust(
+    return ScoreCalibration(
         existence=calibration(scores, [has_target(row) for row in rows]),
         hit=calibration(scores, [_is_hit(row) for row in rows]),
     )
 
 
-def has_target(row: Row) -> bool:
+def has_target(row: PhraseRecord) -> bool:
     """Whether something answers to the phrase: as the data set states, else whether its target has a pixel."""
     return not row.says_nothing if row.says_nothing is not None else row.pixels(OWN.name)[2] > 0
 
 
-def _is_hit(row: Row) -> bool:
+def _is_hit(row: PhraseRecord) -> bool:
     intersection, answer, target = row.pixels(OWN.name)
     return target > 0 and intersection >= HIT * (answer + target - intersection)
 
 
-def trust_rows(trust: Trust | None) -> list[list[str]]:
+def calibration_rows(trust: ScoreCalibration | None) -> list[list[str]]:
     """Cells of a table: a row a reading, percent; a dash where there is no score."""
     heads = ["score, taken as", "phrases", "true", "mean", f"ECE ({BINS} bins)", "adaptive", "Brier"]
     if trust is None:
@@ -74,7 +74,7 @@ def _cells(found: Calibration) -> list[str]:
     return [str(total), *(f"{100 * share:.1f}" for share in shares), f"{found.brier:.3f}"]
 
 
-def trust_record(trust: Trust | None) -> dict[str, Any] | None:
+def calibration_record(trust: ScoreCalibration | None) -> dict[str, Any] | None:
     """The same as plain data, with the reliability tables; null where there is no score."""
     if trust is None:
         return None
@@ -102,7 +102,7 @@ _SIDE, _LEFT, _BOTTOM, _TOP = 220, 44, 34, 26  # pixels of the square and of the
 _TRUE, _GAP = "#3b78c4", "#e63c28"
 
 
-def diagrams(trust: Trust) -> str:
+def diagrams(trust: ScoreCalibration) -> str:
     """One diagram a reading, side by side."""
     return "".join(_diagram(CLAIMS[name], found) for name, found in trust.by_claim())
 

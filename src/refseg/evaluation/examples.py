@@ -24,7 +24,7 @@ MOST_PIXELS = 1 << 29  # of all masks of an example; beyond, they are read phras
 
 
 @dataclass(slots=True)
-class Piece:
+class ClipChunk:
     """Some consecutive frames of an example, with what they are asked."""
 
     example: Example  # frames, masks and target frames of the piece alone
@@ -47,19 +47,19 @@ class Piece:
         return self.first == 0
 
 
-def pieces(dataset: PhraseDataset, index: int, window: int | None) -> Iterator[Piece]:
+def chunks(dataset: PhraseDataset, index: int, window: int | None) -> Iterator[ClipChunk]:
     """Example `index` in pieces of at most `window` frames; whole where `window` is None or one frame is labelled."""
     names = _frame_names(dataset, index)
     if window is None or names is None or len(names) <= window:
         if names is not None and _fills_memory(dataset, index, len(names)):
-            yield _one_by_one(dataset, index)
+            yield lazy_masks(dataset, index)
             return
         example = dataset[index]
-        yield from _cut(example, window, _other_reading(dataset, index))
+        yield from _split(example, window, _other_reading(dataset, index))
         return
     for first in range(0, len(names), window):
         places = range(first, min(first + window, len(names)))
-        yield Piece(dataset.example(index, list(places)), first, len(names))
+        yield ClipChunk(dataset.example(index, list(places)), first, len(names))
 
 
 def check_masks(target: Tensor | None, name: str, dataset: PhraseDataset) -> None:
@@ -82,7 +82,7 @@ def _fills_memory(dataset: PhraseDataset, index: int, frames: int) -> bool:
     return pixels > MOST_PIXELS
 
 
-def _one_by_one(dataset: PhraseDataset, index: int) -> Piece:
+def lazy_masks(dataset: PhraseDataset, index: int) -> ClipChunk:
     """A whole video whose targets are read when their phrase is compared."""
     known = dataset.annotation(index)
     frames = torch.cat([read_stored_image(path) for path in known.paths])
@@ -101,7 +101,7 @@ def _one_by_one(dataset: PhraseDataset, index: int) -> Piece:
         masks = dataset.masks(index, rows=[row])
         return None if masks is None else masks[0]
 
-    return Piece(example, 0, len(frames), one_target=target)
+    return ClipChunk(example, 0, len(frames), one_target=target)
 
 
 def _frame_names(dataset: PhraseDataset, index: int) -> Sequence[str] | None:
@@ -112,16 +112,16 @@ def _frame_names(dataset: PhraseDataset, index: int) -> Sequence[str] | None:
     return known.frames if known.target_frames is None else None
 
 
-def _cut(example: Example, window: int | None, others: Callable[[], Tensor] | None) -> Iterator[Piece]:
+def _split(example: Example, window: int | None, others: Callable[[], Tensor] | None) -> Iterator[ClipChunk]:
     total = len(example.frames)
     if window is None or example.target_frames is not None or total <= window:
-        yield Piece(example, 0, total, others)
+        yield ClipChunk(example, 0, total, others)
         return
     for first in range(0, total, window):
         part = slice(first, first + window)
         masks = None if example.masks is None else example.masks[:, part]
         names = None if example.frame_names is None else example.frame_names[part]
-        yield Piece(
+        yield ClipChunk(
             replace(example, frames=example.frames[part], masks=masks, frame_names=names, things=None),
             first,
             total,

@@ -372,11 +372,11 @@ def with_result(facts: Mapping[str, Any], found: Mapping[str, Any]) -> dict[str,
             f"the card is of {facts['model']['file']} and the evaluation of other weights ({found['checkpoint']['name']}); "
             "write it to another file"
         )
-    kept = [one for one in facts["results"] if _asked(one) != _asked(found)]
+    kept = [one for one in facts["results"] if _question(one) != _question(found)]
     return {**facts, "results": [*kept, dict(found)], "unmeasured": ""}
 
 
-def _asked(found: Mapping[str, Any]) -> str:
+def _question(found: Mapping[str, Any]) -> str:
     """What tells evaluations apart: the examples, and whether phrases were exchanged."""
     key = [found["source"], found["data"]["shuffled_phrases"], found["dtype"]]
     return json.dumps(key, sort_keys=True, default=str)

@@ -36,7 +36,7 @@ OWN = View()
 
 
 @dataclass(frozen=True)
-class Plan:
+class AnswerPlan:
     """What has to be taken of every answer, so that each of `protocols` can be computed."""
 
     protocols: tuple[Protocol, ...]
@@ -104,7 +104,7 @@ def counts_of(answer: Tensor, target: Tensor) -> list[list[int]]:
     ]
 
 
-def joined(parts: Iterable[list[list[int]]]) -> list[list[int]]:
+def join_counts(parts: Iterable[list[list[int]]]) -> list[list[int]]:
     """Counts of consecutive pieces of a clip as one."""
     return [[count for piece in column for count in piece] for column in zip(*parts, strict=True)]
 

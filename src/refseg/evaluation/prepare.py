@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Request:
+class EvaluationRequest:
     """What a person asks of an evaluation."""
 
     protocols: tuple[str, ...] = ()  # names; none is ours and the published one
@@ -43,7 +43,7 @@ class Request:
 
 
 @dataclass(frozen=True, slots=True)
-class Ready:
+class EvaluationSetup:
     """What an evaluation runs with."""
 
     dataset: PhraseDataset  # read as the protocols ask
@@ -56,7 +56,9 @@ class Ready:
 
 
 @contextmanager
-def prepare(request: Request, dataset: PhraseDataset, weights: dict[str, Any]) -> Iterator[Ready]:
+def prepare(
+    request: EvaluationRequest, dataset: PhraseDataset, weights: dict[str, Any]
+) -> Iterator[EvaluationSetup]:
     """Protocols, files and published numbers for `dataset` and the checkpoint that `weights` tells of.
 
     The dataset of the answer gives the text of phrases that the protocols ask for.
@@ -87,10 +89,10 @@ def prepare(request: Request, dataset: PhraseDataset, weights: dict[str, Any]) -
         if rows is not None and distributed.is_first():
             journal = files.enter_context(Journal(rows, header, resumes=request.resumes))
         numbers = authors_numbers(weights["name"], dataset)
-        yield Ready(dataset, protocols, request.window, journal, writer, numbers, facts)
+        yield EvaluationSetup(dataset, protocols, request.window, journal, writer, numbers, facts)
 
 
-def choose_protocols(request: Request, dataset: PhraseDataset, family: str) -> tuple[Protocol, ...]:
+def choose_protocols(request: EvaluationRequest, dataset: PhraseDataset, family: str) -> tuple[Protocol, ...]:
     """Those asked for; else ours and, where it differs, the published one of the family or the data set."""
     ours = honest_protocols(dataset.name)
     if ours == (HONEST,) and dataset.is_video_set:  # videos in the layout of a published set

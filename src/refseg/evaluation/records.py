@@ -20,7 +20,7 @@ FORM = "refseg evaluation 1"
 
 
 @dataclass(slots=True)
-class Row:
+class PhraseRecord:
     """One phrase: whole numbers of pixels, so that every convention can be computed later."""
 
     number: int  # of the phrase in its example
@@ -43,14 +43,14 @@ class Row:
 
 
 @dataclass(slots=True)
-class Done:
+class ExampleRecord:
     """What one example gave."""
 
     index: int
     name: str
     frames: int
     size: list[int]  # [height, width]
-    rows: list[Row] = field(default_factory=list)
+    rows: list[PhraseRecord] = field(default_factory=list)
     objects: list[dict[str, Any]] = field(default_factory=list)  # one entry a run: see `objects.Merged`
     reading_seconds: float = 0.0
     predicting_seconds: float = 0.0
@@ -65,7 +65,7 @@ class Journal:
             InvalidInput: if the file exists and is not resumed, belongs to another evaluation, or cannot be written.
         """
         self.path = path
-        self.done: dict[int, Done] = {}
+        self.done: dict[int, ExampleRecord] = {}
         self._head = json.dumps({"form": FORM, **header}, sort_keys=True)
         self._file: IO[str] | None = (
             None  # opened with the first example, so that a refusal before it leaves nothing
@@ -73,7 +73,7 @@ class Journal:
         if path.exists() and not resumes:
             raise InvalidInput(f"{path} exists; --resume goes on with it, or give another name")
         check_writable(path.parent)
-        self._whole = _whole_lines(path) if path.exists() else []
+        self._whole = _read_whole_lines(path) if path.exists() else []
         if self._whole:
             self._take(self._whole, self._head)
         elif path.exists() and not _is_torn(path, self._head):
@@ -102,7 +102,7 @@ class Journal:
             file.write(self._head + "\n")
         return file
 
-    def add(self, done: Done) -> None:
+    def add(self, done: ExampleRecord) -> None:
         """Keeps an example; it is on disk when this returns.
 
         Raises:
@@ -125,13 +125,13 @@ class Journal:
             self._file.close()
 
 
-def read_rows(path: Path) -> tuple[dict[str, Any], list[Done]]:
+def read_rows(path: Path) -> tuple[dict[str, Any], list[ExampleRecord]]:
     """Header and examples of a finished or stopped evaluation.
 
     Raises:
         InvalidInput: if it is no such file.
     """
-    lines = _whole_lines(path)
+    lines = _read_whole_lines(path)
     try:
         header = json.loads(lines[0])
         if header.pop("form") != FORM:
@@ -153,7 +153,7 @@ def _is_torn(path: Path, head: str) -> bool:
     return len(start) <= len(head) and head.encode().startswith(start)
 
 
-def _whole_lines(path: Path) -> list[str]:
+def _read_whole_lines(path: Path) -> list[str]:
     try:
         text = path.read_text(encoding="utf-8", errors="replace")
     except OSError as error:
@@ -161,16 +161,16 @@ def _whole_lines(path: Path) -> list[str]:
     return text[: text.rfind("\n") + 1].splitlines()
 
 
-def as_line(done: Done) -> str:
+def as_line(done: ExampleRecord) -> str:
     """An example as one line of JSON."""
     return json.dumps(asdict(done))
 
 
-def from_line(line: str) -> Done:
+def from_line(line: str) -> ExampleRecord:
     """The example that `as_line` wrote."""
     record = json.loads(line)
-    rows = [Row(**row) for row in record.pop("rows")]
-    return Done(rows=rows, **record)
+    rows = [PhraseRecord(**row) for row in record.pop("rows")]
+    return ExampleRecord(rows=rows, **record)
 
 
 def _difference(ours: str, theirs: str) -> str:

@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from refseg.evaluation.calibration import diagrams
-from refseg.evaluation.examples import pieces
-from refseg.evaluation.records import Done, Row
+from refseg.evaluation.examples import chunks
+from refseg.evaluation.records import ExampleRecord, PhraseRecord
 from refseg.evaluation.table import result_table
 from refseg.files import write_whole_text
 from refseg.metrics.boundary import edges_of, grown
@@ -56,8 +56,8 @@ figcaption{font-size:.85rem}
 class Case:
     """One phrase, with what is said of it."""
 
-    done: Done
-    row: Row
+    done: ExampleRecord
+    row: PhraseRecord
 
     @property
     def iou(self) -> float:
@@ -178,7 +178,7 @@ SLICES: dict[str, Callable[[Case], str]] = {
 
 
 def _figure(case: Case, predictor: Predictor, dataset: PhraseDataset, result: Result) -> str:
-    picture = _drawn(case, predictor, dataset, None if result.is_shuffled else result.plan.window)
+    picture = _draw(case, predictor, dataset, None if result.is_shuffled else result.plan.window)
     frame = f", frame {case.frame + 1} of {case.done.frames}" if case.done.frames > 1 else ""
     score = "" if case.row.score is None else f", score {case.row.score:.2f}"
     text = f"IoU {case.iou:.2f}{score}{frame}, {case.done.name}"
@@ -188,10 +188,10 @@ def _figure(case: Case, predictor: Predictor, dataset: PhraseDataset, result: Re
     )
 
 
-def _drawn(case: Case, predictor: Predictor, dataset: PhraseDataset, window: int | None) -> str:
+def _draw(case: Case, predictor: Predictor, dataset: PhraseDataset, window: int | None) -> str:
     """The picture in base64: answer and target, tinted and with their contours."""
     place = case.frame
-    for piece in pieces(dataset, case.done.index, window):
+    for piece in chunks(dataset, case.done.index, window):
         example = piece.example
         targets = example.target_frames
         count = len(example.frames) if targets is None else len(targets)

@@ -23,12 +23,12 @@ from torch import Tensor
 from refseg import distributed
 from refseg.errors import InvalidInput
 from refseg.evaluation import scoring
-from refseg.evaluation.calibration import Trust, trust_in
-from refseg.evaluation.examples import Piece, check_masks, pieces
-from refseg.evaluation.plan import OWN, Plan, View, centre_of, counts_of, joined, target_on_canvas
-from refseg.evaluation.records import Done, Journal, Row, as_line, from_line
-from refseg.evaluation.scoring import Scored, ranked_record, scored
-from refseg.evaluation.work_queue import Form, dealt
+from refseg.evaluation.calibration import ScoreCalibration, calibrate_scores
+from refseg.evaluation.examples import ClipChunk, check_masks, chunks
+from refseg.evaluation.plan import OWN, AnswerPlan, View, centre_of, counts_of, join_counts, target_on_canvas
+from refseg.evaluation.records import ExampleRecord, Journal, PhraseRecord, as_line, from_line
+from refseg.evaluation.scoring import ProtocolScores, rank_candidates, score_records
+from refseg.evaluation.work_queue import Codec, distribute
 from refseg.metrics.contour import contour_accuracies
 from refseg.metrics.overlap import Overlap, Overlaps, Score
 from refseg.metrics.protocols import HONEST, Protocol
@@ -59,17 +59,19 @@ def check_count(dataset: PhraseDataset, total: int, *, with_neighbour: bool) -> 
         raise InvalidInput(f"{dataset.name} has {total} examples to evaluate; give it at least {needed}")
 
 
-def of(example: Example, dataset: PhraseDataset, index: int, neighbours: int | None) -> Questions:
+def choose_questions(
+    example: Example, dataset: PhraseDataset, index: int, neighbours: int | None
+) -> Questions:
     """The phrases of `example`; of its neighbour where it is one of so many `neighbours`."""
     if neighbours is None:
         return Questions(example.phrases, tuple(range(len(example.phrases))))
     neighbour = dataset[(index - 1) % neighbours]
     if example.masks is None or neighbour.masks is None:
         raise InvalidInput(f"{example.name} of {dataset.name} has no masks; the control compares with masks")
-    return _exchanged(example, neighbour)
+    return _exchange_phrases(example, neighbour)
 
 
-def _exchanged(example: Example, neighbour: Example) -> Questions:
+def _exchange_phrases(example: Example, neighbour: Example) -> Questions:
     """The targets of `example` with phrases of `neighbour`: of the same register and with other words where it can be."""
     assert example.masks is not None and neighbour.masks is not None
     rows = tuple(example.masks.flatten(1).any(1).nonzero().flatten().tolist())
@@ -102,7 +104,9 @@ class Answer:
     soft: Tensor | None = None  # [T', H, W] scores at source size
 
 
-def ask(predictor: Predictor, clip: EncodedClip, phrases: Sequence[str], plan: Plan) -> Iterator[Answer]:
+def ask(
+    predictor: Predictor, clip: EncodedClip, phrases: Sequence[str], plan: AnswerPlan
+) -> Iterator[Answer]:
     """The answers to `phrases`, in their order; few at a time where masks are large.
 
     Where nothing but the user's own masks is asked for, this is `Predictor.segment`.
@@ -119,10 +123,12 @@ def ask(predictor: Predictor, clip: EncodedClip, phrases: Sequence[str], plan: P
     step = max(1, _MOST_PIXELS // (height * width * len(clip.target_frames)))
     for start in range(0, len(phrases), step):
         for output in predictor.outputs(clip, phrases[start : start + step]):
-            yield from _finished(predictor.model, output, clip.placement, plan)
+            yield from _finish(predictor.model, output, clip.placement, plan)
 
 
-def _finished(model: ReferringModel, output: Output, placement: Placement, plan: Plan) -> Iterator[Answer]:
+def _finish(
+    model: ReferringModel, output: Output, placement: Placement, plan: AnswerPlan
+) -> Iterator[Answer]:
     placements = [placement] * len(output.mask_logits)
     with torch.no_grad():
         _, scores = model.choose(output)
@@ -139,7 +145,7 @@ def _finished(model: ReferringModel, output: Output, placement: Placement, plan:
         )
 
 
-def _answer_views(plan: Plan) -> set[View]:
+def _answer_views(plan: AnswerPlan) -> set[View]:
     """Views without their reading of the target, which answers do not depend on."""
     return {View(view.at, view.threshold) for view in plan.views}
 
@@ -173,8 +179,8 @@ class Result:
     """What a checkpoint scored on a data set, and how long it took."""
 
     data: str  # name of the data set
-    plan: Plan = field(default_factory=lambda: Plan((HONEST,)))
-    done: list[Done] = field(default_factory=list)  # in the order of the data set
+    plan: AnswerPlan = field(default_factory=lambda: AnswerPlan((HONEST,)))
+    done: list[ExampleRecord] = field(default_factory=list)  # in the order of the data set
     is_shuffled: bool = False  # the control: every phrase came from another example
     resumed: int = 0  # examples that an earlier, stopped evaluation had done
 
@@ -218,15 +224,15 @@ class Result:
         """The score of some registers together; of all phrases where none is named."""
         return self.overlaps.score(*registers)
 
-    def trust(self) -> Trust | None:
+    def trust(self) -> ScoreCalibration | None:
         """How far scores are to be believed; None where there are none, and of the control, whose phrases are of others."""
-        return None if self.is_shuffled else trust_in(self.done)
+        return None if self.is_shuffled else calibrate_scores(self.done)
 
-    def scored(self) -> list[Scored]:
+    def scored(self) -> list[ProtocolScores]:
         """The numbers of every protocol, in the order asked for; none where there was nothing to compare with."""
         if not any(row.views for example in self.done for row in example.rows):
             return []
-        return [scored(self.done, protocol, self.plan) for protocol in self.plan.protocols]
+        return [score_records(self.done, protocol, self.plan) for protocol in self.plan.protocols]
 
 
 def evaluate(
@@ -266,16 +272,16 @@ def evaluate(
 
     def prepare() -> _Task:
         check_count(dataset, total, with_neighbour=shuffle_phrases)
-        plan = Plan(tuple(protocols), _threshold_of(predictor), _readings(dataset), window)
+        plan = AnswerPlan(tuple(protocols), _threshold_of(predictor), _readings(dataset), window)
         if plan.takes_candidates:
             predictor.model.tell_candidates()
         return _Task(predictor, dataset, plan, writer, total if shuffle_phrases else None)
 
     task = distributed.on_all(prepare)
-    known = distributed.broadcast({} if journal is None else _kept(journal, total, writer))
+    known = distributed.broadcast({} if journal is None else _resume_from(journal, total, writer))
     left = [index for index in range(total) if index not in known]
     found = dict(known)
-    results = dealt(left, task.example, Form(as_line, from_line))
+    results = distribute(left, task.example, Codec(as_line, from_line))
     for done in _progress(results, len(left)) if shows_progress else results:
         found[done.index] = done
         if journal is not None:
@@ -283,17 +289,17 @@ def evaluate(
     result = Result(data=dataset.name, plan=task.plan, is_shuffled=shuffle_phrases, resumed=len(known))
     result.done = [found[index] for index in range(total) if index in found]
     if writer is not None and distributed.is_first():
-        _must_be_here(writer, result.done)
+        _check_submission_holds(writer, result.done)
     return result
 
 
-def _kept(journal: Journal, total: int, writer: Writer | None) -> dict[int, Done]:
+def _resume_from(journal: Journal, total: int, writer: Writer | None) -> dict[int, ExampleRecord]:
     """The examples that an earlier evaluation has done, with their masks where these are to be written."""
     done = {index: journal.done[index] for index in range(total) if index in journal.done}
     return {index: one for index, one in done.items() if writer is None or writer.has(one.name)}
 
 
-def _must_be_here(writer: Writer, done: Sequence[Done]) -> None:
+def _check_submission_holds(writer: Writer, done: Sequence[ExampleRecord]) -> None:
     away = next((one.name for one in done if not writer.has(one.name)), None)
     if away is not None:
         raise InvalidInput(
@@ -317,19 +323,19 @@ class _Task:
 
     predictor: Predictor
     dataset: PhraseDataset
-    plan: Plan
+    plan: AnswerPlan
     writer: Writer | None
     neighbours: int | None  # the control: so many examples exchange their phrases
 
-    def example(self, index: int) -> Done:
+    def example(self, index: int) -> ExampleRecord:
         """Everything that is asked about one example."""
-        done, merged = Done(index, "", 0, [0, 0]), scoring.Merged()
+        done, merged = ExampleRecord(index, "", 0, [0, 0]), scoring.Merged()
         window = None if self.neighbours else self.plan.window
-        for piece, seconds in _timed(pieces(self.dataset, index, window)):
+        for piece, seconds in _time_each(chunks(self.dataset, index, window)):
             done.reading_seconds += seconds
-            asked = of(piece.example, self.dataset, index, self.neighbours)
+            asked = choose_questions(piece.example, self.dataset, index, self.neighbours)
             if piece.is_first:
-                _begin(done, piece, asked)
+                _start_record(done, piece, asked)
             self._ask(piece, asked, done, merged)
             merged.end_piece()
         if self.plan.merges_objects and any(row.views for row in done.rows):
@@ -338,15 +344,15 @@ class _Task:
             self.writer.end_example(done.name, merged.maps())
         return done
 
-    def _ask(self, piece: Piece, asked: Questions, done: Done, merged: scoring.Merged) -> None:
+    def _ask(self, piece: ClipChunk, asked: Questions, done: ExampleRecord, merged: scoring.Merged) -> None:
         example, plan = piece.example, self.plan
         takes_others = piece.other_targets is not None and any(view.parts != "union" for view in plan.views)
         others = piece.other_targets() if takes_others and piece.other_targets else None
         boxes = self.dataset.annotated_boxes(done.index) if plan.takes_candidates else []
         pairs = zip(done.rows, self._answers(piece, asked.phrases), strict=True)
-        for (row, answer), seconds in _timed(pairs):
+        for (row, answer), seconds in _time_each(pairs):
             done.predicting_seconds += seconds
-            row.score = _surer(row.score, answer.score)
+            row.score = _higher_score(row.score, answer.score)
             target = piece.target(row.number)
             if self.writer is None:
                 check_masks(target, example.name, self.dataset)
@@ -354,13 +360,13 @@ class _Task:
                 _count(row, answer, target, None if others is None else others[row.number], plan)
             if target is not None and answer.candidates is not None:
                 box = boxes[row.number] if boxes else None
-                row.ranked = ranked_record(answer.candidates, target, box)
+                row.ranked = rank_candidates(answer.candidates, target, box)
             if answer.soft is not None:
                 merged.add(*scoring.run_and_label(row.id, example.name), answer.soft)
             if self.writer is not None:
                 self.writer.add(example, row.number, answer.masks[OWN], piece.first)
 
-    def _answers(self, piece: Piece, phrases: Sequence[str]) -> Iterator[Answer]:
+    def _answers(self, piece: ClipChunk, phrases: Sequence[str]) -> Iterator[Answer]:
         if not phrases:
             return
         example = piece.example
@@ -371,7 +377,7 @@ class _Task:
         except InvalidInput as error:
             raise InvalidInput(f"{example.name}: {error}") from error
 
-    def _compare_objects(self, index: int, merged: scoring.Merged, done: Done) -> None:
+    def _compare_objects(self, index: int, merged: scoring.Merged, done: ExampleRecord) -> None:
         data = self.dataset
         truth = data.true_objects(index)
         if truth is None:
@@ -385,17 +391,17 @@ class _Task:
                 done.objects += scoring.compare(merged.maps(), annotated, protocol, done.name)
 
 
-def _begin(done: Done, piece: Piece, asked: Questions) -> None:
+def _start_record(done: ExampleRecord, piece: ClipChunk, asked: Questions) -> None:
     example = piece.example
     done.name, done.frames, done.size = example.name, piece.total, list(example.frames.shape[-2:])
     for row, phrase in zip(asked.rows, asked.phrases, strict=True):
         says = None if example.no_target is None else bool(example.no_target[row])
         number = None if example.ids is None else example.ids[row]
         register = register_of(example, row)
-        done.rows.append(Row(row, phrase, register, None, id=number, says_nothing=says))
+        done.rows.append(PhraseRecord(row, phrase, register, None, id=number, says_nothing=says))
 
 
-def _count(row: Row, answer: Answer, target: Tensor, other: Tensor | None, plan: Plan) -> None:
+def _count(row: PhraseRecord, answer: Answer, target: Tensor, other: Tensor | None, plan: AnswerPlan) -> None:
     """Adds what one piece of a clip gives to the row of its phrase."""
     for view in plan.views:
         theirs = other if view.parts != "union" and other is not None else target
@@ -403,18 +409,20 @@ def _count(row: Row, answer: Answer, target: Tensor, other: Tensor | None, plan:
             assert answer.placement is not None, "an answer on the canvas knows where it lies"
             theirs = target_on_canvas(theirs, answer.placement)
         counts = counts_of(answer.masks[view], theirs)
-        row.views[view.name] = joined([row.views[view.name], counts]) if view.name in row.views else counts
+        row.views[view.name] = (
+            join_counts([row.views[view.name], counts]) if view.name in row.views else counts
+        )
     row.centre = row.centre or centre_of(target)
     if plan.takes_contours:
         row.contour += contour_accuracies(answer.masks[OWN].numpy(), target.numpy()).tolist()
 
 
-def _surer(one: float | None, other: float | None) -> float | None:
+def _higher_score(one: float | None, other: float | None) -> float | None:
     """Of a clip answered in pieces, the score of the surest: what is found in one of them is in the clip."""
     return one if other is None else other if one is None else max(one, other)
 
 
-def _timed(items: Iterator[T]) -> Iterator[tuple[T, float]]:
+def _time_each(items: Iterator[T]) -> Iterator[tuple[T, float]]:
     """Each item with the seconds that making it took."""
     while True:
         start = time.perf_counter()
@@ -425,7 +433,7 @@ def _timed(items: Iterator[T]) -> Iterator[tuple[T, float]]:
         yield item, time.perf_counter() - start
 
 
-def _progress(results: Iterator[Done], total: int) -> Iterator[Done]:
+def _progress(results: Iterator[ExampleRecord], total: int) -> Iterator[ExampleRecord]:
     from rich.console import Console
     from rich.progress import track
 

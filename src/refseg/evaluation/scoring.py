@@ -20,8 +20,8 @@ import torch
 from torch import Tensor
 
 from refseg.errors import InvalidInput
-from refseg.evaluation.plan import Plan
-from refseg.evaluation.records import Done, Row
+from refseg.evaluation.plan import AnswerPlan
+from refseg.evaluation.records import ExampleRecord, PhraseRecord
 from refseg.metrics import contour
 from refseg.metrics.average_precision import THRESHOLDS, RankedCodes, average_precision, best_boxes, best_of
 from refseg.metrics.contour import statistics
@@ -133,7 +133,7 @@ def index_maps(masks: Sequence[Tensor] | Tensor, labels: Sequence[int]) -> np.nd
     return maps.numpy()
 
 
-def ranked_record(
+def rank_candidates(
     candidates: Candidates, target: Tensor, box: Sequence[float] | None = None
 ) -> dict[str, Any]:
     """Scores, run-length codes and boxes of all candidates for the one labelled frame, and the counts of the best one.
@@ -162,11 +162,11 @@ def ranked_record(
     return record
 
 
-def ranked_scores(records: Sequence[tuple[str, dict[str, Any]]], protocol: Protocol) -> dict[str, float]:
+def score_ranking(records: Sequence[tuple[str, dict[str, Any]]], protocol: Protocol) -> dict[str, float]:
     """The metrics of a ranked protocol over named records: mAP over all candidates, overlap of the best one."""
     scores: dict[str, float] = {}
     if "mAP" in protocol.metrics:
-        mean = average_precision([_coded(name, record) for name, record in records])
+        mean = average_precision([_encode(name, record) for name, record in records])
         scores |= {"mAP": mean.mean, "AP50": mean.at_50, "AP75": mean.at_75}
     best = [Pixels(*record["best"]) for _, record in records]
     scores |= overlap_scores(best, protocol)
@@ -188,7 +188,7 @@ def _box_scores(records: Sequence[dict[str, Any]]) -> dict[str, float]:
     return named | {"box mIoU": best.mean_iou, "box oIoU": best.overall_iou}
 
 
-def _coded(name: str, record: dict[str, Any]) -> RankedCodes:
+def _encode(name: str, record: dict[str, Any]) -> RankedCodes:
     codes = [{"size": record["size"], "counts": counts} for counts in record["codes"]]
     target = {"size": record["size"], "counts": record["target"]}
     return RankedCodes(name, record["scores"], codes, target, record.get("boxes"))
@@ -211,7 +211,7 @@ def _box_of(mask: Tensor) -> list[float]:
 
 
 @dataclass(frozen=True, slots=True)
-class Scored:
+class ProtocolScores:
     """The numbers of one protocol, as shares; its metrics in their order."""
 
     protocol: Protocol
@@ -221,7 +221,7 @@ class Scored:
     )  # where the mean of several runs is printed: each one
 
 
-def scored(done: Sequence[Done], protocol: Protocol, plan: Plan) -> Scored:
+def score_records(done: Sequence[ExampleRecord], protocol: Protocol, plan: AnswerPlan) -> ProtocolScores:
     """What `protocol` says of the examples."""
     if protocol.kind == "objects":
         return _objects(done, protocol)
@@ -238,17 +238,17 @@ def scored(done: Sequence[Done], protocol: Protocol, plan: Plan) -> Scored:
         ]
         only_boxes = all(metric.startswith("box") for metric in protocol.metrics)
         if not records or (only_boxes and not gives_boxes(records)):
-            return Scored(protocol, {})
-        return Scored(protocol, _named(ranked_scores(records, protocol), protocol))
+            return ProtocolScores(protocol, {})
+        return ProtocolScores(protocol, _rename(score_ranking(records, protocol), protocol))
     if protocol.kind == "video":
-        return Scored(protocol, _named(_video(rows, protocol), protocol))
+        return ProtocolScores(protocol, _rename(_video(rows, protocol), protocol))
     view = plan.view(protocol).name
     if protocol.kind == "generalised":
-        return Scored(protocol, _named(_generalised(rows, protocol, view), protocol))
-    return Scored(protocol, _named(overlap_scores(_pixels(rows, view), protocol), protocol))
+        return ProtocolScores(protocol, _rename(_generalised(rows, protocol, view), protocol))
+    return ProtocolScores(protocol, _rename(overlap_scores(_pixels(rows, view), protocol), protocol))
 
 
-def _named(values: dict[str, float], protocol: Protocol) -> dict[str, float]:
+def _rename(values: dict[str, float], protocol: Protocol) -> dict[str, float]:
     """The metrics that the protocol prints, in its order; "P@X" becomes one a threshold."""
     named = {}
     for metric in protocol.metrics:
@@ -262,11 +262,11 @@ def _named(values: dict[str, float], protocol: Protocol) -> dict[str, float]:
     return named
 
 
-def _pixels(rows: Iterable[Row], view: str = "source") -> list[Pixels]:
+def _pixels(rows: Iterable[PhraseRecord], view: str = "source") -> list[Pixels]:
     return [Pixels(*row.pixels(view), mean(row.contour)) for row in rows]
 
 
-def _video(rows: Sequence[Row], protocol: Protocol) -> dict[str, float]:
+def _video(rows: Sequence[PhraseRecord], protocol: Protocol) -> dict[str, float]:
     """J and F are means over frames, and then over phrases; the rest pools the frames of a phrase."""
     counted = [row for row in rows if protocol.empty is not None or row.pixels()[2]]
     region, contour = mean(_region(row) for row in counted), mean(mean(row.contour) for row in counted)
@@ -277,13 +277,13 @@ def _video(rows: Sequence[Row], protocol: Protocol) -> dict[str, float]:
     }
 
 
-def _region(row: Row) -> float:
+def _region(row: PhraseRecord) -> float:
     """Mean over frames of IoU, 1 where both masks are empty."""
     frames = zip(*row.views["source"], strict=True)
     return mean(i / (a + t - i) if a + t else 1.0 for i, a, t in frames)
 
 
-def _generalised(rows: Sequence[Row], protocol: Protocol, view: str) -> dict[str, float]:
+def _generalised(rows: Sequence[PhraseRecord], protocol: Protocol, view: str) -> dict[str, float]:
     refusable = []
     for row in rows:
         intersection, answer, target = row.pixels(view)
@@ -298,7 +298,7 @@ def _generalised(rows: Sequence[Row], protocol: Protocol, view: str) -> dict[str
     return {"gIoU": total.giou, "cIoU": total.ciou, "N-acc": n_acc, "T-acc": t_acc, **total.precision}
 
 
-def _objects(done: Sequence[Done], protocol: Protocol) -> Scored:
+def _objects(done: Sequence[ExampleRecord], protocol: Protocol) -> ProtocolScores:
     """Each run is evaluated on its own, over all objects of all videos; the mean over runs is what is reported."""
     runs: dict[int, list[dict[str, list[list[float]]]]] = {}
     for example in done:
@@ -307,7 +307,7 @@ def _objects(done: Sequence[Done], protocol: Protocol) -> Scored:
                 runs.setdefault(entry["run"], []).append(entry)
     each = tuple(_run(entries) for _, entries in sorted(runs.items()))
     metrics = {metric: mean(run[metric] for run in each) for metric in protocol.metrics} if each else {}
-    return Scored(protocol, metrics, each)
+    return ProtocolScores(protocol, metrics, each)
 
 
 def _run(entries: Sequence[dict[str, list[list[float]]]]) -> dict[str, float]:

@@ -38,7 +38,7 @@ class Video:
 
 
 @dataclass(slots=True)
-class Findings:
+class SubmissionFindings:
     """What was found wrong, by kind; each kind keeps its count and first examples."""
 
     most: int = 5
@@ -77,14 +77,14 @@ def expected_videos(dataset: PhraseDataset) -> list[Video]:
     return list(videos.values())
 
 
-def check_submission(path: Path, dataset: str, videos: Sequence[Video]) -> Findings:
+def check_submission(path: Path, dataset: str, videos: Sequence[Video]) -> SubmissionFindings:
     """What is wrong with a submission; nothing where `Findings.counts` is empty.
 
     Raises:
         InvalidInput: if there is no such file, or it cannot be opened at all.
         UnknownName: if the data set has no submissions.
     """
-    layout, findings = layout_of(dataset), Findings()
+    layout, findings = layout_of(dataset), SubmissionFindings()
     wanted = expected_files(layout, videos)
     found: set[str] = set()
     for name, data in _files(path, layout):
@@ -165,7 +165,9 @@ def _some(names: Iterable[str], count: int = 1) -> list[str]:
     return [name for name, _ in zip(sorted(names), range(count), strict=False)]
 
 
-def _check_picture(name: str, data: bytes, layout: Layout, video: Video, findings: Findings) -> None:
+def _check_picture(
+    name: str, data: bytes, layout: Layout, video: Video, findings: SubmissionFindings
+) -> None:
     from PIL import Image
 
     if len(data) > _MOST_BYTES:
@@ -181,7 +183,9 @@ def _check_picture(name: str, data: bytes, layout: Layout, video: Video, finding
         findings.add(f"pictures that cannot be read ({type(error).__name__})", name)
 
 
-def _check_header(name: str, picture: Image.Image, layout: Layout, video: Video, findings: Findings) -> bool:
+def _check_header(
+    name: str, picture: Image.Image, layout: Layout, video: Video, findings: SubmissionFindings
+) -> bool:
     """Whether the pixels can be looked at."""
     if picture.format != "PNG":
         findings.add(f"pictures in the form {picture.format}; PNG is expected", name)
@@ -201,7 +205,9 @@ def _check_header(name: str, picture: Image.Image, layout: Layout, video: Video,
     return True
 
 
-def _check_pixels(name: str, picture: Image.Image, layout: Layout, video: Video, findings: Findings) -> None:
+def _check_pixels(
+    name: str, picture: Image.Image, layout: Layout, video: Video, findings: SubmissionFindings
+) -> None:
     values = np.unique(np.asarray(picture))
     if layout.kind == "masks":
         odd = values[(values != 0) & (values != 255)]
@@ -216,7 +222,7 @@ def _check_pixels(name: str, picture: Image.Image, layout: Layout, video: Video,
         findings.add("index maps in other colours than those of DAVIS", name)
 
 
-def _check_missing(missing: set[str], layout: Layout, findings: Findings) -> None:
+def _check_missing(missing: set[str], layout: Layout, findings: SubmissionFindings) -> None:
     """Whole videos and phrases are told as such, not file by file."""
     depth = layout.top.count("/") + 2  # folders down to the files
     by_folder: dict[str, list[str]] = {}

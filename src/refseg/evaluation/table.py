@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from refseg.evaluation.calibration import trust_record, trust_rows
+from refseg.evaluation.calibration import calibration_record, calibration_rows
 from refseg.evaluation.run import PROTOCOL
 from refseg.metrics.overlap import THRESHOLDS
 from refseg.metrics.protocols import OF_DATASETS, PROTOCOLS, Protocol
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from refseg.checkpoints.cards import Published
     from refseg.evaluation.machine import Machine
     from refseg.evaluation.run import Result
-    from refseg.evaluation.scoring import Scored
+    from refseg.evaluation.scoring import ProtocolScores
     from refseg.metrics.overlap import Score
 
 
@@ -42,12 +42,12 @@ def result_table(result: Result, published: Sequence[Published] = ()) -> str:
             "the masks of this part are not public: answers were written, and nothing could be measured here"
         )
     if has_targets and not result.is_shuffled:
-        parts.append(aligned(trust_rows(result.trust())))
+        parts.append(aligned(calibration_rows(result.trust())))
     parts.append(_cost(result))
     return "\n\n".join(parts) if several else "\n".join(parts)
 
 
-def protocols_table(measured: Sequence[Scored], published: Sequence[Published] = ()) -> str:
+def protocols_table(measured: Sequence[ProtocolScores], published: Sequence[Published] = ()) -> str:
     """A column a protocol, a row a metric; beside them the numbers of the authors, and below what each column means."""
     metrics = list(dict.fromkeys(name for scored in measured for name in scored.values))
     known = {number.metric: number for number in published}
@@ -55,7 +55,7 @@ def protocols_table(measured: Sequence[Scored], published: Sequence[Published] =
     heads = ["", *(scored.protocol.name for scored in measured), *(["authors"] if known else [])]
     rows = []
     for name in metrics:
-        cells = [_shown(scored, name) for scored in measured]
+        cells = [_format_value(scored, name) for scored in measured]
         cells += [f"{known[name].value:g}" if name in known else "-"] if known else []
         rows.append([name, *cells])
     notes = [f"{scored.protocol.name}: {scored.protocol.title}" for scored in measured]
@@ -64,19 +64,19 @@ def protocols_table(measured: Sequence[Scored], published: Sequence[Published] =
         for scored in measured
         for number, run in enumerate(scored.runs)
     ]
-    notes += [f"authors: {text}" for text in dict.fromkeys(_told(number) for number in published)]
+    notes += [f"authors: {text}" for text in dict.fromkeys(_format_published(number) for number in published)]
     return "\n".join([aligned([heads, *rows]), *notes])
 
 
-def _shown(scored: Scored, name: str) -> str:
+def _format_value(scored: ProtocolScores, name: str) -> str:
     return scored.protocol.show(scored.values[name]) if name in scored.values else ""
 
 
-def _pairs(scored: Scored, run: Mapping[str, float]) -> list[str]:
+def _pairs(scored: ProtocolScores, run: Mapping[str, float]) -> list[str]:
     return [f"{name} {scored.protocol.show(value)}" for name, value in run.items()]
 
 
-def _told(number: Published) -> str:
+def _format_published(number: Published) -> str:
     return f"{number.protocol} ({number.where})"
 
 
@@ -116,7 +116,7 @@ def result_record(result: Result, machine: Machine, **facts: Any) -> dict[str, A
         "protocol": PROTOCOL,
         "scores": {name: score_record(score) for name, score in _scores(result)},
         "protocols": {scored.protocol.name: _protocol_record(scored) for scored in result.scored()},
-        "calibration": trust_record(result.trust()),
+        "calibration": calibration_record(result.trust()),
         "speed": {
             "predicting_seconds": result.predicting_seconds,
             "reading_seconds": result.reading_seconds,
@@ -127,7 +127,7 @@ def result_record(result: Result, machine: Machine, **facts: Any) -> dict[str, A
     }
 
 
-def _protocol_record(scored: Scored) -> dict[str, Any]:
+def _protocol_record(scored: ProtocolScores) -> dict[str, Any]:
     return {
         "means": scored.protocol.title,
         "source": scored.protocol.source,

@@ -32,14 +32,14 @@ _NEXT, _FAILED = "next", "failed"
 
 
 @dataclass(frozen=True)
-class Form(Generic[Gift]):
+class Codec(Generic[Gift]):
     """How what an item gives is told in text, and read again."""
 
     write: Callable[[Gift], str]
     read: Callable[[str], Gift]
 
 
-def dealt(items: Sequence[Item], work: Callable[[Item], Gift], form: Form[Gift]) -> Iterator[Gift]:
+def distribute(items: Sequence[Item], work: Callable[[Item], Gift], form: Codec[Gift]) -> Iterator[Gift]:
     """What `work` gives for every item, in their order, on the first process; on the others what they gave themselves.
 
     All processes ask for it together, with the same items, and all of them go through to the end.
@@ -56,7 +56,9 @@ def dealt(items: Sequence[Item], work: Callable[[Item], Gift], form: Form[Gift])
     error: Exception | None = None
     try:
         yield from (
-            _all(items, work, form, table) if distributed.is_first() else _own(items, work, form, table)
+            _work_together(items, work, form, table)
+            if distributed.is_first()
+            else _work_alone(items, work, form, table)
         )
     except distributed.PeerFailed as refusal:
         error = refusal
@@ -69,8 +71,8 @@ def dealt(items: Sequence[Item], work: Callable[[Item], Gift], form: Form[Gift])
         raise distributed.PeerFailed
 
 
-def _own(
-    items: Sequence[Item], work: Callable[[Item], Gift], form: Form[Gift], table: _Table
+def _work_alone(
+    items: Sequence[Item], work: Callable[[Item], Gift], form: Codec[Gift], table: _Table
 ) -> Iterator[Gift]:
     for place in table.turns(len(items)):
         gift = work(items[place])
@@ -78,8 +80,8 @@ def _own(
         yield gift
 
 
-def _all(
-    items: Sequence[Item], work: Callable[[Item], Gift], form: Form[Gift], table: _Table
+def _work_together(
+    items: Sequence[Item], work: Callable[[Item], Gift], form: Codec[Gift], table: _Table
 ) -> Iterator[Gift]:
     told = 0
     own: dict[int, Gift] = {}

@@ -166,14 +166,14 @@ def lay_label(phrase: str, size: tuple[int, int], covered: np.ndarray | None = N
     text = " ".join(phrase.split())
     letters = max(_SMALLEST_TEXT, round(min((height * width) ** 0.5 * _TEXT_SHARE, min(size) / 7)))
     while True:
-        label = _laid(text, letters, width)
+        label = _lay(text, letters, width)
         room = max(1, int(height * _MOST_HEIGHT - 2 * label.margin) // label.line_height)
         if len(label.lines) <= room or letters <= _SMALLEST_TEXT:
             break
         letters = max(_SMALLEST_TEXT, int(letters * 0.85))
     lines = label.lines[:room]
     if len(lines) < len(label.lines):
-        lines = (*lines[:-1], _shortened(lines[-1], label.font, width - 4 * label.margin))
+        lines = (*lines[:-1], _shorten(lines[-1], label.font, width - 4 * label.margin))
     band = len(lines) * label.line_height + 2 * label.margin
     on_top = covered is None or int(covered[:band].sum()) <= int(covered[-band:].sum())
     return Label(lines, label.font, label.line_height, label.margin, on_top)
@@ -192,7 +192,7 @@ def draw_label(picture: Image.Image, label: Label) -> None:
         draw.text(corner, line, fill=_INK, font=label.font)
 
 
-def _laid(text: str, letters: int, width: int) -> Label:
+def _lay(text: str, letters: int, width: int) -> Label:
     name = _font_for(text)
     font = _font(name, letters)
     shown = "".join(c if c.isspace() or _has(name, c) else _substitute(name) for c in text)
@@ -217,7 +217,7 @@ def _wrapped(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, widt
     return [line for line in lines if line]
 
 
-def _shortened(line: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: float) -> str:
+def _shorten(line: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: float) -> str:
     while line and _length(line + "...", font) > width:
         line = line[:-1]
     return line.rstrip() + "..."
@@ -256,10 +256,10 @@ def _font(name: str | None, letters: int) -> ImageFont.FreeTypeFont | ImageFont.
 def _has(name: str | None, letter: str) -> bool:
     if name is None and not isinstance(_font(None, 16), ImageFont.FreeTypeFont):
         return letter.isascii()  # Pillow without FreeType draws Latin letters only
-    return _drawn(name, letter) != _drawn(name, _NO_LETTER)
+    return _draw(name, letter) != _draw(name, _NO_LETTER)
 
 
-def _drawn(name: str | None, letter: str) -> bytes:
+def _draw(name: str | None, letter: str) -> bytes:
     glyph = _font(name, 16).getmask(letter)
     return bytes(glyph) + bytes(str(glyph.size), "ascii")
 

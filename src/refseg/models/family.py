@@ -8,7 +8,7 @@ from pathlib import Path
 
 from refseg.metrics.protocols import Protocol
 from refseg.models.base import Criterion, LossConfig, ModelConfig, Objective, ReferringModel, StateDict
-from refseg.models.renaming import Report
+from refseg.models.renaming import ConversionReport
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class ParamRule:
     trained: bool = True
 
 
-Converter = Callable[[StateDict, ModelConfig], tuple[StateDict, Report]]
+Converter = Callable[[StateDict, ModelConfig], tuple[StateDict, ConversionReport]]
 """Published names to ours for one configuration, and what was done; `report.left` are names that no rule knows."""
 
 

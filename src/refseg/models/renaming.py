@@ -50,7 +50,7 @@ Rule = Rename | Drop | Alias | Merge
 
 
 @dataclass
-class Report:
+class ConversionReport:
     """What a conversion did, name by name."""
 
     renamed: dict[str, str] = field(default_factory=dict)
@@ -65,7 +65,7 @@ class Report:
         return f"{told}, {len(self.fresh)} begun anew" if self.fresh else told
 
 
-def apply(state: Mapping[str, Tensor], rules: Sequence[Rule]) -> tuple[dict[str, Tensor], Report]:
+def apply(state: Mapping[str, Tensor], rules: Sequence[Rule]) -> tuple[dict[str, Tensor], ConversionReport]:
     """`state` under our names, and what was done; the first rule that matches a name decides.
 
     Raises:
@@ -73,8 +73,8 @@ def apply(state: Mapping[str, Tensor], rules: Sequence[Rule]) -> tuple[dict[str,
             become one.
     """
     converted: dict[str, Tensor] = {}
-    report = Report()
-    taken = _merged_parts(state, rules)
+    report = ConversionReport()
+    taken = _merge_parts(state, rules)
     for name, tensor in state.items():
         if name in taken:
             continue
@@ -104,7 +104,7 @@ def _first(rules: Sequence[Rule], name: str) -> tuple[Rule | None, re.Match[str]
     return None, None
 
 
-def _merged_parts(state: Mapping[str, Tensor], rules: Sequence[Rule]) -> set[str]:
+def _merge_parts(state: Mapping[str, Tensor], rules: Sequence[Rule]) -> set[str]:
     taken: set[str] = set()
     for name in state:
         rule, match = _first(rules, name)

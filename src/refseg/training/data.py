@@ -26,8 +26,15 @@ from refseg.data.augment.steps import (
 )
 from refseg.data.catalog import open_dataset
 from refseg.data.dataset import PhraseDataset, ReadOptions
-from refseg.data.frame_sampling import Sampled
-from refseg.data.leakage import Fallen, HeldOut, as_record, held_out, leave_out, read_genome
+from refseg.data.frame_sampling import SampledClips
+from refseg.data.leakage import (
+    EvaluationImages,
+    ExclusionReport,
+    as_record,
+    evaluation_images,
+    exclude,
+    read_genome,
+)
 from refseg.data.published import is_published
 from refseg.data.sampling import JointOrder, Order, ShapedOrder, generator_at
 from refseg.errors import InvalidInput, RefsegError, UnknownName
@@ -133,7 +140,7 @@ class TrainingSet:
     """One data set of a run: which of its examples, which frames and phrases of each, and the steps after them."""
 
     examples: PhraseDataset
-    sampled: Sampled | None = None
+    sampled: SampledClips | None = None
     phrases: int | None = None
     frames: int | None = None
     targets: int | None = None  # frames that phrases are asked about
@@ -199,8 +206,8 @@ class TrainingSets:
 class Leakage:
     """The pictures that results are measured on, and the training records that showed one and were left out."""
 
-    held: tuple[HeldOut, ...]
-    fallen: tuple[Fallen, ...]
+    held: tuple[EvaluationImages, ...]
+    fallen: tuple[ExclusionReport, ...]
 
     def record(self) -> dict[str, Any]:
         """What is stored beside the run."""
@@ -329,11 +336,11 @@ def _without_leakage(
     if not data.exclude_images_of:
         return opened, None
     root = data.evaluate_root or next((own.root for own in data.each if own.root is not None), None)
-    held = held_out(data.exclude_images_of, None if root is None else Path(root))
+    held = evaluation_images(data.exclude_images_of, None if root is None else Path(root))
     kept, fallen = [], []
     for examples, own in zip(opened, data.each, strict=True):
         genome = None if own.coco_ids is None else read_genome(Path(own.coco_ids))
-        rest, fell = leave_out(examples, held, split=own.split, genome=genome)
+        rest, fell = exclude(examples, held, split=own.split, genome=genome)
         if len(rest) == 0:
             raise InvalidInput(f"nothing is left to learn from: {fell}")
         kept.append(rest)
@@ -355,7 +362,7 @@ def build_training_set(examples: PhraseDataset, own: SetConfig, data: DataConfig
     is_drawn = own.name == SCENES
     return TrainingSet(
         examples,
-        sampled=None if own.sample is None else Sampled(examples, own.sample),
+        sampled=None if own.sample is None else SampledClips(examples, own.sample),
         phrases=None if is_drawn else own.phrases,
         frames=None if is_drawn else data.frames,
         steps=steps_of(own, data),

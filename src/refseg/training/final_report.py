@@ -21,7 +21,7 @@ from refseg.data.published import is_published, published
 from refseg.errors import RefsegError
 from refseg.evaluation import model_card
 from refseg.evaluation.machine import this_machine
-from refseg.evaluation.prepare import Request, prepare
+from refseg.evaluation.prepare import EvaluationRequest, prepare
 from refseg.evaluation.run import evaluate
 from refseg.evaluation.table import result_record
 from refseg.files import write_whole_text
@@ -287,7 +287,7 @@ def _measure(place: RunContext, path: Path) -> dict[str, Any]:
     dataset, asked = _final_data(place), place.run.run.final_protocols
     weights = {"name": path.name, "family": header.family, "variant": header.variant, "sha256": header.sha256}
     names = () if isinstance(asked, str) else asked
-    with prepare(Request(protocols=names), dataset, weights) as ready:
+    with prepare(EvaluationRequest(protocols=names), dataset, weights) as ready:
         protocols = [one for one in ready.protocols if asked != "ours" or one.source == "refseg"]
         result = evaluate(predictor, dataset, protocols=protocols, window=ready.window)
     if not distributed.is_first():

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from refseg import distributed
 from refseg.data.dataset import PhraseDataset
-from refseg.data.leakage import shared_pictures
+from refseg.data.leakage import count_shared_images
 from refseg.files import write_durable_text
 from refseg.models import catalog
 from refseg.models.base import ReferringModel
@@ -52,7 +52,7 @@ def report_leakage(log: Log, examples: TrainingSets, held_out: PhraseDataset | N
             write_durable_text(folder / LEAKAGE_NAME, json.dumps(examples.leakage.record(), indent=1) + "\n")
     if held_out is None:
         return
-    shared, total = shared_pictures([source.examples for source in examples.sources], held_out)
+    shared, total = count_shared_images([source.examples for source in examples.sources], held_out)
     if shared:
         log.say(
             f"{shared} of the {total} pictures that the run is measured on are learnt from too; data.exclude_images_of leaves "

@@ -15,7 +15,7 @@ from refseg.data.collate import collate
 from refseg.data.dataset import PhraseDataset
 from refseg.errors import InvalidInput
 from refseg.evaluation.run import Result, evaluate
-from refseg.evaluation.work_queue import Form, dealt
+from refseg.evaluation.work_queue import Codec, distribute
 from refseg.metrics.overlap import THRESHOLDS
 from refseg.models.base import Objective, ReferringModel
 from refseg.predictor import Predictor
@@ -116,7 +116,7 @@ def measure_objective(
         return {name: float(term) * len(numbers) / len(examples) for name, term in found.items()}
 
     totals: dict[str, float] = defaultdict(float)
-    for found in dealt(range(0, len(examples), batch_size), terms, Form(json.dumps, json.loads)):
+    for found in distribute(range(0, len(examples), batch_size), terms, Codec(json.dumps, json.loads)):
         for name, term in found.items():
             totals[name] += term
     return _measure_on_first(lambda: _of_objective(totals, best_by))

@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from data.scenes.helpers import shapes, thing
-from refseg.data.frame_sampling import Drawn, Sampled
+from refseg.data.frame_sampling import DrawnFrames, SampledClips
 from refseg.data.scenes.dataset import ScenesSpec
 from refseg.data.scenes.motion import MOTIONS, Moves, draw_path
-from refseg.data.scenes.rng import Dice
+from refseg.data.scenes.rng import Rng
 from refseg.errors import InvalidInput, UnknownName
 
 WAYS = ("left", "right", "up", "down")
@@ -79,19 +79,19 @@ def test_only_the_motions_that_were_asked_for_are_shown_and_spoken_of():
 
 
 def test_a_world_of_one_motion_moves_everything_so():
-    path = draw_path(Dice(1), thing("dog", 0.5, 0.5), Moves(("still",)))
+    path = draw_path(Rng(1), thing("dog", 0.5, 0.5), Moves(("still",)))
     assert path.motion == "still"
 
 
 @pytest.mark.parametrize("taken", WAYS)
 def test_a_taken_motion_is_not_drawn(taken):
-    drawn = {draw_path(Dice(s), thing("dog", 0.5, 0.5), Moves(WAYS), but=taken).motion for s in range(60)}
+    drawn = {draw_path(Rng(s), thing("dog", 0.5, 0.5), Moves(WAYS), but=taken).motion for s in range(60)}
     assert drawn == set(WAYS) - {taken}
 
 
 def test_one_frame_of_a_clip_keeps_the_phrase_about_its_motion():
     scenes = twins()
-    sampled = Sampled(scenes, Drawn(frames=1))
+    sampled = SampledClips(scenes, DrawnFrames(frames=1))
     assert len(sampled) == len(scenes)
     whole = scenes[3]
     drawn = [sampled.draw(3, torch.Generator().manual_seed(seed)) for seed in range(12)]

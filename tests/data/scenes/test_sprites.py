@@ -6,7 +6,7 @@ import pytest
 from data.scenes.helpers import needs_font
 from refseg.data.scenes import sprites
 from refseg.data.scenes.dataset import Scenes, ScenesSpec
-from refseg.data.scenes.rng import Dice
+from refseg.data.scenes.rng import Rng
 from refseg.data.scenes.sprites import AUTO, NO_SPRITES, load_atlas, sprites_hash, write_atlas
 from refseg.data.scenes.vocabulary import COLOURS, NOUNS, SHAPES, draw_colour, natural_colours, shades_of
 from refseg.errors import InvalidInput
@@ -137,20 +137,20 @@ def test_a_file_that_is_no_atlas_is_refused(tmp_path):
 def test_a_drawn_colour_is_recognised_as_itself(colour):
     for seed in range(25):
         picture = np.full((4, 4, 4), 255, np.uint8)
-        picture[..., :3] = np.rint(draw_colour(Dice(seed), colour))
+        picture[..., :3] = np.rint(draw_colour(Rng(seed), colour))
         seen = natural_colours(picture)
         assert colour in seen
         assert seen <= shades_of(colour)
 
 
 def test_dice_give_the_same_numbers_for_the_same_seed():
-    one, other = Dice(1, 2), Dice(1, 2)
+    one, other = Rng(1, 2), Rng(1, 2)
     assert [one.roll() for _ in range(600)] == [other.roll() for _ in range(600)]
-    assert Dice(1, 2).roll() != Dice(2, 1).roll()
+    assert Rng(1, 2).roll() != Rng(2, 1).roll()
 
 
 def test_weighted_dice_follow_their_weights():
-    dice = Dice(5)
+    dice = Rng(5)
     counts = np.bincount([dice.weighted((1.0, 0.0, 3.0)) for _ in range(4000)], minlength=3)
     assert counts[1] == 0
     assert counts[2] / counts.sum() == pytest.approx(0.75, abs=0.03)

@@ -20,7 +20,7 @@ from refseg.data.scenes.render import (
     measure,
     warp_thing,
 )
-from refseg.data.scenes.rng import Dice
+from refseg.data.scenes.rng import Rng
 from refseg.data.scenes.sprites import NO_SPRITES, load_atlas
 from refseg.data.scenes.vocabulary import COLOURS, NOUNS, SHAPES
 
@@ -80,7 +80,7 @@ def test_a_held_out_pair_is_not_taught_to_mean_nothing():
 def test_things_stand_inside_the_picture_and_apart():
     atlas = load_atlas(NO_SPRITES)
     for seed in range(60):
-        things = draw_things(Dice(seed), atlas, "train")
+        things = draw_things(Rng(seed), atlas, "train")
         assert 2 <= len(things) <= 8
         assert all(0.5 * t.side < min(t.x, t.y, 1 - t.x, 1 - t.y) for t in things)
         for one, other in itertools.combinations(things, 2):
@@ -155,21 +155,21 @@ def test_red_things_do_not_stand_before_red():
     red = thing("circle", 0.5, 0.5, colour="red", side=0.4)
     red.rgb = (205.0, 5.0, 5.0)
     for seed in range(30):
-        background = fitting_background(Dice(seed), atlas, "train", [red], 64).astype(float)
+        background = fitting_background(Rng(seed), atlas, "train", [red], 64).astype(float)
         mean = background[20:44, 20:44].mean((0, 1))
         assert np.abs(mean - np.array(red.rgb)).sum() > 80
 
 
 def test_developing_without_a_finish_changes_nothing():
     picture = np.arange(5 * 5 * 3, dtype=np.uint8).reshape(5, 5, 3)
-    assert (develop(Dice(0), picture, PLAIN) == picture).all()
+    assert (develop(Rng(0), picture, PLAIN) == picture).all()
 
 
 @pytest.mark.parametrize("motion", MOTIONS)
 def test_moving_things_stay_inside_the_picture(motion):
     for seed in range(200):
         one = thing("dog", 0.9, 0.1, side=0.3)
-        path = draw_path(Dice(seed), one)
+        path = draw_path(Rng(seed), one)
         if path.motion != motion:
             continue
         for step in (0.0, 0.3, 0.6, 1.0):

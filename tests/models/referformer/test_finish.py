@@ -40,6 +40,6 @@ def test_objects_share_a_map_and_weak_ones_give_way_to_the_background():
 def test_a_candidate_may_appear_once_for_each_of_its_classes():
     classes = torch.tensor([[3.0, 2.0], [-1.0, -2.0]]).view(1, 2, 1, 2)
     output = Output(torch.zeros(1, 2, 1, 2, 2), classes, torch.full((1, 2, 1, 4), 0.5))
-    ranked = finish.ranked_candidates(output, [Placement((10, 20), (8, 8), (0, 0), (8, 8))], 0.5)[0]
+    ranked = finish.rank_candidates(output, [Placement((10, 20), (8, 8), (0, 0), (8, 8))], 0.5)[0]
     torch.testing.assert_close(ranked.scores, torch.tensor([3.0, 2.0]).sigmoid())
     assert ranked.boxes[0].tolist() == [5.0, 2.5, 15.0, 7.5]  # centre and half the size of 20 x 10 pixels

@@ -15,7 +15,7 @@ from evaluation.miniatures import opened
 from models.vpd import published
 from refseg.checkpoints import zoo
 from refseg.errors import InvalidInput
-from refseg.evaluation.prepare import Request, choose_protocols
+from refseg.evaluation.prepare import EvaluationRequest, choose_protocols
 from refseg.evaluation.run import evaluate
 from refseg.evaluation.table import result_table
 from refseg.metrics.protocols import VPD
@@ -67,7 +67,7 @@ def test_a_published_file_is_converted_and_asked_from_the_command_line(tmp_path)
 
 def test_evaluation_prints_ours_and_the_published_protocol(tmp_path):
     dataset = opened("refcoco", tmp_path)
-    chosen = choose_protocols(Request(), dataset, "vpd")
+    chosen = choose_protocols(EvaluationRequest(), dataset, "vpd")
     assert VPD in chosen and len(chosen) == 2
     predictor = Predictor(published.model(), device="cpu")
     result = evaluate(predictor, dataset, protocols=chosen)

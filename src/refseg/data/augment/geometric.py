@@ -82,7 +82,7 @@ def mirror(example: Example) -> Example:
     if boxes is not None:
         left, top, right, bottom = boxes.unbind(-1)
         boxes = torch.stack([width - right, top, width - left, bottom], dim=-1)
-    flipped = _moved(
+    flipped = _move(
         example,
         frames=example.frames.flip(-1),
         boxes=boxes,
@@ -107,7 +107,7 @@ def resize(
     if size == size_of(example):
         return example
     frames = resize_frames(example.frames, size, "antialias").to(torch.uint8)
-    return _resized(example, frames, masks)
+    return _resize_all(example, frames, masks)
 
 
 def rescale(example: Example, factor: float) -> Example:
@@ -117,14 +117,14 @@ def rescale(example: Example, factor: float) -> Example:
     if size == (height, width):
         return example
     frames = functional.interpolate(example.frames, size, mode="bilinear", antialias=True)
-    return _resized(example, frames, "centre")
+    return _resize_all(example, frames, "centre")
 
 
-def _resized(example: Example, frames: Tensor, rule: MaskRule) -> Example:
+def _resize_all(example: Example, frames: Tensor, rule: MaskRule) -> Example:
     size = (frames.shape[-2], frames.shape[-1])
     factors = (size[1] / example.frames.shape[-1], size[0] / example.frames.shape[-2])  # x, y
     boxes = example.boxes
-    return _moved(
+    return _move(
         example,
         frames=frames,
         boxes=None if boxes is None else boxes * boxes.new_tensor(factors * 2),
@@ -149,7 +149,7 @@ def crop(example: Example, top: int, left: int, size: Size) -> Example:
     if boxes is not None:
         shifted = boxes - boxes.new_tensor([left, top, left, top])
         boxes = shifted.clamp(min=0).minimum(shifted.new_tensor([width, height, width, height]))
-    return _moved(
+    return _move(
         example,
         frames=example.frames[..., rows, columns],
         boxes=boxes,
@@ -194,7 +194,7 @@ def warp(
         apply(np.ascontiguousarray(f.permute(1, 2, 0).numpy()), cv2.INTER_LINEAR) for f in example.frames
     ]
     matrix = None if points is None else torch.from_numpy(points)
-    return _moved(
+    return _move(
         replace(example, outlines=None if matrix is None else example.outlines),
         frames=torch.from_numpy(np.stack(frames)).permute(0, 3, 1, 2).contiguous(),
         boxes=None,
@@ -280,7 +280,7 @@ def choose_phrases(example: Example, rows: Sequence[int]) -> Example:
     )
 
 
-def _moved(
+def _move(
     example: Example,
     *,
     frames: Tensor,

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from refseg.data.augment.geometric import size_of, warp
-from refseg.data.frame_sampling import between, chance, distinct, normal, whole
+from refseg.data.frame_sampling import draw_between, draw_chance, draw_distinct, draw_normal, draw_whole
 from refseg.errors import InvalidInput
 from refseg.structures import Example, Size
 
@@ -36,7 +36,7 @@ def pseudo_clip(example: Example, count: int, generator: torch.Generator) -> Exa
         raise InvalidInput(f"{example.name} has {len(example.frames)} frames; a clip is made of one picture")
     still = replace(example, boxes=None, outlines=None, target_frames=None, things=None, frame_names=None)
     views = [still, *(_warped(still, generator) for _ in range(count - 1))]
-    order = distinct(generator, count, count)
+    order = draw_distinct(generator, count, count)
     return replace(
         still,
         frames=torch.cat([views[i].frames for i in order]),
@@ -53,10 +53,12 @@ def _warped(example: Example, generator: torch.Generator) -> Example:
     coloured = replace(example, frames=_coloured(example.frames, generator))
     for matrix in (_perspective(size_of(example), generator), _affine(size_of(example), generator)):
         coloured = warp(coloured, _apply(matrix, size_of(example)))
-    if chance(generator) >= BLUR_CHANCE:
+    if draw_chance(generator) >= BLUR_CHANCE:
         return coloured
     kernel = motion_kernel(
-        BLUR_KERNELS[whole(generator, 0, 1)], between(generator, 0, 360), between(generator, -1, 1)
+        BLUR_KERNELS[draw_whole(generator, 0, 1)],
+        draw_between(generator, 0, 360),
+        draw_between(generator, -1, 1),
     )
     picture = coloured.frames[0].permute(1, 2, 0).contiguous().numpy()
     blurred = cv2.filter2D(picture, -1, kernel)
@@ -69,12 +71,12 @@ def _apply(matrix: np.ndarray, size: Size) -> Callable[[np.ndarray, int], np.nda
 
 def _coloured(frames: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
     """One or both of: another brightness; another hue and saturation."""
-    kinds = distinct(generator, 2, whole(generator, 1, 2))
+    kinds = draw_distinct(generator, 2, draw_whole(generator, 1, 2))
     hsv = cv2.cvtColor(frames[0].permute(1, 2, 0).contiguous().numpy(), cv2.COLOR_RGB2HSV).astype(np.int32)
     if 0 in kinds:
-        hsv[..., 2] += whole(generator, -BRIGHTNESS, BRIGHTNESS)
+        hsv[..., 2] += draw_whole(generator, -BRIGHTNESS, BRIGHTNESS)
     if 1 in kinds:
-        moved = whole(generator, -HUE_AND_SATURATION, HUE_AND_SATURATION)
+        moved = draw_whole(generator, -HUE_AND_SATURATION, HUE_AND_SATURATION)
         hsv[..., 0] = (hsv[..., 0] + round(moved * 180 / 255)) % 180  # OpenCV's hue has 180 steps
         hsv[..., 1] += moved
     rgb = cv2.cvtColor(hsv.clip(0, 255).astype(np.uint8), cv2.COLOR_HSV2RGB)
@@ -84,7 +86,7 @@ def _coloured(frames: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
 def _perspective(size: Size, generator: torch.Generator) -> np.ndarray:
     """The matrix [3, 3] that draws a quadrangle inside the picture out to its full size."""
     height, width = size
-    shifts = np.abs(np.array(normal(generator, 8)).reshape(4, 2) * CORNERS).clip(max=0.4)
+    shifts = np.abs(np.array(draw_normal(generator, 8)).reshape(4, 2) * CORNERS).clip(max=0.4)
     inward = np.array([[1, 1], [-1, 1], [-1, -1], [1, -1]])
     full = np.array([[0, 0], [width, 0], [width, height], [0, height]], dtype=np.float64)
     quadrangle = full + inward * shifts * [width, height]
@@ -94,7 +96,7 @@ def _perspective(size: Size, generator: torch.Generator) -> np.ndarray:
 def _affine(size: Size, generator: torch.Generator) -> np.ndarray:
     """The matrix [3, 3] that turns about the centre and shifts by one share of both sides."""
     height, width = size
-    turn, shift = between(generator, -TURN, TURN), between(generator, -SHIFT, SHIFT)
+    turn, shift = draw_between(generator, -TURN, TURN), draw_between(generator, -SHIFT, SHIFT)
     matrix = np.vstack([cv2.getRotationMatrix2D((width / 2, height / 2), turn, 1), [0, 0, 1]])
     matrix[:2, 2] += [shift * width, shift * height]
     return matrix

@@ -18,7 +18,7 @@ from refseg.data.augment import geometric, photometric
 from refseg.data.augment.geometric import MaskRule, size_of
 from refseg.data.augment.photometric import Distortion
 from refseg.data.augment.pseudo_clip import pseudo_clip
-from refseg.data.frame_sampling import between, chance, distinct, pick_frames, whole
+from refseg.data.frame_sampling import draw_between, draw_chance, draw_distinct, draw_whole, pick_frames
 from refseg.errors import InvalidInput
 from refseg.framing import Rounding
 from refseg.structures import Example, Size
@@ -39,7 +39,7 @@ class Flip:
 
     def __call__(self, example: Example, generator: torch.Generator) -> Example:
         """The example mirrored, or as it is."""
-        return geometric.mirror(example) if chance(generator) < self.probability else example
+        return geometric.mirror(example) if draw_chance(generator) < self.probability else example
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +55,7 @@ class Resize:
 
     def __call__(self, example: Example, generator: torch.Generator) -> Example:
         """The example at one of the sizes."""
-        short = self.short[whole(generator, 0, len(self.short) - 1)]
+        short = self.short[draw_whole(generator, 0, len(self.short) - 1)]
         return geometric.resize(
             example, short, longest=self.longest, rounding=self.rounding, masks=self.masks
         )
@@ -72,7 +72,7 @@ class Rescale:
 
     def __call__(self, example: Example, generator: torch.Generator) -> Example:
         """The example at another size."""
-        return geometric.rescale(example, between(generator, self.low, self.high))
+        return geometric.rescale(example, draw_between(generator, self.low, self.high))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,9 +87,9 @@ class Crop:
     def __call__(self, example: Example, generator: torch.Generator) -> Example:
         """A part of the example."""
         height, width = size_of(example)
-        wide = whole(generator, min(self.least, width), min(self.most, width))
-        tall = whole(generator, min(self.least, height), min(self.most, height))
-        top, left = whole(generator, 0, height - tall), whole(generator, 0, width - wide)
+        wide = draw_whole(generator, min(self.least, width), min(self.most, width))
+        tall = draw_whole(generator, min(self.least, height), min(self.most, height))
+        top, left = draw_whole(generator, 0, height - tall), draw_whole(generator, 0, width - wide)
         return geometric.crop(example, top, left, (tall, wide))
 
 
@@ -108,14 +108,14 @@ class CropAround:
 
     def __call__(self, example: Example, generator: torch.Generator) -> Example:
         """A part of the example that shows every object whole."""
-        if chance(generator) >= self.probability:
+        if draw_chance(generator) >= self.probability:
             return example
         height, width = size_of(example)
         top, bottom, left, right = _occupied(example.masks, (height, width))
-        tall = whole(generator, max(round(height * self.least), bottom - top), height)
-        wide = whole(generator, max(round(width * self.least), right - left), width)
-        first = whole(generator, max(0, bottom - tall), min(top, height - tall))
-        start = whole(generator, max(0, right - wide), min(left, width - wide))
+        tall = draw_whole(generator, max(round(height * self.least), bottom - top), height)
+        wide = draw_whole(generator, max(round(width * self.least), right - left), width)
+        first = draw_whole(generator, max(0, bottom - tall), min(top, height - tall))
+        start = draw_whole(generator, max(0, right - wide), min(left, width - wide))
         return geometric.crop(example, first, start, (tall, wide))
 
 
@@ -130,8 +130,8 @@ class Rotate:
 
     def __call__(self, example: Example, generator: torch.Generator) -> Example:
         """The example turned."""
-        angle = between(generator, *self.degrees)
-        x, y = between(generator, *self.centre), between(generator, *self.centre)
+        angle = draw_between(generator, *self.degrees)
+        x, y = draw_between(generator, *self.centre), draw_between(generator, *self.centre)
         return geometric.rotate(example, angle, (x, y))
 
 
@@ -147,10 +147,10 @@ class Colour:
 
     def __call__(self, example: Example, generator: torch.Generator) -> Example:
         """The example in other colours."""
-        frames = photometric.scale_brightness(example.frames, between(generator, *self.brightness))
-        frames = photometric.scale_contrast(frames, between(generator, *self.contrast))
+        frames = photometric.scale_brightness(example.frames, draw_between(generator, *self.brightness))
+        frames = photometric.scale_contrast(frames, draw_between(generator, *self.contrast))
         return replace(
-            example, frames=photometric.scale_saturation(frames, between(generator, *self.saturation))
+            example, frames=photometric.scale_saturation(frames, draw_between(generator, *self.saturation))
         )
 
 
@@ -176,11 +176,13 @@ class Distort:
         """What is done to one frame."""
 
         def maybe(low: float, high: float, otherwise: float) -> float:
-            return between(generator, low, high) if chance(generator) < self.probability else otherwise
+            return (
+                draw_between(generator, low, high) if draw_chance(generator) < self.probability else otherwise
+            )
 
         return Distortion(
             brightness=maybe(-self.brightness, self.brightness, 0.0),
-            contrast_first=chance(generator) < 0.5,
+            contrast_first=draw_chance(generator) < 0.5,
             contrast=maybe(*self.contrast, 1.0),
             saturation=maybe(*self.saturation, 1.0),
             hue=maybe(-self.hue, self.hue, 0.0),
@@ -188,9 +190,9 @@ class Distort:
         )
 
     def _channels(self, generator: torch.Generator) -> tuple[int, int, int]:
-        if chance(generator) >= self.probability:
+        if draw_chance(generator) >= self.probability:
             return (0, 1, 2)
-        first, second, third = distinct(generator, 3, 3)
+        first, second, third = draw_distinct(generator, 3, 3)
         return first, second, third
 
 
@@ -265,7 +267,7 @@ class Choice:
 
     def __call__(self, example: Example, generator: torch.Generator) -> Example:
         """The example after one of the lists."""
-        return vary(example, self.options[whole(generator, 0, len(self.options) - 1)], generator)
+        return vary(example, self.options[draw_whole(generator, 0, len(self.options) - 1)], generator)
 
 
 STEPS = (
@@ -303,7 +305,7 @@ def draw_phrases(example: Example, count: int, generator: torch.Generator) -> Ex
     """The example with `count` of its phrases, drawn without repeats, in their order; all, where it has no more."""
     if len(example.phrases) <= count:
         return example
-    return geometric.choose_phrases(example, sorted(distinct(generator, len(example.phrases), count)))
+    return geometric.choose_phrases(example, sorted(draw_distinct(generator, len(example.phrases), count)))
 
 
 def draw_neighbours(example: Example, count: int, generator: torch.Generator) -> Example:
@@ -318,7 +320,7 @@ def draw_neighbours(example: Example, count: int, generator: torch.Generator) ->
         raise InvalidInput(
             f"{example.name} has {len(numbers)} frames with masks, and {count} were asked for; lower data.frames"
         )
-    first = whole(generator, 0, len(numbers) - count)
+    first = draw_whole(generator, 0, len(numbers) - count)
     return replace(pick_frames(example, numbers[first : first + count]), target_frames=None)
 
 
@@ -333,7 +335,7 @@ def draw_targets(example: Example, count: int, generator: torch.Generator) -> Ex
         raise InvalidInput(
             f"{example.name} has {len(annotated)} frames with masks, and {count} were asked for; lower data.clips.targets"
         )
-    kept = torch.tensor(sorted(distinct(generator, len(annotated), count)))
+    kept = torch.tensor(sorted(draw_distinct(generator, len(annotated), count)))
     return replace(
         example,
         target_frames=annotated[kept],

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from refseg.data.catalog import Place, find, recognise
 from refseg.data.doctor.files import find_junk
-from refseg.data.doctor.findings import Report, Watch, quiet, told_to
+from refseg.data.doctor.findings import DoctorReport, Progress, no_progress, report_to
 from refseg.data.doctor.image_sets import as_references, check_references, check_table
 from refseg.data.published import ALIASES, COCO_FOLDERS, PUBLISHED, published
 from refseg.errors import InvalidInput
@@ -32,7 +32,7 @@ def places_in(name_or_folder: str, root: Path | None = None) -> list[Place]:
     return recognise(folder) if folder.is_dir() else []
 
 
-def examine(place: Place, *, is_quick: bool = False, watch: Watch = quiet) -> Report:
+def examine(place: Place, *, is_quick: bool = False, watch: Progress = no_progress) -> DoctorReport:
     """What is wrong with a published data set; nothing is written.
 
     Args:
@@ -44,7 +44,7 @@ def examine(place: Place, *, is_quick: bool = False, watch: Watch = quiet) -> Re
     from refseg.data.doctor.video_sets import check_videos
 
     facts = place.facts
-    report = Report(
+    report = DoctorReport(
         str(place.folder), facts.title, facts.name, facts.sources, facts.layout, licence=facts.licence
     )
     checks = {"refer": check_references, "grefcoco": check_references, "a2d": check_a2d, "jhmdb": check_jhmdb}
@@ -53,7 +53,7 @@ def examine(place: Place, *, is_quick: bool = False, watch: Watch = quiet) -> Re
     return report
 
 
-def examine_folder(folder: Path, *, is_quick: bool = False, watch: Watch = quiet) -> Report:
+def examine_folder(folder: Path, *, is_quick: bool = False, watch: Progress = no_progress) -> DoctorReport:
     """What is wrong with a data set in another form: the open form, the per-sentence COCO form, parquet files.
 
     Raises:
@@ -62,7 +62,7 @@ def examine_folder(folder: Path, *, is_quick: bool = False, watch: Watch = quiet
     from refseg.data.readers.coco_style import split_files
     from refseg.data.readers.parquet import parquet_files
 
-    report = Report(str(folder), folder.absolute().name, folder.absolute().name)
+    report = DoctorReport(str(folder), folder.absolute().name, folder.absolute().name)
     lines = [folder] if folder.is_file() else sorted(folder.glob("*.jsonl"))
     if lines:
         for path in lines:
@@ -81,7 +81,7 @@ def examine_folder(folder: Path, *, is_quick: bool = False, watch: Watch = quiet
     return report
 
 
-def _check_lines(report: Report, path: Path) -> None:
+def _check_lines(report: DoctorReport, path: Path) -> None:
     from refseg.data.doctor.phrase_file import check_phrase_file
 
     try:
@@ -97,12 +97,14 @@ def _check_lines(report: Report, path: Path) -> None:
         )
 
 
-def _check_sentences(report: Report, path: Path, split: str, *, is_quick: bool, watch: Watch) -> None:
+def _check_sentences(
+    report: DoctorReport, path: Path, split: str, *, is_quick: bool, watch: Progress
+) -> None:
     from refseg.data.readers.coco_style import build_coco_form
     from refseg.data.readers.image_set import PictureFolders
 
     try:
-        table = build_coco_form(path, split, on_problem=told_to(report))
+        table = build_coco_form(path, split, on_problem=report_to(report))
     except InvalidInput as error:
         report.add("file", str(error))
         return
@@ -113,13 +115,15 @@ def _check_sentences(report: Report, path: Path, split: str, *, is_quick: bool, 
     check_table(report, references, store, is_quick=is_quick, watch=watch)
 
 
-def _check_parquet(report: Report, folder: Path, files: list[Path], *, is_quick: bool, watch: Watch) -> None:
+def _check_parquet(
+    report: DoctorReport, folder: Path, files: list[Path], *, is_quick: bool, watch: Progress
+) -> None:
     from refseg.data.doctor.image_sets import count_splits
     from refseg.data.readers.image_set import PictureFolders
     from refseg.data.readers.parquet import build_parquet
 
     try:
-        references = as_references(build_parquet(files, on_problem=told_to(report)))
+        references = as_references(build_parquet(files, on_problem=report_to(report)))
     except InvalidInput as error:
         report.add("record", str(error))
         return
@@ -130,7 +134,7 @@ def _check_parquet(report: Report, folder: Path, files: list[Path], *, is_quick:
     check_table(report, references, store, is_quick=is_quick, watch=watch)
 
 
-def mend(report: Report) -> None:
+def mend(report: DoctorReport) -> None:
     """Removes what the doctor may remove: files of desktop systems, and index files that nobody finished or can read.
 
     Annotations, pictures and masks are never touched.

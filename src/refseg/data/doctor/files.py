@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from refseg.data.doctor.findings import Report, Watch, watched
+from refseg.data.doctor.findings import DoctorReport, Progress, with_progress
 from refseg.errors import InvalidInput
 from refseg.media.images import image_size, read_stored_image
 from refseg.structures import Size
@@ -24,14 +24,14 @@ class ToSee:
 
 
 def check_pictures(
-    report: Report, pictures: Iterable[ToSee], total: int, *, is_quick: bool, watch: Watch
+    report: DoctorReport, pictures: Iterable[ToSee], total: int, *, is_quick: bool, watch: Progress
 ) -> None:
     """Opens every picture; with `is_quick` only its header."""
-    for picture in watched(pictures, "pictures", total, watch):
+    for picture in with_progress(pictures, "pictures", total, watch):
         check_picture(report, picture, is_quick=is_quick)
 
 
-def check_picture(report: Report, picture: ToSee, *, is_quick: bool) -> Size | None:
+def check_picture(report: DoctorReport, picture: ToSee, *, is_quick: bool) -> Size | None:
     """The size of a picture; None if it cannot be read."""
     report.looked("pictures")
     if not picture.path.is_file():
@@ -57,7 +57,7 @@ def _stored_size(path: Path) -> Size:
         return picture.height, picture.width
 
 
-def find_junk(report: Report, folder: Path) -> None:
+def find_junk(report: DoctorReport, folder: Path) -> None:
     """Files that desktop systems leave behind, and index files that nobody finished."""
     for pattern in _JUNK:
         for path in sorted(folder.rglob(pattern)):
@@ -89,7 +89,7 @@ class Seen:
 
     sizes: dict[Path, Size | None] = field(default_factory=dict)
 
-    def look(self, report: Report, picture: ToSee, *, is_quick: bool) -> Size | None:
+    def look(self, report: DoctorReport, picture: ToSee, *, is_quick: bool) -> Size | None:
         """As `check_picture`, once a file."""
         if picture.path not in self.sizes:
             self.sizes[picture.path] = check_picture(report, picture, is_quick=is_quick)

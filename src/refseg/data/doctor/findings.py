@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 Level = Literal["error", "warning", "note"]
 Step = Callable[[], None]
-Watch = Callable[[str, int], Step]
+Progress = Callable[[str, int], Step]
 """Called with what is looked at and how many there are; what it returns is called for each."""
 
 _MOST_EXAMPLES = 8
@@ -65,7 +65,7 @@ CHECKS = {
 
 
 @dataclass(slots=True)
-class Finding:
+class DoctorFinding:
     """All cases of one check."""
 
     check: str
@@ -87,7 +87,7 @@ class Finding:
 
 
 @dataclass(slots=True)
-class Report:
+class DoctorReport:
     """What a folder holds, and what is wrong with it."""
 
     folder: str
@@ -98,13 +98,13 @@ class Report:
     licence: str = ""
     counts: list[dict[str, Any]] = field(default_factory=list)  # rows: split, what, found, published
     looked_at: dict[str, int] = field(default_factory=dict)
-    found: dict[str, Finding] = field(default_factory=dict)
+    found: dict[str, DoctorFinding] = field(default_factory=dict)
     mended: list[str] = field(default_factory=list)
 
     def add(self, check: str, example: str, path: Path | None = None) -> None:
         """One case of a check."""
         assert check in CHECKS, check
-        finding = self.found.setdefault(check, Finding(check))
+        finding = self.found.setdefault(check, DoctorFinding(check))
         finding.count += 1
         if len(finding.examples) < _MOST_EXAMPLES:
             finding.examples.append(example)
@@ -116,7 +116,7 @@ class Report:
         self.looked_at[what] = self.looked_at.get(what, 0) + count
 
     @property
-    def findings(self) -> list[Finding]:
+    def findings(self) -> list[DoctorFinding]:
         """The worst first."""
         return sorted(self.found.values(), key=lambda finding: _LEVELS.index(finding.level))
 
@@ -150,17 +150,17 @@ class Report:
         }
 
 
-def told_to(report: Report) -> Callable[[Exception], None]:
+def report_to(report: DoctorReport) -> Callable[[Exception], None]:
     """What adds records that cannot be used to a report."""
     return lambda error: report.add("record", str(error))
 
 
-def quiet(_what: str, _total: int) -> Step:
+def no_progress(_what: str, _total: int) -> Step:
     """Watches nothing."""
     return lambda: None
 
 
-def watched(items: Iterable[Any], what: str, total: int, watch: Watch) -> Iterable[Any]:
+def with_progress(items: Iterable[Any], what: str, total: int, watch: Progress) -> Iterable[Any]:
     """The items one by one, each told to `watch`."""
     step = watch(what, total)
     for item in items:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from html import escape
 
-from refseg.data.doctor.findings import CHECKS, Finding, Report
+from refseg.data.doctor.findings import CHECKS, DoctorFinding, DoctorReport
 
 _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; color: #1d2430; }
@@ -19,7 +19,7 @@ li { margin: .5rem 0; } .where { color: #555; } code { background: #f2f3f5; padd
 """
 
 
-def page(reports: Sequence[Report]) -> str:
+def page(reports: Sequence[DoctorReport]) -> str:
     """The HTML of several reports."""
     title = ", ".join(report.title for report in reports)
     body = "\n".join(_section(report) for report in reports)
@@ -30,7 +30,7 @@ def page(reports: Sequence[Report]) -> str:
     )
 
 
-def _section(report: Report) -> str:
+def _section(report: DoctorReport) -> str:
     parts = [f"<h1>{escape(report.title)}</h1>", f'<p class="where"><code>{escape(report.folder)}</code></p>']
     looked = ", ".join(f"{count:,} {escape(what)}" for what, count in report.looked_at.items())
     parts.append(f"<p>{_verdict(report)} Looked at: {looked or 'nothing'}.</p>")
@@ -51,13 +51,13 @@ def _section(report: Report) -> str:
     return "\n".join(parts)
 
 
-def _verdict(report: Report) -> str:
+def _verdict(report: DoctorReport) -> str:
     if report.errors:
         return f'<strong class="error">{report.errors} of the findings would stop a run.</strong>'
     return '<strong class="fine">Nothing was found that would stop a run.</strong>'
 
 
-def _item(finding: Finding) -> str:
+def _item(finding: DoctorFinding) -> str:
     told = CHECKS[finding.check]
     examples = "".join(f"<li>{escape(example)}</li>" for example in finding.examples)
     more = finding.count - len(finding.examples)
@@ -68,15 +68,15 @@ def _item(finding: Finding) -> str:
     )
 
 
-def _counts(report: Report) -> str:
+def _counts(report: DoctorReport) -> str:
     rows = "".join(
         f'<tr><td>{escape(row["split"])}</td><td>{escape(row["what"])}</td><td class="n">{row["found"]:,}</td>'
-        f'<td class="n {"wrong" if row["published"] not in (None, row["found"]) else ""}">{_told(row["published"])}</td></tr>'
+        f'<td class="n {"wrong" if row["published"] not in (None, row["found"]) else ""}">{_format_count(row["published"])}</td></tr>'
         for row in report.counts
     )
     head = "<tr><th>split</th><th>of</th><th>found</th><th>published</th></tr>"
     return f"<h2>Counts</h2><table>{head}{rows}</table>"
 
 
-def _told(count: int | None) -> str:
+def _format_count(count: int | None) -> str:
     return "not told" if count is None else f"{count:,}"

@@ -10,7 +10,7 @@ import numpy as np
 from refseg.data.catalog import Place, picture_folders, recognise, refs_file
 from refseg.data.dataset import ReadOptions
 from refseg.data.doctor.files import ToSee, check_pictures
-from refseg.data.doctor.findings import Report, Watch, told_to, watched
+from refseg.data.doctor.findings import DoctorReport, Progress, report_to, with_progress
 from refseg.data.formats.index import Columns, Table, write_columns
 from refseg.data.formats.masks import LEAST_NUMBERS
 from refseg.data.formats.reference_table import ReferenceTable
@@ -21,7 +21,7 @@ from refseg.errors import InvalidInput
 _HELD_OUT = ("val", "test", "testA", "testB", "testC", "testAB", "testBC", "testAC")
 
 
-def check_references(report: Report, place: Place, *, is_quick: bool, watch: Watch) -> None:
+def check_references(report: DoctorReport, place: Place, *, is_quick: bool, watch: Progress) -> None:
     """Everything about a data set in the form of REFER or gRefCOCO."""
     table = read_table(report, place)
     if table is None:
@@ -32,7 +32,7 @@ def check_references(report: Report, place: Place, *, is_quick: bool, watch: Wat
     check_shared(report, place, table)
 
 
-def read_table(report: Report, place: Place) -> ReferenceTable | None:
+def read_table(report: DoctorReport, place: Place) -> ReferenceTable | None:
     """The references that can be used; the others are told. None if the files cannot be read at all."""
     from refseg.data.readers.refer import build_refer
 
@@ -43,7 +43,7 @@ def read_table(report: Report, place: Place) -> ReferenceTable | None:
             place.folder / "instances.json",
             refs,
             several=place.facts.form == "grefcoco",
-            on_problem=told_to(report),
+            on_problem=report_to(report),
         )
     except InvalidInput as error:
         report.add("file", str(error))
@@ -75,7 +75,7 @@ def count_splits(table: ReferenceTable) -> dict[str, Counts]:
     return found
 
 
-def check_counts(report: Report, facts: Published, found: dict[str, Counts]) -> None:
+def check_counts(report: DoctorReport, facts: Published, found: dict[str, Counts]) -> None:
     """Every count of the published table beside the one that was found."""
     what = "pictures" if facts.task != "video" else "videos"
     for split in [*facts.splits, *(name for name in found if name not in facts.splits)]:
@@ -103,7 +103,7 @@ def _every(facts: Published, found: dict[str, Counts]) -> Counts:
     return Counts(clips, summed("objects"), summed("phrases"))
 
 
-def _compare(report: Report, split: str, what: str, found: Counts, told: Counts) -> None:
+def _compare(report: DoctorReport, split: str, what: str, found: Counts, told: Counts) -> None:
     pairs = (
         (what, found.clips, told.clips),
         ("objects", found.objects, told.objects),
@@ -119,13 +119,13 @@ def _compare(report: Report, split: str, what: str, found: Counts, told: Counts)
 
 
 def check_table(
-    report: Report, table: ReferenceTable, store: PictureStore, *, is_quick: bool, watch: Watch
+    report: DoctorReport, table: ReferenceTable, store: PictureStore, *, is_quick: bool, watch: Progress
 ) -> None:
     """Outlines, masks, phrases and pictures of all references."""
     _check_ids(report, table)
     rows = range(len(table))
     looked: set[int] = set()  # objects that several records name are looked at once
-    for row in watched(rows, "references", len(table), watch):
+    for row in with_progress(rows, "references", len(table), watch):
         _check_reference(report, table, row)
         for place in table.targets(row):
             if place not in looked:
@@ -138,7 +138,7 @@ def check_table(
         check_pictures(report, files, len(used), is_quick=is_quick, watch=watch)
 
 
-def _check_ids(report: Report, table: ReferenceTable) -> None:
+def _check_ids(report: DoctorReport, table: ReferenceTable) -> None:
     for name in ("ref", "sentence"):
         numbers, counts = np.unique(table.arrays[f"{name}.id"], return_counts=True)
         for number, count in zip(numbers[counts > 1].tolist(), counts[counts > 1].tolist(), strict=True):
@@ -146,7 +146,7 @@ def _check_ids(report: Report, table: ReferenceTable) -> None:
                 report.add("id-twice", f"{name}_id {number}, {count} times")
 
 
-def _check_reference(report: Report, table: ReferenceTable, row: int) -> None:
+def _check_reference(report: DoctorReport, table: ReferenceTable, row: int) -> None:
     report.looked("references")
     number = int(table.arrays["ref.id"][row])
     counted = table.count_mask(row)
@@ -161,7 +161,7 @@ def _check_reference(report: Report, table: ReferenceTable, row: int) -> None:
             report.add("phrase-empty", f"sentence {int(table.arrays['sentence.id'][sentence])}")
 
 
-def _check_outline(report: Report, table: ReferenceTable, row: int, place: int) -> None:
+def _check_outline(report: DoctorReport, table: ReferenceTable, row: int, place: int) -> None:
     height, width = table.picture_size(row)
     number = int(table.arrays["object.id"][place])
     polygons = [part for part in table.parts(place) if not isinstance(part, bytes)]
@@ -175,7 +175,7 @@ def _check_outline(report: Report, table: ReferenceTable, row: int, place: int) 
         report.add("parts-outside", f"annotation {number}")
 
 
-def check_shared(report: Report, place: Place, table: ReferenceTable) -> None:
+def check_shared(report: DoctorReport, place: Place, table: ReferenceTable) -> None:
     """Pictures of train that this or another data set below the same root measures on."""
     training = _pictures(table, ["train"])
     for other in _neighbours(place):
@@ -186,7 +186,7 @@ def check_shared(report: Report, place: Place, table: ReferenceTable) -> None:
             continue
         if other.facts.image_folders != place.facts.image_folders:
             continue  # their pictures are not COCO's; equal numbers mean nothing
-        theirs = read_table(Report("", "", ""), other)  # what is wrong with it, its own check tells
+        theirs = read_table(DoctorReport("", "", ""), other)  # what is wrong with it, its own check tells
         held_out = _pictures(theirs, _HELD_OUT) if theirs is not None else set()
         shared = len(training & held_out)
         if shared:

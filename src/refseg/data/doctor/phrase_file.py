@@ -15,7 +15,7 @@ from refseg.errors import InvalidInput
 
 
 @dataclass(frozen=True, slots=True, order=True)
-class Finding:
+class LineFinding:
     """Something to look at, and where."""
 
     line: int
@@ -24,7 +24,7 @@ class Finding:
 
 
 @dataclass(slots=True)
-class CheckReport:
+class PhraseFileReport:
     """What a file holds, and what is wrong with it."""
 
     pictures: int = 0
@@ -38,17 +38,17 @@ class CheckReport:
     mask_shares: list[float] = field(
         default_factory=list
     )  # of each drawn mask: its share of the clip's pixels
-    findings: list[Finding] = field(default_factory=list)  # in the order of lines
+    findings: list[LineFinding] = field(default_factory=list)  # in the order of lines
 
     @property
-    def errors(self) -> list[Finding]:
+    def errors(self) -> list[LineFinding]:
         """The findings that make a line unusable."""
         return [finding for finding in self.findings if finding.is_error]
 
 
 def check_phrase_file(
     path: Path, *, root: Path | None = None, on_clips: Callable[[int], Callable[[int], None]] | None = None
-) -> CheckReport:
+) -> PhraseFileReport:
     """Reads everything that a phrase file names.
 
     Args:
@@ -59,7 +59,7 @@ def check_phrase_file(
     Raises:
         InvalidInput: if the file itself cannot be read, or holds no line.
     """
-    report, folder = CheckReport(), root if root is not None else path.parent
+    report, folder = PhraseFileReport(), root if root is not None else path.parent
     clips = _parse_all(path, FileFinder(folder), report)
     if not report.phrases and not report.findings:
         raise InvalidInput(f"{path} holds no phrase; write one JSON line for each")
@@ -76,7 +76,7 @@ def check_phrase_file(
 _Clips = dict[tuple[str, ...], list[tuple[int, PhraseLine]]]
 
 
-def _parse_all(path: Path, finder: FileFinder, report: CheckReport) -> _Clips:
+def _parse_all(path: Path, finder: FileFinder, report: PhraseFileReport) -> _Clips:
     """The lines that can be read, by their frames."""
     clips: _Clips = {}
     ids: dict[str, int] = {}
@@ -87,24 +87,24 @@ def _parse_all(path: Path, finder: FileFinder, report: CheckReport) -> _Clips:
             _count(line, report)
             finder.check(line)
         except InvalidInput as error:
-            report.findings.append(Finding(number, str(error)))
+            report.findings.append(LineFinding(number, str(error)))
             continue
         if line.id is not None and ids.setdefault(line.id, number) != number:
             report.findings.append(
-                Finding(number, f"the id {line.id!r} stands on line {ids[line.id]} too", False)
+                LineFinding(number, f"the id {line.id!r} stands on line {ids[line.id]} too", False)
             )
         clips.setdefault(line.frames, []).append((number, line))
     return clips
 
 
-def _count(line: PhraseLine, report: CheckReport) -> None:
+def _count(line: PhraseLine, report: PhraseFileReport) -> None:
     report.no_target += line.masks is None
     report.splits[line.split or ""] += 1
     report.registers[line.register or ""] += 1
     report.categories[line.category or ""] += 1
 
 
-def _note_leaks(clips: _Clips, report: CheckReport) -> None:
+def _note_leaks(clips: _Clips, report: PhraseFileReport) -> None:
     """Notes frames that stand in two splits: what is measured there may have been learnt."""
     split_of: dict[str, str | None] = {}
     for paths, lines in clips.items():
@@ -114,16 +114,16 @@ def _note_leaks(clips: _Clips, report: CheckReport) -> None:
                 message = (
                     f"{other} is in split {line.split!r} here and in {split_of[other]!r} on another line"
                 )
-                report.findings.append(Finding(number, message, False))
+                report.findings.append(LineFinding(number, message, False))
 
 
 def _check_clip(
-    root: Path, paths: tuple[str, ...], lines: list[tuple[int, PhraseLine]], report: CheckReport
+    root: Path, paths: tuple[str, ...], lines: list[tuple[int, PhraseLine]], report: PhraseFileReport
 ) -> None:
     try:
         frames = read_frames(root, paths)
     except InvalidInput as error:
-        report.findings.append(Finding(lines[0][0], str(error)))
+        report.findings.append(LineFinding(lines[0][0], str(error)))
         return
     report.frames += len(frames)
     report.pictures += len(frames) == 1
@@ -133,20 +133,20 @@ def _check_clip(
         first = said.setdefault(line.phrase.strip().lower(), number)
         if first != number:
             message = f"the phrase {line.phrase!r} is asked of {paths[0]} on line {first} too"
-            report.findings.append(Finding(number, message, False))
+            report.findings.append(LineFinding(number, message, False))
         _check_mask(root, frames, number, line, report)
 
 
-def _check_mask(root: Path, frames: Tensor, number: int, line: PhraseLine, report: CheckReport) -> None:
+def _check_mask(root: Path, frames: Tensor, number: int, line: PhraseLine, report: PhraseFileReport) -> None:
     try:
         masks = line.read_masks(root, (frames.shape[-2], frames.shape[-1]))
     except InvalidInput as error:
-        report.findings.append(Finding(number, str(error)))
+        report.findings.append(LineFinding(number, str(error)))
         return
     if line.masks is not None:
         share = float(masks.float().mean())
         report.mask_shares.append(share)
         if share == 1:
             report.findings.append(
-                Finding(number, "the mask covers the whole picture; is it the right way round?", False)
+                LineFinding(number, "the mask covers the whole picture; is it the right way round?", False)
             )

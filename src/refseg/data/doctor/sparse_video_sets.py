@@ -7,7 +7,7 @@ from pathlib import Path
 from refseg.data.catalog import Place, open_place
 from refseg.data.dataset import ReadOptions
 from refseg.data.doctor.files import Seen, ToSee
-from refseg.data.doctor.findings import Report, Watch, told_to, watched
+from refseg.data.doctor.findings import DoctorReport, Progress, report_to, with_progress
 from refseg.data.doctor.image_sets import check_counts
 from refseg.data.published import Counts
 from refseg.data.readers.a2d import A2D, instances_folder, raw_samples, read_h5, read_queries, samples_of
@@ -18,13 +18,13 @@ from refseg.media.video import count_frames
 from refseg.structures import Size
 
 
-def check_a2d(report: Report, place: Place, *, is_quick: bool, watch: Watch) -> None:
+def check_a2d(report: DoctorReport, place: Place, *, is_quick: bool, watch: Progress) -> None:
     """Both splits, from the raw files; the published lists beside them."""
     found = {}
     for split in place.facts.splits:
         try:
             data = open_place(
-                place, split=split, count=None, options=ReadOptions(), on_problem=told_to(report)
+                place, split=split, count=None, options=ReadOptions(), on_problem=report_to(report)
             )
         except InvalidInput as error:
             report.add("file", str(error))
@@ -39,12 +39,12 @@ def check_a2d(report: Report, place: Place, *, is_quick: bool, watch: Watch) -> 
     _tell_skipped(report, place.folder)
 
 
-def _compare_lists(report: Report, folder: Path, split: str) -> None:
+def _compare_lists(report: DoctorReport, folder: Path, split: str) -> None:
     path = folder / f"a2d_sentences_single_frame_{split}_annotations.json"
     if not path.is_file():
         return
     try:
-        listed, raw = (read(folder, split, _told_already) for read in (samples_of, raw_samples))
+        listed, raw = (read(folder, split, _ignore_reported) for read in (samples_of, raw_samples))
     except InvalidInput as error:
         report.add("file", str(error))
         return
@@ -59,9 +59,9 @@ def _compare_lists(report: Report, folder: Path, split: str) -> None:
         )
 
 
-def _check_samples(report: Report, place: Place, data: LabelledFrames, watch: Watch) -> None:
+def _check_samples(report: DoctorReport, place: Place, data: LabelledFrames, watch: Progress) -> None:
     unusable: set[Path] = set()  # files are told once
-    for sample in watched(data.samples, f"samples of {data.split}", len(data.samples), watch):
+    for sample in with_progress(data.samples, f"samples of {data.split}", len(data.samples), watch):
         report.looked("samples")
         if not sample.phrase.strip():
             report.add("phrase-empty", sample.id)
@@ -81,9 +81,9 @@ def _check_samples(report: Report, place: Place, data: LabelledFrames, watch: Wa
             report.add("mask-empty", sample.id)
 
 
-def _check_lengths(report: Report, data: A2D, *, is_quick: bool, watch: Watch) -> None:
+def _check_lengths(report: DoctorReport, data: A2D, *, is_quick: bool, watch: Progress) -> None:
     last = _last_frames(data)
-    for video, frame in watched(last.items(), f"videos of {data.split}", len(last), watch):
+    for video, frame in with_progress(last.items(), f"videos of {data.split}", len(last), watch):
         report.looked("videos")
         if not data.video_path(video).is_file():
             report.add("video-missing", f"{video}.mp4")
@@ -102,7 +102,7 @@ def _check_lengths(report: Report, data: A2D, *, is_quick: bool, watch: Watch) -
             report.add("video-longer", f"{video}.mp4: {length} frames for {listed}")
 
 
-def _told_already(error: InvalidInput) -> None:
+def _ignore_reported(error: InvalidInput) -> None:
     """Records that cannot be used were told when the data set was opened."""
     del error
 
@@ -114,9 +114,9 @@ def _last_frames(data: LabelledFrames) -> dict[str, int]:
     return last
 
 
-def _tell_skipped(report: Report, folder: Path) -> None:
+def _tell_skipped(report: DoctorReport, folder: Path) -> None:
     """Rows that the published code leaves out, and frames that do not show the instance."""
-    for number, (video, instance, _) in enumerate(read_queries(folder, _told_already), start=2):
+    for number, (video, instance, _) in enumerate(read_queries(folder, _ignore_reported), start=2):
         if not instance.isdecimal():
             report.add("row-skipped", f"a2d_annotation.txt line {number}: instance {instance!r} of {video}")
     for path in sorted(instances_folder(folder).glob("*/*.h5")):
@@ -127,10 +127,12 @@ def _tell_skipped(report: Report, folder: Path) -> None:
             report.add("mask-damaged", str(error))
 
 
-def check_jhmdb(report: Report, place: Place, *, is_quick: bool, watch: Watch) -> None:
+def check_jhmdb(report: DoctorReport, place: Place, *, is_quick: bool, watch: Progress) -> None:
     """The published list, its pictures and masks."""
     try:
-        data = open_place(place, split="test", count=None, options=ReadOptions(), on_problem=told_to(report))
+        data = open_place(
+            place, split="test", count=None, options=ReadOptions(), on_problem=report_to(report)
+        )
     except InvalidInput as error:
         report.add("file", str(error))
         return
@@ -140,12 +142,12 @@ def check_jhmdb(report: Report, place: Place, *, is_quick: bool, watch: Watch) -
     check_counts(report, place.facts, {"test": found})
     seen = Seen()
     firsts = {sample.video: sample for sample in reversed(data.samples)}
-    for sample in watched(firsts.values(), "videos", len(firsts), watch):
+    for sample in with_progress(firsts.values(), "videos", len(firsts), watch):
         report.looked("videos")
         _check_pictures(report, data, sample, seen, is_quick=is_quick)
 
 
-def _check_pictures(report: Report, data: JHMDB, sample: Sample, seen: Seen, *, is_quick: bool) -> None:
+def _check_pictures(report: DoctorReport, data: JHMDB, sample: Sample, seen: Seen, *, is_quick: bool) -> None:
     try:
         masks = read_mat(data.mask_path(sample))
     except InvalidInput:  # told with its samples
@@ -160,7 +162,7 @@ def _check_pictures(report: Report, data: JHMDB, sample: Sample, seen: Seen, *, 
 
 
 def _look_at(
-    report: Report, data: JHMDB, sample: Sample, seen: Seen, *, size: Size | None, is_quick: bool
+    report: DoctorReport, data: JHMDB, sample: Sample, seen: Seen, *, size: Size | None, is_quick: bool
 ) -> None:
     for path in data.frame_paths(sample, range(sample.masks)):
         seen.look(report, ToSee(path, size, f"{sample.video}/{path.name}"), is_quick=is_quick)

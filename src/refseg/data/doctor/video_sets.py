@@ -10,7 +10,7 @@ import torch
 from refseg.data.catalog import Place, davis_is_raw, open_place
 from refseg.data.dataset import ReadOptions
 from refseg.data.doctor.files import Seen, ToSee
-from refseg.data.doctor.findings import Report, Watch, told_to, watched
+from refseg.data.doctor.findings import DoctorReport, Progress, report_to, with_progress
 from refseg.data.doctor.image_sets import check_counts
 from refseg.data.formats.masks import read_label_png
 from refseg.data.published import Counts
@@ -21,13 +21,13 @@ from refseg.data.readers.video_set import Video, VideoPhrases
 from refseg.errors import InvalidInput, UnknownName
 
 
-def check_videos(report: Report, place: Place, *, is_quick: bool, watch: Watch) -> None:
+def check_videos(report: DoctorReport, place: Place, *, is_quick: bool, watch: Progress) -> None:
     """Every split that is there."""
     found: dict[str, Counts] = {}
     for split in _splits(place):
         try:
             data = open_place(
-                place, split=split, count=None, options=ReadOptions(), on_problem=told_to(report)
+                place, split=split, count=None, options=ReadOptions(), on_problem=report_to(report)
             )
         except (InvalidInput, UnknownName) as error:
             report.add("file", str(error))
@@ -53,7 +53,7 @@ def _splits(place: Place) -> list[str]:
     ]
 
 
-def _check_test(report: Report, folder: Path) -> None:
+def _check_test(report: DoctorReport, folder: Path) -> None:
     """Videos that the file of valid lists and that belong to test."""
     path = folder / "meta_expressions" / "test" / "meta_expressions.json"
     if not path.is_file() or not (folder / "meta_expressions" / "valid" / "meta_expressions.json").is_file():
@@ -67,8 +67,8 @@ def _check_test(report: Report, folder: Path) -> None:
             report.add("test-listed", video.name)
 
 
-def _check_split(report: Report, data: VideoPhrases, *, is_quick: bool, watch: Watch) -> None:
-    for video in watched(data.videos, f"videos of {data.split}", len(data.videos), watch):
+def _check_split(report: DoctorReport, data: VideoPhrases, *, is_quick: bool, watch: Progress) -> None:
+    for video in with_progress(data.videos, f"videos of {data.split}", len(data.videos), watch):
         report.looked("videos")
         sizes = _check_frames(report, data, video, is_quick=is_quick)
         for expression in video.expressions:
@@ -82,7 +82,7 @@ def _check_split(report: Report, data: VideoPhrases, *, is_quick: bool, watch: W
 
 
 def _check_frames(
-    report: Report, data: VideoPhrases, video: Video, *, is_quick: bool
+    report: DoctorReport, data: VideoPhrases, video: Video, *, is_quick: bool
 ) -> dict[str, tuple[int, int] | None]:
     """Sizes of the frames of a video by name; None where a frame cannot be read."""
     paths = {frame: data.frame_path(video, frame) for frame in video.frames}
@@ -105,7 +105,7 @@ def _check_frames(
 
 
 def _check_labels(
-    report: Report, data: VideoPhrases, video: Video, sizes: dict[str, tuple[int, int] | None]
+    report: DoctorReport, data: VideoPhrases, video: Video, sizes: dict[str, tuple[int, int] | None]
 ) -> None:
     """Label pictures: there, whole, of the size of the frame, and with every object that somebody speaks of."""
     folder = _mask_folder(data, video)
@@ -132,7 +132,9 @@ def _check_labels(
     _check_objects(report, data, video, held, first)
 
 
-def _check_objects(report: Report, data: VideoPhrases, video: Video, held: set[int], first: set[int]) -> None:
+def _check_objects(
+    report: DoctorReport, data: VideoPhrases, video: Video, held: set[int], first: set[int]
+) -> None:
     for objects in dict.fromkeys(expression.objects for expression in video.expressions):
         expression = next(e for e in video.expressions if e.objects == objects)
         try:
@@ -160,7 +162,7 @@ def _mask_folder(data: VideoPhrases, video: Video) -> Path | None:
 
 
 def _check_series(
-    report: Report, data: MeViS, video: Video, sizes: dict[str, tuple[int, int] | None]
+    report: DoctorReport, data: MeViS, video: Video, sizes: dict[str, tuple[int, int] | None]
 ) -> None:
     if data.series is None:
         if data.split in ("train", "valid_u"):

@@ -65,10 +65,12 @@ def check_rle(code: Mapping[str, Any]) -> None:
     if not (
         isinstance(size, list | tuple) and len(size) == 2 and all(_is_count(side) and side for side in size)
     ):
-        raise InvalidInput(f'"size" of a run-length code is [height, width], and this one is {_shown(size)}')
+        raise InvalidInput(
+            f'"size" of a run-length code is [height, width], and this one is {_abbreviate(size)}'
+        )
     if not isinstance(code["counts"], str | bytes | list | tuple):
         raise InvalidInput(
-            f'"counts" of a run-length code is text or a list, and this one is {_shown(code["counts"])}'
+            f'"counts" of a run-length code is text or a list, and this one is {_abbreviate(code["counts"])}'
         )
 
 
@@ -111,7 +113,7 @@ def check_polygons(polygons: Sequence[Any]) -> None:
     for number, polygon in enumerate(polygons, start=1):
         if not isinstance(polygon, list | tuple) or not all(_is_number(value) for value in polygon):
             raise InvalidInput(
-                f"polygon {number} is {_shown(polygon)}; polygons are a list of flat lists [[x1, y1, x2, y2, x3, y3, ...], ...]"
+                f"polygon {number} is {_abbreviate(polygon)}; polygons are a list of flat lists [[x1, y1, x2, y2, x3, y3, ...], ...]"
             )
         if len(polygon) < 6 or len(polygon) % 2:
             raise InvalidInput(
@@ -248,7 +250,7 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def _shown(value: Any) -> str:
+def _abbreviate(value: Any) -> str:
     text = repr(value)
     return text if len(text) <= 60 else text[:57] + "..."
 

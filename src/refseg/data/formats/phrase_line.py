@@ -144,13 +144,13 @@ def write_phrases(path: Path, lines: Iterable[PhraseLine]) -> None:
     with whole_file(path) as temporary, temporary.open("w", encoding="utf-8", newline="\n") as file:
         for number, line in enumerate(lines, start=1):
             text = line.to_json()
-            with told_with_line(path, number):
+            with line_context(path, number):
                 parse_line(text)
             file.write(text + "\n")
 
 
 @contextmanager
-def told_with_line(path: Path, number: int) -> Iterator[None]:
+def line_context(path: Path, number: int) -> Iterator[None]:
     """Refusals inside the block are told with the file's name and the line's number."""
     try:
         yield

@@ -70,7 +70,7 @@ class Record:
         """A text; byte strings that no pickle turned into text are read as UTF-8 or latin-1."""
         value = self.values.get(field)
         if isinstance(value, bytes):
-            return decoded(value)
+            return decode_text(value)
         if not isinstance(value, str):
             raise self.wrong(field, "a text")
         return value
@@ -104,7 +104,7 @@ class Record:
         return [float(v) for v in value]
 
 
-def decoded(value: bytes) -> str:
+def decode_text(value: bytes) -> str:
     """Text of bytes: UTF-8, or latin-1 where it is none."""
     try:
         return value.decode("utf-8")

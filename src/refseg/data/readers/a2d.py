@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from refseg.data.dataset import ReadOptions
-from refseg.data.formats.records import OnProblem, decoded, raise_problem, text_lines
+from refseg.data.formats.records import OnProblem, decode_text, raise_problem, text_lines
 from refseg.data.readers.sparse_video_set import LabelledFrames, Sample, read_samples
 from refseg.errors import InvalidInput, UnknownName
 from refseg.media.video import Window, count_frames, read_places, read_window
@@ -264,7 +264,7 @@ def read_h5(path: Path) -> FrameAnnotation:
 
 def _read_text(path: Path) -> str:
     try:
-        return decoded(path.read_bytes())
+        return decode_text(path.read_bytes())
     except OSError as error:
         raise InvalidInput(f"{path} cannot be read: {error.strerror}") from error
 

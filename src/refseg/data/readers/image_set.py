@@ -19,8 +19,8 @@ from refseg.data.dataset import (
     PhraseDataset,
     ReadOptions,
     Remaining,
-    squeezed,
-    told_with,
+    error_context,
+    squeeze,
 )
 from refseg.data.formats.phrase_line import words_of
 from refseg.data.formats.reference_table import ReferenceTable
@@ -196,7 +196,7 @@ class ReferenceImages(PhraseDataset):
 
     def _read(self, index: int) -> Example:
         known = self.annotation(index)
-        with told_with(f"{self.name} reference {known.objects[0]}"):
+        with error_context(f"{self.name} reference {known.objects[0]}"):
             frames = self.store.read(known.name)
             _check_size(known.name, (frames.shape[-2], frames.shape[-1]), known.size)
         return Example(
@@ -278,7 +278,7 @@ class ReferenceImages(PhraseDataset):
     def _text(self, row: int) -> str:
         kind = self.options.text or "sent"
         text = self.table.text(row, "raw" if kind == "raw" else "sent")
-        return squeezed(text) if kind == "squeezed" else text
+        return squeeze(text) if kind == "squeezed" else text
 
     def _label(self, category: int) -> int:
         return self.category_ids.index(category) if category in self.category_ids else -1

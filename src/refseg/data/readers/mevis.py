@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from refseg.data.dataset import ReadOptions, told_with
+from refseg.data.dataset import ReadOptions, error_context
 from refseg.data.formats.index import Columns, Table, open_index
 from refseg.data.formats.masks import draw_count, draw_union
 from refseg.data.formats.records import OnProblem, Record, kind_of, raise_problem, read_json
@@ -178,7 +178,7 @@ class MeViS(VideoPhrases):
                 self._check_length(video, name)
             for time, frame in enumerate(frames):
                 codes = [code for name in names if (code := self.series.code(name, frame)) is not None]
-                with told_with(f"{self.series.path.name} {', '.join(names)} frame {frame}"):
+                with error_context(f"{self.series.path.name} {', '.join(names)} frame {frame}"):
                     if kind == torch.bool:
                         draw_union(codes, size, out=masks[place, time])
                     else:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from refseg.data.dataset import COCO, Annotation, PhraseDataset, Remaining, Subset, Timeline
-from refseg.data.formats.phrase_line import PhraseLine, parse_line, told_with_line, words_of
+from refseg.data.formats.phrase_line import PhraseLine, line_context, parse_line, words_of
 from refseg.data.provenance import hash_file
 from refseg.errors import InvalidInput, UnknownName
 from refseg.media.images import image_size, read_image
@@ -147,11 +147,11 @@ class PhraseFile(PhraseDataset):
         places = self._places[index].tolist()
         lines = self._lines(places)
         chosen = list(range(len(lines[0].frames)) if frames is None else frames)
-        with told_with_line(self.path, places[0][0]):
+        with line_context(self.path, places[0][0]):
             pixels = read_frames(self.root, [lines[0].frames[number] for number in chosen])
         masks = torch.empty(len(lines), *pixels[:, 0].shape, dtype=torch.bool)
         for row, line, (number, _) in zip(masks, lines, places, strict=True):
-            with told_with_line(self.path, number):
+            with line_context(self.path, number):
                 row.copy_(line.read_masks(self.root, (pixels.shape[-2], pixels.shape[-1]), frames))
         return Example(
             name=lines[0].frames[0],
@@ -188,7 +188,7 @@ class PhraseFile(PhraseDataset):
         with self.path.open("rb") as file:
             for number, offset in places:
                 file.seek(offset)
-                with told_with_line(self.path, number):
+                with line_context(self.path, number):
                     lines.append(parse_line(file.readline()))
         return lines
 
@@ -294,7 +294,7 @@ class _Survey:
 def _survey(path: Path, root: Path) -> _Survey:
     survey, finder = _Survey(), FileFinder(root)
     for number, offset, text in numbered_lines(path):
-        with told_with_line(path, number):
+        with line_context(path, number):
             line = parse_line(text)
             finder.check(line)
         survey.add(line, number, offset)

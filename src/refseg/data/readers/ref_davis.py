@@ -13,8 +13,8 @@ from typing import Any
 
 from torch import Tensor
 
-from refseg.data.dataset import ReadOptions, TrueObjects, told_with
-from refseg.data.formats.records import Record, decoded, read_json, text_lines
+from refseg.data.dataset import ReadOptions, TrueObjects, error_context
+from refseg.data.formats.records import Record, decode_text, read_json, text_lines
 from refseg.data.published import DAVIS_CATEGORIES
 from refseg.data.readers.ref_youtube_vos import label_masks, object_number, true_objects
 from refseg.data.readers.video_set import Expression, Video, VideoPhrases
@@ -67,7 +67,7 @@ class RefDavis(VideoPhrases):
     def true_objects(self, index: int) -> TrueObjects:
         """What the evaluator scores: objects that appear later than in the first frame are not among them."""
         video = self.video(index)
-        with told_with(f"{self.name} video {video.name}"):
+        with error_context(f"{self.name} video {video.name}"):
             return true_objects([self.mask_path(video.name, frame) for frame in video.frames])
 
     @cached_property
@@ -149,7 +149,7 @@ def _read(path: Path, coding: str) -> str:
         data = path.read_bytes()
     except OSError as error:
         raise InvalidInput(f"{path} cannot be read: {error.strerror}") from error
-    return decoded(data) if coding == "utf-8" else data.decode(coding)
+    return decode_text(data) if coding == "utf-8" else data.decode(coding)
 
 
 def _frames(folder: Path, video: str) -> tuple[str, ...]:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from refseg.data.dataset import ReadOptions, TrueObjects, told_with
+from refseg.data.dataset import ReadOptions, TrueObjects, error_context
 from refseg.data.formats.masks import read_label_png
 from refseg.data.formats.records import OnProblem, Record, raise_problem, read_json
 from refseg.data.published import YOUTUBE_CATEGORIES
@@ -71,7 +71,7 @@ class RefYouTubeVOS(VideoPhrases):
         if not self._has_masks:
             return None
         video = self.video(index)
-        with told_with(f"{self.name} video {video.name}"):
+        with error_context(f"{self.name} video {video.name}"):
             folder = self.folder / self.split / "Annotations" / video.name
             return true_objects([folder / f"{frame}.png" for frame in video.frames])
 

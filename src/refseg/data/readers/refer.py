@@ -109,7 +109,7 @@ class _Reader:
         self.name, self.builder = name, TableBuilder()
         self.on_problem = on_problem
         self.categories = read_categories(file)
-        wanted = {number for record in records for number in _named(record)}
+        wanted = {number for record in records for number in _find_named(record)}
         self._images = _by_id(file, "images", set(_pictures_of(records)), on_problem)
         self._annotations = _by_id(file, "annotations", wanted, on_problem)
         self._pictures: dict[int, int] = {}  # rows by id
@@ -241,7 +241,7 @@ def _by_id(file: Record, field: str, wanted: set[int], on_problem: OnProblem) ->
     return found
 
 
-def _named(record: Any) -> list[int]:
+def _find_named(record: Any) -> list[int]:
     value = record.get("ann_id") if isinstance(record, dict) else None
     values = value if isinstance(value, list) else [value]
     return [int(v) for v in values if isinstance(v, int | float) and math.isfinite(v)]

@@ -18,8 +18,8 @@ from refseg.data.dataset import (
     ReadOptions,
     Timeline,
     annotation_files_below,
-    squeezed,
-    told_with,
+    error_context,
+    squeeze,
 )
 from refseg.data.formats.masks import rle_of_mask
 from refseg.data.formats.phrase_line import words_of
@@ -85,7 +85,7 @@ class LabelledFrames(PhraseDataset):
         self.samples = tuple(samples)
         if not self.samples:
             raise InvalidInput(f"{name} has no sample in the split {split!r}")
-        self._items = _grouped(self.samples, options.item)[:count]
+        self._items = _group(self.samples, options.item)[:count]
 
     @abstractmethod
     def length(self, sample: Sample) -> int:
@@ -171,7 +171,7 @@ class LabelledFrames(PhraseDataset):
         samples = self.samples_of(index)
         drawn = []
         for sample in samples if rows is None else [samples[row] for row in rows]:
-            with told_with(f"{self.name} {sample.id}"):
+            with error_context(f"{self.name} {sample.id}"):
                 drawn.append(self.read_mask(sample))
         if len({mask.shape for mask in drawn}) > 1:
             raise InvalidInput(
@@ -197,7 +197,7 @@ class LabelledFrames(PhraseDataset):
             InvalidInput: if frames or masks are missing, damaged or of another size; names the sample.
         """
         samples = self.samples_of(index)
-        with told_with(f"{self.name} {samples[0].id}"):
+        with error_context(f"{self.name} {samples[0].id}"):
             pixels, window = self._frames(samples[0], frames)
         masks = self.masks(index)
         if masks.shape[-2:] != pixels.shape[-2:]:
@@ -232,7 +232,7 @@ class LabelledFrames(PhraseDataset):
         """The samples in COCO's form, as the published evaluation reads them; ids count from 1."""
         images, annotations = [], []
         for number, sample in enumerate(self.samples, start=1):
-            with told_with(f"{self.name} {sample.id}"):
+            with error_context(f"{self.name} {sample.id}"):
                 mask = self.read_mask(sample)
             height, width = mask.shape
             images.append({"id": sample.id, "height": height, "width": width})
@@ -259,10 +259,10 @@ class LabelledFrames(PhraseDataset):
         return {}
 
     def _text(self, phrase: str) -> str:
-        return squeezed(phrase) if self.options.text == "squeezed" else phrase
+        return squeeze(phrase) if self.options.text == "squeezed" else phrase
 
 
-def _grouped(samples: Sequence[Sample], item: str) -> list[list[int]]:
+def _group(samples: Sequence[Sample], item: str) -> list[list[int]]:
     groups: dict[tuple[Any, ...], list[int]] = {}
     for row, sample in enumerate(samples):
         key: tuple[Any, ...] = (sample.video, sample.frame)

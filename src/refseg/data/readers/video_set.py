@@ -18,8 +18,8 @@ from refseg.data.dataset import (
     ReadOptions,
     Timeline,
     annotation_files_below,
-    squeezed,
-    told_with,
+    error_context,
+    squeeze,
 )
 from refseg.data.formats.phrase_line import words_of
 from refseg.data.formats.records import OnProblem, Record, raise_problem, read_json
@@ -140,7 +140,7 @@ class VideoPhrases(PhraseDataset):
         video = self.videos[number]
         asked = of_example if rows is None else [of_example[row] for row in rows]
         chosen = range(len(video.frames)) if frames is None else frames
-        with told_with(f"{self.name} video {video.name}"):
+        with error_context(f"{self.name} video {video.name}"):
             return self.read_masks(video, asked, list(chosen))
 
     def annotation_files(self) -> Iterator[tuple[str, Path]]:
@@ -164,8 +164,8 @@ class VideoPhrases(PhraseDataset):
         """
         known = self.annotation(index)
         chosen = list(range(len(known.frames)) if frames is None else frames)
-        with told_with(f"{self.name} video {known.name}"):
-            pixels = _joined([known.paths[number] for number in chosen])
+        with error_context(f"{self.name} video {known.name}"):
+            pixels = _read_frames([known.paths[number] for number in chosen])
         masks = self.masks(index, frames=chosen)
         if masks is not None and masks.shape[-2:] != pixels.shape[-2:]:
             raise InvalidInput(
@@ -186,7 +186,7 @@ class VideoPhrases(PhraseDataset):
         )
 
     def _text(self, phrase: str) -> str:
-        return squeezed(phrase) if self.options.text == "squeezed" else phrase
+        return squeeze(phrase) if self.options.text == "squeezed" else phrase
 
 
 def _rows(video: Video, item: str) -> list[list[int]]:
@@ -201,7 +201,7 @@ def _rows(video: Video, item: str) -> list[list[int]]:
     return [every] if every else []
 
 
-def _joined(paths: Sequence[Path]) -> Tensor:
+def _read_frames(paths: Sequence[Path]) -> Tensor:
     """Frames [T, 3, H, W] of one size; a path that stands there twice is read once."""
     read: dict[Path, Tensor] = {}
     for path in paths:

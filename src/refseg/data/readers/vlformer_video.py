@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from refseg.data.dataset import Annotation, PhraseDataset, told_with
+from refseg.data.dataset import Annotation, PhraseDataset, error_context
 from refseg.data.formats.masks import LEAST_NUMBERS, Part, check_parts, draw_union
 from refseg.data.formats.records import Record, read_json_object
 from refseg.errors import InvalidInput
@@ -143,7 +143,7 @@ class VideoSentences(PhraseDataset):
         """
         record = self.records[index]
         frames = range(len(record.files)) if frames is None else frames
-        with told_with(f"{self.name} expression {record.id}"):
+        with error_context(f"{self.name} expression {record.id}"):
             pixels = torch.cat([self._frame(record, frame) for frame in frames])
         return Example(
             name=record.name,
@@ -176,9 +176,9 @@ def _sentence(
     *,
     annotated: bool,
 ) -> VideoSentence:
-    video = _named(said, "vid_id", videos)
+    video = _find_named(said, "vid_id", videos)
     files, size = _files(video), (video.whole("height", least=1), video.whole("width", least=1))
-    owner = _named(said, "anno_id", annotations) if annotated else None
+    owner = _find_named(said, "anno_id", annotations) if annotated else None
     stored = [] if owner is None else _masks(owner, len(files), size)
     kept = (
         [frame for frame, mask in enumerate(stored) if mask is not None] if annotated else range(len(files))
@@ -237,7 +237,7 @@ def _files(video: Record) -> list[str]:
     return list(files)
 
 
-def _named(record: Record, field: str, among: dict[int, Record]) -> Record:
+def _find_named(record: Record, field: str, among: dict[int, Record]) -> Record:
     number = record.whole(field)
     if number not in among:
         raise record.wrong(field, "the id of a record that the file has")

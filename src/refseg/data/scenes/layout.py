@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from refseg.data.scenes.nouns import ALL_NOUNS
-from refseg.data.scenes.rng import Dice
+from refseg.data.scenes.rng import Rng
 from refseg.data.scenes.sprites import Atlas
 from refseg.data.scenes.vocabulary import COLOURS, NOUNS, SHAPES, TEXTURES, Colour, draw_colour, shades_of
 
@@ -80,7 +80,7 @@ def people() -> frozenset[int]:
     return frozenset(number for number, noun in enumerate(ALL_NOUNS) if noun.category == "person")
 
 
-def draw_things(dice: Dice, atlas: Atlas, split: Split, count: int | None = None) -> list[Thing]:
+def draw_things(dice: Rng, atlas: Atlas, split: Split, count: int | None = None) -> list[Thing]:
     """The things of a new scene, placed; later ones stand before earlier ones."""
     kinds = ("shapes", "sprites", "both")[dice.weighted((22, 40, 38))] if atlas.has_sprites else "shapes"
     apart = _APART_OVERLAPPING if dice.chance(0.25) else _APART
@@ -93,7 +93,7 @@ def draw_things(dice: Dice, atlas: Atlas, split: Split, count: int | None = None
     return _place_all(dice, plan)
 
 
-def _draw_thing(dice: Dice, atlas: Atlas, plan: Plan) -> Thing:
+def _draw_thing(dice: Rng, atlas: Atlas, plan: Plan) -> Thing:
     noun, colour = _draw_noun(dice, plan)
     is_shape = noun >= _FIRST_SHAPE
     if not is_shape and colour < 0 and dice.chance(_TINTED_SHARE):
@@ -111,11 +111,11 @@ def _draw_thing(dice: Dice, atlas: Atlas, plan: Plan) -> Thing:
     return Thing(noun, sprite, colour, texture, maybe, rgb, dice.roll())
 
 
-def _draw_texture(dice: Dice) -> int:
+def _draw_texture(dice: Rng) -> int:
     return 0 if dice.chance(_PLAIN_SHARE) else dice.below(len(TEXTURES))
 
 
-def _draw_noun(dice: Dice, plan: Plan) -> tuple[int, int]:
+def _draw_noun(dice: Rng, plan: Plan) -> tuple[int, int]:
     """A noun, and a colour to copy (-1 = none): often like an earlier thing's, since a lone noun needs no more words."""
     if plan.chosen and dice.chance(plan.repeat):
         model = dice.pick(plan.chosen)
@@ -130,13 +130,13 @@ def _draw_noun(dice: Dice, plan: Plan) -> tuple[int, int]:
     return _any_noun(dice, plan.kinds), -1
 
 
-def _any_noun(dice: Dice, kinds: str) -> int:
+def _any_noun(dice: Rng, kinds: str) -> int:
     if kinds == "shapes" or (kinds == "both" and dice.chance(0.35)):
         return _FIRST_SHAPE + dice.below(len(SHAPES))
     return dice.below(_FIRST_SHAPE)
 
 
-def _allowed_colour(dice: Dice, noun: int, wish: int, split: Split) -> int:
+def _allowed_colour(dice: Rng, noun: int, wish: int, split: Split) -> int:
     """The wish where the split shows that pair, else a colour that it shows."""
     held_out = held_out_pairs()
     shown = [c for c in range(len(COLOURS)) if ((noun, c) in held_out) == (split == "new")]
@@ -145,12 +145,12 @@ def _allowed_colour(dice: Dice, noun: int, wish: int, split: Split) -> int:
     return wish if wish in shown else dice.pick(shown)
 
 
-def _draw_sprite(dice: Dice, atlas: Atlas, noun: int, split: Split) -> int:
+def _draw_sprite(dice: Rng, atlas: Atlas, noun: int, split: Split) -> int:
     fresh = atlas.new_of_noun[noun]
     return dice.pick(fresh if split == "new" and fresh else atlas.of_noun[noun])
 
 
-def _draw_pose(dice: Dice, thing: Thing, *, shrink: float) -> None:
+def _draw_pose(dice: Rng, thing: Thing, *, shrink: float) -> None:
     thing.side = dice.between(*_SIDES[dice.weighted(_SIDE_WEIGHTS)]) * shrink
     thing.turn = dice.between(-_LARGEST_TURN, _LARGEST_TURN)
     thing.aspect = dice.between(0.9, 1.1)
@@ -164,7 +164,7 @@ def make_twins(things: list[Thing]) -> None:
     things[1] = replace(second, **{name: getattr(first, name) for name in look})
 
 
-def _place_all(dice: Dice, plan: Plan) -> list[Thing]:
+def _place_all(dice: Rng, plan: Plan) -> list[Thing]:
     """The things with places; what finds no room is left out, but two always stay."""
     placed: list[Thing] = []
     while len(placed) < 2:
@@ -175,7 +175,7 @@ def _place_all(dice: Dice, plan: Plan) -> list[Thing]:
     return placed
 
 
-def _place(dice: Dice, thing: Thing, others: list[Thing], apart: float, tries: int = 50) -> bool:
+def _place(dice: Rng, thing: Thing, others: list[Thing], apart: float, tries: int = 50) -> bool:
     low, high = thing.side * 0.52, 1 - thing.side * 0.52
     for _ in range(tries):
         thing.x, thing.y = dice.between(low, high), dice.between(low, high)

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from refseg.data.scenes.layout import Thing
-from refseg.data.scenes.phrases.describe import Claim, Habits, Meaning, View, describe, spoken
-from refseg.data.scenes.rng import Dice
+from refseg.data.scenes.phrases.describe import Claim, Habits, Meaning, View, describe, format_description
+from refseg.data.scenes.rng import Rng
 from refseg.errors import InvalidInput, UnknownName
 
 MOTIONS: dict[str, tuple[str, ...]] = {
@@ -69,7 +69,7 @@ class Moves:
 ALL_MOVES = Moves()
 
 
-def draw_path(dice: Dice, thing: Thing, moves: Moves = ALL_MOVES, *, but: str = "") -> Path:
+def draw_path(dice: Rng, thing: Thing, moves: Moves = ALL_MOVES, *, but: str = "") -> Path:
     """A motion for the thing, other than `but`; moves its place and side so that the whole of it stays in the picture."""
     motion = _draw_motion(dice, [name for name in moves.known if name != but])
     thing.motion = motion
@@ -90,7 +90,7 @@ def draw_path(dice: Dice, thing: Thing, moves: Moves = ALL_MOVES, *, but: str = 
     return path
 
 
-def _draw_motion(dice: Dice, known: Sequence[str]) -> str:
+def _draw_motion(dice: Rng, known: Sequence[str]) -> str:
     moving = [name for name in known if name != "still"]
     if not moving or ("still" in known and dice.chance(_STILL_SHARE)):
         return "still"
@@ -124,7 +124,7 @@ def is_hidden(path: Path, frame: int) -> bool:
     return path.motion == "blinking" and frame % 2 == 1
 
 
-def moving(dice: Dice, view: View) -> Claim | None:
+def say_motion(dice: Rng, view: View) -> Claim | None:
     """The A moving left; nothing about a view whose things have no motion."""
     target = dice.pick(view)
     if not target.motion:
@@ -135,7 +135,7 @@ def moving(dice: Dice, view: View) -> Claim | None:
     motion = target.motion
     maybe = (motion, *_ALMOST.get(motion, ()))
     linked = "that is " if dice.chance(0.3) else ""
-    text = f"the {spoken(dice, described)} {linked}{dice.pick(MOTIONS[motion])}"
+    text = f"the {format_description(dice, described)} {linked}{dice.pick(MOTIONS[motion])}"
 
     def meaning(now: View) -> Meaning | None:
         found = [i for i, thing in enumerate(now) if described.possible(thing) and thing.motion in maybe]

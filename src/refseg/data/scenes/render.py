@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from refseg.data.scenes.layout import Split, Thing
-from refseg.data.scenes.rng import Dice
+from refseg.data.scenes.rng import Rng
 from refseg.data.scenes.sprites import LEVELS, Atlas, textures
 from refseg.data.scenes.vocabulary import TEXTURES, second_tone, tint_ramp
 
@@ -27,7 +27,7 @@ Bytes = NDArray[np.uint8]
 _PHOTO_SHARE = 0.35
 
 
-def draw_background(dice: Dice, photos: tuple[Bytes, ...], side: int) -> Bytes:
+def draw_background(dice: Rng, photos: tuple[Bytes, ...], side: int) -> Bytes:
     """A picture [side, side, 3] without anything that a phrase could mean."""
     if photos and dice.chance(_PHOTO_SHARE):
         return _piece_of(dice, dice.pick(photos), side)
@@ -40,25 +40,25 @@ def plain_background(colour: tuple[float, float, float], side: int) -> Bytes:
     return np.full((side, side, 3), np.rint(np.array(colour)).astype(np.uint8), np.uint8)
 
 
-def _muted(dice: Dice) -> tuple[float, float, float]:
+def _muted(dice: Rng) -> tuple[float, float, float]:
     """A colour of any hue, seldom as vivid as the things are."""
     value = dice.between(0.15, 1.0)
     red, green, blue = colorsys.hsv_to_rgb(dice.roll(), dice.between(0.0, 0.5), value)
     return 255 * red, 255 * green, 255 * blue
 
 
-def _plain(dice: Dice, side: int) -> Bytes:
+def _plain(dice: Rng, side: int) -> Bytes:
     return plain_background(_muted(dice), side)
 
 
-def _gradient(dice: Dice, side: int) -> Bytes:
+def _gradient(dice: Rng, side: int) -> Bytes:
     first, second = np.array(_muted(dice)), np.array(_muted(dice))
     blends = np.array([[dice.roll(), dice.roll()], [dice.roll(), dice.roll()]])[..., None]
     corners = first + (second - first) * blends
     return cv2.resize(np.rint(corners).astype(np.uint8), (side, side), interpolation=cv2.INTER_LINEAR)
 
 
-def _smooth_noise(dice: Dice, side: int) -> Bytes:
+def _smooth_noise(dice: Rng, side: int) -> Bytes:
     cells = (3, 5, 8, 14)[dice.below(4)]
     first, second = np.array(_muted(dice)), np.array(_muted(dice))
     second = first + (second - first) * dice.between(0.3, 0.9)
@@ -67,7 +67,7 @@ def _smooth_noise(dice: Dice, side: int) -> Bytes:
     return cv2.resize(coarse, (side, side), interpolation=cv2.INTER_CUBIC)
 
 
-def _stripes(dice: Dice, side: int) -> Bytes:
+def _stripes(dice: Rng, side: int) -> Bytes:
     first, second = np.array(_muted(dice)), np.array(_muted(dice))
     second = first + (second - first) * dice.between(0.2, 0.6)
     across, down = dice.between(-1, 1), dice.between(-1, 1)
@@ -78,7 +78,7 @@ def _stripes(dice: Dice, side: int) -> Bytes:
     return pair[is_second.astype(np.intp)]
 
 
-def _piece_of(dice: Dice, photo: Bytes, side: int) -> Bytes:
+def _piece_of(dice: Rng, photo: Bytes, side: int) -> Bytes:
     height, width = photo.shape[:2]
     edge = int(min(height, width) * dice.between(0.4, 0.95))
     top, left = dice.below(height - edge + 1), dice.below(width - edge + 1)
@@ -211,7 +211,7 @@ def measure(things: list[Thing], ids: Bytes, areas: list[int]) -> None:
         thing.visible = seen / max(whole, 1)
 
 
-def draw_finish(dice: Dice) -> Finish:
+def draw_finish(dice: Rng) -> Finish:
     """The finish of a new scene."""
     shadow = dice.between(0.25, 0.55) if dice.chance(0.4) else 0.0
     offset = (dice.between(-0.02, 0.02), dice.between(0.01, 0.03))
@@ -220,7 +220,7 @@ def draw_finish(dice: Dice) -> Finish:
     return Finish(shadow, offset, blur, noise, dice.between(0.85, 1.12), dice.between(-14, 14))
 
 
-def fitting_background(dice: Dice, atlas: Atlas, split: Split, things: list[Thing], side: int) -> Bytes:
+def fitting_background(dice: Rng, atlas: Atlas, split: Split, things: list[Thing], side: int) -> Bytes:
     """A background against which every thing stands out."""
     photos = atlas.new_photos if split == "new" and atlas.new_photos else atlas.photos
     best, best_excess = None, -math.inf
@@ -283,7 +283,7 @@ def _with_shadow(background: Bytes, ids: Bytes, finish: Finish) -> Bytes:
     return (np.multiply(background, light, dtype=np.uint16) >> 8).astype(np.uint8)
 
 
-def develop(dice: Dice, canvas: Bytes, finish: Finish) -> Bytes:
+def develop(dice: Rng, canvas: Bytes, finish: Finish) -> Bytes:
     """The finished picture: blur, contrast and brightness, noise."""
     picture = canvas
     if finish.blur:

@@ -13,7 +13,7 @@ T = TypeVar("T")
 _BLOCK = 256
 
 
-class Dice:
+class Rng:
     """Draws from one generator; the same whole numbers give the same draws in every process."""
 
     def __init__(self, *entropy: int) -> None:

@@ -23,7 +23,7 @@ from refseg.data.scenes.render import (
     measure,
     warp_thing,
 )
-from refseg.data.scenes.rng import Dice
+from refseg.data.scenes.rng import Rng
 from refseg.data.scenes.sprites import Atlas
 
 Bytes = NDArray[np.uint8]
@@ -59,7 +59,7 @@ def draw_scene(
 ) -> Scene:
     """The scene that these numbers and the atlas make, on every machine and in every process."""
     cv2.setNumThreads(1)  # one scene is too small to share; data workers are the threads
-    dice = Dice(seed, SPLIT_NUMBERS[split], index, num_frames)
+    dice = Rng(seed, SPLIT_NUMBERS[split], index, num_frames)
     while True:
         if num_frames > 1:
             drawn = _try_clip(dice, atlas, split, side, num_frames=num_frames, moves=moves)
@@ -78,7 +78,7 @@ class _Drawn:
     views: list[View]
 
 
-def _try_clip(dice: Dice, atlas: Atlas, split: Split, side: int, *, num_frames: int, moves: Moves) -> _Drawn:
+def _try_clip(dice: Rng, atlas: Atlas, split: Split, side: int, *, num_frames: int, moves: Moves) -> _Drawn:
     while True:
         things, paths = _moving_things(dice, atlas, split, moves)
         shakes = _draw_shakes(dice, side, num_frames)
@@ -94,7 +94,7 @@ def _try_clip(dice: Dice, atlas: Atlas, split: Split, side: int, *, num_frames: 
     return _Drawn(np.stack(frames), np.stack([s.ids for s in stills]), things, [s.view for s in stills])
 
 
-def _moving_things(dice: Dice, atlas: Atlas, split: Split, moves: Moves) -> tuple[list[Thing], list[Path]]:
+def _moving_things(dice: Rng, atlas: Atlas, split: Split, moves: Moves) -> tuple[list[Thing], list[Path]]:
     """Two to five things with a motion each; of twins, the first two look alike and move in different ways."""
     has_twins = moves.twins > 0 and dice.chance(moves.twins)
     more = _MOST_BESIDES_TWINS if has_twins else _MOST_BESIDES_TWO
@@ -139,7 +139,7 @@ def _shifted(background: Bytes, right: int, down: int) -> Bytes:
     return background[rows[:, None], columns]
 
 
-def _draw_shakes(dice: Dice, side: int, num_frames: int) -> list[tuple[int, int]]:
+def _draw_shakes(dice: Rng, side: int, num_frames: int) -> list[tuple[int, int]]:
     """How far the camera is off in each frame, in pixels to the right and down."""
     shakes = [
         (round(dice.between(-_SHAKE, _SHAKE) * side), round(dice.between(-_SHAKE, _SHAKE) * side))
@@ -171,7 +171,7 @@ def _is_seen(views: list[View], paths: list[Path]) -> bool:
     return True
 
 
-def _try_image(dice: Dice, atlas: Atlas, split: Split, side: int) -> _Drawn:
+def _try_image(dice: Rng, atlas: Atlas, split: Split, side: int) -> _Drawn:
     while True:
         things = draw_things(dice, atlas, split)
         skins = Skins(atlas)

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from refseg.data.scenes.nouns import ALL_NOUNS, ALMOST, GROUPS, plural_of, regular_plural
-from refseg.data.scenes.rng import Dice
+from refseg.data.scenes.rng import Rng
 
 NOUNS: tuple[str, ...] = tuple(noun.word for noun in ALL_NOUNS)
 
@@ -186,7 +186,7 @@ _SHADES: dict[str, tuple[str, ...]] = {
 _NATURAL_SHARE = 0.12
 
 
-def draw_colour(dice: Dice, index: int) -> Colour:
+def draw_colour(dice: Rng, index: int) -> Colour:
     """A colour that everybody calls by the name at `index` of COLOURS."""
     hue, saturation, value = (dice.between(*span) for span in _BOXES[COLOURS[index]])
     red, green, blue = colorsys.hsv_to_rgb(hue % 360 / 360, saturation, value)
@@ -228,11 +228,11 @@ def natural_colours(picture: NDArray[np.uint8]) -> frozenset[int]:
     sector = np.where(high == red, ((green - blue) / spread) % 6, 0.0)
     sector = np.where((high == green) & (high != red), (blue - red) / spread + 2, sector)
     sector = np.where((high == blue) & (high != red) & (high != green), (red - green) / spread + 4, sector)
-    shows = _shown(sector * 60, saturation, high)
+    shows = _visible_colours(sector * 60, saturation, high)
     return frozenset(COLOURS.index(name) for name, where in shows.items() if where.mean() > _NATURAL_SHARE)
 
 
-def _shown(
+def _visible_colours(
     hue: NDArray[np.float64], saturation: NDArray[np.float64], value: NDArray[np.float64]
 ) -> dict[str, NDArray[np.bool_]]:
     vivid = (saturation > 0.25) & (value > 0.22)

@@ -17,12 +17,12 @@ from typing import TYPE_CHECKING
 from refseg.encoders.tokenizers.text_repair import repair
 from refseg.encoders.tokenizers.tokens import (
     BYTES,
-    absent,
     cached_tokenizer,
     check_phrases,
-    padded,
-    parsed,
-    too_long,
+    missing_tokenizer,
+    pad_ids,
+    parse_tokenizer,
+    phrase_too_long,
 )
 from refseg.errors import InvalidInput
 from refseg.structures import TextTokens
@@ -75,7 +75,7 @@ class ClipTokenizer:
             InvalidInput: if it is none of them.
         """
         text = text if text.lstrip().startswith("{") else tokenizer_of_merges(_merges(text))
-        self._tokenizer = _parsed(text)
+        self._tokenizer = _parse(text)
         self._text = text
 
     def __call__(self, phrases: Sequence[str]) -> TextTokens:
@@ -99,7 +99,7 @@ class ClipTokenizer:
         found = tokenizer.encode_batch([plain(text) for text in texts])
         rows = [self._fitted(text, encoding.ids, end) for text, encoding in zip(texts, found, strict=True)]
         longest = self.max_tokens if self.fills else max(map(len, rows))
-        return padded(rows, end, longest)
+        return pad_ids(rows, end, longest)
 
     def pieces(self, phrase: str) -> list[str | None]:
         """What each token of a phrase stands for, as byte pairs read it; None for the start and the end."""
@@ -117,14 +117,14 @@ class ClipTokenizer:
             return ids
         if self.truncates:
             return [*ids[: self.max_tokens - 1], end]
-        raise too_long(text, len(ids), self.max_tokens)
+        raise phrase_too_long(text, len(ids), self.max_tokens)
 
     def _loaded(self) -> Tokenizer:
         if self._tokenizer is None:
             text = self.text
             if text is None:
-                raise absent(self.name)
-            self._tokenizer = _parsed(text)
+                raise missing_tokenizer(self.name)
+            self._tokenizer = _parse(text)
         return self._tokenizer
 
 
@@ -206,8 +206,8 @@ def _merges(text: str) -> list[tuple[str, str]]:
     return pairs
 
 
-def _parsed(text: str) -> Tokenizer:
-    tokenizer = parsed(text)
+def _parse(text: str) -> Tokenizer:
+    tokenizer = parse_tokenizer(text)
     if tokenizer.token_to_id(START) is None or tokenizer.token_to_id(END) is None:
         raise InvalidInput(f"the tokenizer has no {START} and {END}, so it is not CLIP's; give CLIP's own")
     return tokenizer

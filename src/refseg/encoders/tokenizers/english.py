@@ -240,7 +240,7 @@ def tokens_of(word: str) -> tuple[str, ...]:
     before, rest, after = _stripped(word)
     if not rest:
         return (*before, *after)
-    return (*before, *_cut(rest), *after)
+    return (*before, *_split(rest), *after)
 
 
 def _stripped(word: str) -> tuple[list[str], str, list[str]]:
@@ -284,7 +284,7 @@ def _ends_a_word(word: str) -> bool:
     return word[-1:].islower() or (len(word) > 1 and word[-2:].isalpha() and word[-2:].isupper())
 
 
-def _cut(rest: str) -> tuple[str, ...]:
+def _split(rest: str) -> tuple[str, ...]:
     """What is left of a word without prefixes and suffixes, around its infixes; pieces are not looked at again."""
     exceptions = _exceptions()
     if rest in exceptions:

@@ -49,7 +49,7 @@ def repair(text: str) -> str:
 
 
 def _one_pass(text: str) -> str:
-    text = _MISREAD.sub(_decoded, text)
+    text = _MISREAD.sub(_decode, text)
     text = _LIGATURES.sub(_compatible, text)
     text = _WIDE.sub(_compatible, text)
     return _CONTROLS.sub("", _ESCAPES.sub("", text.translate(_QUOTES | _UNSEEN)))
@@ -63,7 +63,7 @@ def _character(found: re.Match[str]) -> str:
     return lower.upper() if len(lower) == 1 and found[0].isupper() else found[0]
 
 
-def _decoded(found: re.Match[str]) -> str:
+def _decode(found: re.Match[str]) -> str:
     try:
         return bytes(_BYTES.get(shown, ord(shown)) for shown in found[0]).decode("utf-8")
     except UnicodeDecodeError:

@@ -53,7 +53,7 @@ class PhraseTokenizer:
         Raises:
             InvalidInput: if it is not one.
         """
-        self._tokenizer = parsed(text)
+        self._tokenizer = parse_tokenizer(text)
         self._text = text
 
     def __call__(self, phrases: Sequence[str]) -> TextTokens:
@@ -66,8 +66,8 @@ class PhraseTokenizer:
         rows = [encoding.ids for encoding in self._loaded().encode_batch(list(phrases))]
         for phrase, ids in zip(phrases, rows, strict=True):
             if len(ids) > self.max_tokens:
-                raise too_long(phrase, len(ids), self.max_tokens)
-        return padded(rows, self.pad_id, max(map(len, rows)))
+                raise phrase_too_long(phrase, len(ids), self.max_tokens)
+        return pad_ids(rows, self.pad_id, max(map(len, rows)))
 
     def pieces(self, phrase: str) -> list[str | None]:
         """What each token of a phrase stands for, as it is written there; None for tokens that the tokenizer adds."""
@@ -79,8 +79,8 @@ class PhraseTokenizer:
         if self._tokenizer is None:
             text = self.text
             if text is None:
-                raise absent(self.name)
-            self._tokenizer = parsed(text)
+                raise missing_tokenizer(self.name)
+            self._tokenizer = parse_tokenizer(text)
         return self._tokenizer
 
 
@@ -135,20 +135,20 @@ def check_phrases(phrases: Sequence[str]) -> None:
         raise InvalidInput("a phrase is empty; say in words what to segment")
 
 
-def padded(rows: Sequence[list[int]], padding: int, length: int) -> TextTokens:
+def pad_ids(rows: Sequence[list[int]], padding: int, length: int) -> TextTokens:
     """Rows of ids as one table [P, length] on the CPU."""
     values = torch.tensor([ids + [padding] * (length - len(ids)) for ids in rows])
     return TextTokens(values, torch.arange(length) < torch.tensor([[len(ids)] for ids in rows]))
 
 
-def too_long(phrase: str, count: int, most: int) -> InvalidInput:
+def phrase_too_long(phrase: str, count: int, most: int) -> InvalidInput:
     """What to say of a phrase with more tokens than a model reads."""
     return InvalidInput(
         f"the phrase {phrase[:40] + '...'!r} has {count} tokens and the model reads at most {most}; shorten it"
     )
 
 
-def absent(name: str) -> InvalidInput:
+def missing_tokenizer(name: str) -> InvalidInput:
     """What to say where no file of the tokenizer `name` is at hand."""
     return InvalidInput(
         f"the tokenizer {name!r} is not on this machine: the checkpoint carries none and the Hugging Face cache has none; "
@@ -171,7 +171,7 @@ def byte_tokenizer() -> str:
     """The `tokenizer.json` of a byte-level tokenizer without merges, with RoBERTa's special tokens."""
     from tokenizers import models, pre_tokenizers
 
-    vocabulary = _numbered(sorted(pre_tokenizers.ByteLevel.alphabet()))
+    vocabulary = _number_tokens(sorted(pre_tokenizers.ByteLevel.alphabet()))
     model = models.BPE(vocab=vocabulary, merges=[], unk_token="<unk>")
     return _tokenizer_text(model, pre_tokenizers.ByteLevel(add_prefix_space=False), vocabulary)
 
@@ -180,12 +180,12 @@ def word_tokenizer(words: Sequence[str]) -> str:
     """The `tokenizer.json` of a tokenizer that gives each of `words` one token, as RoBERTa gives common words."""
     from tokenizers import models, pre_tokenizers
 
-    vocabulary = _numbered(words)
+    vocabulary = _number_tokens(words)
     model = models.WordLevel(vocab=vocabulary, unk_token="<unk>")
     return _tokenizer_text(model, pre_tokenizers.Whitespace(), vocabulary)
 
 
-def _numbered(tokens: Sequence[str]) -> dict[str, int]:
+def _number_tokens(tokens: Sequence[str]) -> dict[str, int]:
     return {token: index for index, token in enumerate((*SPECIALS, *tokens))}
 
 
@@ -204,7 +204,7 @@ def _repository(name: str) -> str:
     return ORGANISATIONS.get(name, name)
 
 
-def parsed(text: str) -> Tokenizer:
+def parse_tokenizer(text: str) -> Tokenizer:
     """The tokenizer that a `tokenizer.json` describes; it neither cuts nor pads.
 
     Raises:

@@ -12,7 +12,7 @@ import string
 import unicodedata
 from collections.abc import Iterator, Sequence
 
-from refseg.encoders.tokenizers.tokens import absent, cached_tokenizer, check_phrases, padded
+from refseg.encoders.tokenizers.tokens import cached_tokenizer, check_phrases, missing_tokenizer, pad_ids
 from refseg.errors import InvalidInput
 from refseg.structures import TextTokens
 
@@ -76,7 +76,7 @@ class WordPieceTokenizer:
     def encode(self, texts: Sequence[str]) -> TextTokens:
         """The same for any texts, empty ones too: those are [CLS] [SEP]."""
         rows = [self.ids(text)[: self.length] for text in texts]
-        return padded(rows, self._loaded()[PAD], self.length)
+        return pad_ids(rows, self._loaded()[PAD], self.length)
 
     def pieces(self, phrase: str) -> list[str | None]:
         """What each token that is read of a phrase stands for; None for the start and the end."""
@@ -94,7 +94,7 @@ class WordPieceTokenizer:
         if self._ids is None:
             text = self.text
             if text is None:
-                raise absent(self.name)
+                raise missing_tokenizer(self.name)
             self.take(text)
         assert self._ids is not None
         return self._ids

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from refseg.models.base import ModelConfig, StateDict
 from refseg.models.lgformer.config import LGFormerConfig
-from refseg.models.renaming import Drop, Merge, Rename, Report, Rule, apply
+from refseg.models.renaming import ConversionReport, Drop, Merge, Rename, Rule, apply
 
 _FUSION = {
     "vis_project.0": "own_pixels",
@@ -30,7 +30,7 @@ _FUSION = {
 }
 
 
-def convert(state: StateDict, config: ModelConfig) -> tuple[StateDict, Report]:
+def convert(state: StateDict, config: ModelConfig) -> tuple[StateDict, ConversionReport]:
     """The tensors of a published file under our names, and what was done."""
     assert isinstance(config, LGFormerConfig)
     return apply(state, rules(config))

@@ -8,12 +8,12 @@ from refseg.encoders.swin import Swin, classification_start
 from refseg.errors import CheckpointMismatch
 from refseg.models.base import ModelConfig, StateDict
 from refseg.models.lgformer.config import LGFormerConfig
-from refseg.models.renaming import Drop, Rename, Report, apply
+from refseg.models.renaming import ConversionReport, Drop, Rename, apply
 
 _OWN = "backbone.swin."  # of our names
 
 
-def start_backbone(state: StateDict, config: ModelConfig) -> tuple[StateDict, Report]:
+def start_backbone(state: StateDict, config: ModelConfig) -> tuple[StateDict, ConversionReport]:
     """Patch embedding, blocks and mergings of the backbone; fusions, gates and output norms begin anew.
 
     Raises:
@@ -24,12 +24,12 @@ def start_backbone(state: StateDict, config: ModelConfig) -> tuple[StateDict, Re
         wanted = Swin(config.backbone).state_dict()
     start = classification_start(state, wanted)
     converted = {f"{_OWN}{name}": value for name, value in start.tensors.items()}
-    report = Report(renamed={name: f"{_OWN}{name}" for name in start.tensors})
+    report = ConversionReport(renamed={name: f"{_OWN}{name}" for name in start.tensors})
     report.dropped = dict.fromkeys(start.unused, "the classifier of the file")
     return converted, report
 
 
-def start_text(state: StateDict, config: ModelConfig) -> tuple[StateDict, Report]:
+def start_text(state: StateDict, config: ModelConfig) -> tuple[StateDict, ConversionReport]:
     """The text tower from the hub's BERT, whose early files name scale and shift of a norm gamma and beta.
 
     Raises:

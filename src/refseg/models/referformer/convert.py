@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from refseg.models.base import ModelConfig, StateDict
 from refseg.models.referformer.config import ReferFormerConfig, ResNetSpec
-from refseg.models.renaming import Alias, Drop, Rename, Report, Rule, apply
+from refseg.models.renaming import Alias, ConversionReport, Drop, Rename, Rule, apply
 
 _VECTORS = "(weight|bias|running_mean|running_var)"
 
 
-def convert(state: StateDict, config: ModelConfig) -> tuple[StateDict, Report]:
+def convert(state: StateDict, config: ModelConfig) -> tuple[StateDict, ConversionReport]:
     """The tensors of a published file under our names, and what was done.
 
     Raises:

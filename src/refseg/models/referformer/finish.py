@@ -44,7 +44,7 @@ def video_scores(logits: Tensor, placement: Placement) -> Tensor:
     Published behaviour: the cells count as covering the content exactly, though its sides are seldom multiples of 4.
     """
     h, w = (-(-side // STRIDE) for side in placement.content)
-    return _resized(logits[..., :h, :w], placement.source, "bilinear").sigmoid()
+    return _resize(logits[..., :h, :w], placement.source, "bilinear").sigmoid()
 
 
 def all_candidates(
@@ -68,7 +68,7 @@ def all_candidates(
     ]
 
 
-def ranked_candidates(output: Output, placements: Sequence[Placement], threshold: float) -> list[Candidates]:
+def rank_candidates(output: Output, placements: Sequence[Placement], threshold: float) -> list[Candidates]:
     """RefCOCO/+/g: as many pairs of frame's candidate and class as there are candidates, best first, with boxes.
 
     Published behaviour: with several classes one candidate may appear more than once.
@@ -96,16 +96,16 @@ def merge_objects(scores: Sequence[Tensor]) -> Tensor:
 def _to_canvas(logits: Tensor, canvas: Size) -> Tensor:
     """Four times as large; the cells of a canvas whose sides are no multiples of 4 reach beyond it."""
     h, w = logits.shape[-2:]
-    return _resized(logits, (h * STRIDE, w * STRIDE), "bilinear")[..., : canvas[0], : canvas[1]]
+    return _resize(logits, (h * STRIDE, w * STRIDE), "bilinear")[..., : canvas[0], : canvas[1]]
 
 
 def _threshold_then_source(logits: Tensor, placement: Placement, threshold: float) -> Tensor:
     h, w = placement.content
     masks = _to_canvas(logits, placement.canvas)[..., :h, :w].sigmoid() > threshold
-    return _resized(masks.float(), placement.source, "nearest") > 0.5
+    return _resize(masks.float(), placement.source, "nearest") > 0.5
 
 
-def _resized(maps: Tensor, size: Size, mode: str) -> Tensor:
+def _resize(maps: Tensor, size: Size, mode: str) -> Tensor:
     """[..., h, w] to [..., H, W] by `mode`."""
     flat = maps.float().reshape(1, -1, *maps.shape[-2:])
     corners = False if mode == "bilinear" else None

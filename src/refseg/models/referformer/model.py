@@ -25,7 +25,7 @@ from refseg.layers.position import sine_1d
 from refseg.models.base import Candidates as Offered
 from refseg.models.base import ReferringModel, Ruler, Tower
 from refseg.models.referformer.config import BackboneSpec, ReferFormerConfig
-from refseg.models.referformer.finish import all_candidates, finish_masks, ranked_candidates, video_scores
+from refseg.models.referformer.finish import all_candidates, finish_masks, rank_candidates, video_scores
 from refseg.models.referformer.levels import Levels, place_levels
 from refseg.models.referformer.mask_head import MaskHead
 from refseg.models.referformer.pixel_decoder import PixelDecoder, as_map, cells, place_map
@@ -184,7 +184,7 @@ class ReferFormer(ReferringModel):
         """All candidates of a frame: one score each with one class; ranked pairs of candidate and class with several."""
         if self.config.num_classes == 1:
             return all_candidates(output, placements, self.config.threshold)
-        return ranked_candidates(output, placements, self.config.threshold)
+        return rank_candidates(output, placements, self.config.threshold)
 
     def soft_masks(self, output: Output, placements: Sequence[Placement]) -> list[Tensor]:
         """Scores of the chosen candidate at the source, where `config.protocol` thresholds them last."""

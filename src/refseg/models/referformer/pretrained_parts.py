@@ -15,13 +15,13 @@ from refseg.errors import CheckpointMismatch
 from refseg.models.base import ModelConfig, StateDict
 from refseg.models.referformer.config import ReferFormerConfig
 from refseg.models.referformer.convert import backbone_rules
-from refseg.models.renaming import Drop, Rename, Report, apply
+from refseg.models.renaming import ConversionReport, Drop, Rename, apply
 
 _OWN = "backbone."  # of our names
 _CLASSIFIER = "the classifier of the file"
 
 
-def start_backbone(state: StateDict, config: ModelConfig) -> tuple[StateDict, Report]:
+def start_backbone(state: StateDict, config: ModelConfig) -> tuple[StateDict, ConversionReport]:
     """The backbone from ImageNet (ResNet, Swin) or Kinetics (Video Swin) weights, or from a published file of this system.
 
     Raises:
@@ -44,7 +44,7 @@ def start_backbone(state: StateDict, config: ModelConfig) -> tuple[StateDict, Re
     return _of_this_system(named, config)
 
 
-def start_text(state: StateDict, config: ModelConfig) -> tuple[StateDict, Report]:
+def start_text(state: StateDict, config: ModelConfig) -> tuple[StateDict, ConversionReport]:
     """The text tower from the hub's RoBERTa, which has no pooler, or from a published file of this system."""
     del config
     return apply(
@@ -59,7 +59,7 @@ def start_text(state: StateDict, config: ModelConfig) -> tuple[StateDict, Report
     )
 
 
-def start_pooler(state: StateDict, config: ModelConfig) -> tuple[StateDict, Report]:
+def start_pooler(state: StateDict, config: ModelConfig) -> tuple[StateDict, ConversionReport]:
     """The pooler of the text tower alone, from a published file of this system or an early RoBERTa."""
     converted, report = start_text(state, config)
     kept = {name: value for name, value in converted.items() if name.startswith("text_tower.pooler.")}
@@ -71,7 +71,7 @@ def start_pooler(state: StateDict, config: ModelConfig) -> tuple[StateDict, Repo
     return kept, report
 
 
-def _of_this_system(state: StateDict, config: ReferFormerConfig) -> tuple[StateDict, Report]:
+def _of_this_system(state: StateDict, config: ReferFormerConfig) -> tuple[StateDict, ConversionReport]:
     converted, report = apply(
         state,
         [
@@ -87,8 +87,8 @@ def _of_this_system(state: StateDict, config: ReferFormerConfig) -> tuple[StateD
     return converted, report
 
 
-def _prefixed(tensors: dict[str, Tensor], unused: tuple[str, ...]) -> tuple[StateDict, Report]:
+def _prefixed(tensors: dict[str, Tensor], unused: tuple[str, ...]) -> tuple[StateDict, ConversionReport]:
     converted = {f"{_OWN}{name}": value for name, value in tensors.items()}
-    report = Report(renamed={name: f"{_OWN}{name}" for name in tensors})
+    report = ConversionReport(renamed={name: f"{_OWN}{name}" for name in tensors})
     report.dropped = dict.fromkeys(unused, _CLASSIFIER)
     return converted, report

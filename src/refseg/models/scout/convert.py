@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from refseg.models.base import ModelConfig, StateDict
-from refseg.models.renaming import Rename, Report, apply
+from refseg.models.renaming import ConversionReport, Rename, apply
 
 PARTS = r"(?:stem|motion|cue|detail|stages|rows|columns|fusions|text|cells|pyramid|decoder|naming)\..+"
 
 
-def convert(state: StateDict, config: ModelConfig) -> tuple[StateDict, Report]:
+def convert(state: StateDict, config: ModelConfig) -> tuple[StateDict, ConversionReport]:
     """`state` as it is, and what was kept; names of other models are left over in the report."""
     return apply(state, (Rename(f"({PARTS})", r"\1"),))

@@ -13,7 +13,7 @@ import re
 import torch
 
 from refseg.models.base import ModelConfig, StateDict
-from refseg.models.renaming import Drop, Rename, Report, Rule, apply
+from refseg.models.renaming import ConversionReport, Drop, Rename, Rule, apply
 from refseg.models.vlformer.config import VLFormerConfig
 from refseg.models.vlformer.model import VLFormer
 
@@ -23,7 +23,7 @@ _STEM = "backbone.stem.conv.weight"
 _CAFFE_PARTS = {"branch1": "shortcut", "branch2a": "conv1", "branch2b": "conv2", "branch2c": "conv3"}
 
 
-def convert(state: StateDict, config: ModelConfig) -> tuple[StateDict, Report]:
+def convert(state: StateDict, config: ModelConfig) -> tuple[StateDict, ConversionReport]:
     """The tensors of a published file, or of one to start from, under our names, and what was done."""
     assert isinstance(config, VLFormerConfig)
     if any(name.startswith("resizer.") for name in state):
@@ -44,7 +44,9 @@ def first_values(config: ModelConfig) -> StateDict:
     return {name: value for name, value in values.items() if not re.search(TEXT, name)}
 
 
-def _what_fits(converted: StateDict, report: Report, config: VLFormerConfig) -> tuple[StateDict, Report]:
+def _what_fits(
+    converted: StateDict, report: ConversionReport, config: VLFormerConfig
+) -> tuple[StateDict, ConversionReport]:
     """Only tensors whose name and shape the model has; the others are dropped, each with the reason."""
     with torch.device("meta"):
         wanted = VLFormer(config).state_dict()
@@ -63,7 +65,7 @@ def _what_fits(converted: StateDict, report: Report, config: VLFormerConfig) -> 
     return converted, report
 
 
-def _resnet(state: StateDict, config: VLFormerConfig) -> tuple[StateDict, Report]:
+def _resnet(state: StateDict, config: VLFormerConfig) -> tuple[StateDict, ConversionReport]:
     """An ImageNet ResNet: detectron2's names, with or without `backbone.`, or Caffe's blobs.
 
     Caffe's network sees blue first and pixels that are not divided by their spread; its stem is turned to compute the same of

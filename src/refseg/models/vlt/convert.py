@@ -14,7 +14,7 @@ from torch import Tensor
 
 from refseg.errors import CheckpointMismatch
 from refseg.models.base import ModelConfig, StateDict
-from refseg.models.renaming import Report
+from refseg.models.renaming import ConversionReport
 from refseg.models.vlt.config import VltConfig
 from refseg.models.vlt.keras_layout import Part, backbone_parts, parts
 from refseg.models.vlt.model import Vlt
@@ -24,7 +24,7 @@ _OF_DETECTORS = ("conv2d_", "batch_normalization_")  # the only layers with weig
 _SHOWN = 4
 
 
-def convert(state: StateDict, config: ModelConfig) -> tuple[StateDict, Report]:
+def convert(state: StateDict, config: ModelConfig) -> tuple[StateDict, ConversionReport]:
     """The tensors of a published file under our names, and what was done.
 
     Where every name of the layout is there with its shape, tensors are taken by name, and any others are left over. Else
@@ -41,15 +41,15 @@ def convert(state: StateDict, config: ModelConfig) -> tuple[StateDict, Report]:
     layers, shapes = parts(config), published_shapes(config)
     by_name = {part.published: part for layer in layers.values() for part in layer}
     if all(_fits(state, part, shapes) for part in by_name.values()):
-        return _taken(by_name, state)
+        return _take(by_name, state)
     differing = _differences(state, layers, shapes)
     if not differing:
-        return _taken(_by_order(state, layers), state)
+        return _take(_by_order(state, layers), state)
     backbone = {part.published: part for part in backbone_parts()}
     is_detector = all(name.startswith(_OF_DETECTORS) for name in state)
     if not is_detector or not all(_fits(state, part, shapes) for part in backbone.values()):
         raise _mismatch(state, by_name, differing)
-    taken, report = _taken(backbone, state)
+    taken, report = _take(backbone, state)
     report.dropped = dict.fromkeys(report.left, "not a part of the backbone, which is all the file gives")
     report.left = []
     return taken, report
@@ -81,8 +81,8 @@ def _fits(state: StateDict, part: Part, shapes: Mapping[str, tuple[int, ...]]) -
     return part.published in state and tuple(state[part.published].shape) == shapes[part.ours]
 
 
-def _taken(names: Mapping[str, Part], state: StateDict) -> tuple[StateDict, Report]:
-    report = Report(left=[name for name in state if name not in names])
+def _take(names: Mapping[str, Part], state: StateDict) -> tuple[StateDict, ConversionReport]:
+    report = ConversionReport(left=[name for name in state if name not in names])
     report.renamed = {name: part.ours for name, part in names.items()}
     return {part.ours: _ours(state[name], part) for name, part in names.items()}, report
 

@@ -47,7 +47,7 @@ def parts(config: VltConfig) -> dict[str, list[Part]]:
 
 def backbone_parts() -> list[Part]:
     """The tensors of convolutions 1 to 58 and their norms: what a detector's file gives."""
-    return [part for number, name in _numbered(_backbone()) for part in _conv_norm(number, number, name)]
+    return [part for number, name in _number(_backbone()) for part in _conv_norm(number, number, name)]
 
 
 # Names
@@ -73,7 +73,7 @@ def _heads(config: VltConfig) -> list[str]:
     return [f"head.convs.{number}" for number in range(4 + doublings)]
 
 
-def _numbered(names: list[str], start: int = 1) -> Iterator[tuple[int, str]]:
+def _number(names: list[str], start: int = 1) -> Iterator[tuple[int, str]]:
     return enumerate(names, start=start)
 
 
@@ -81,14 +81,14 @@ def _convolutions(config: VltConfig) -> Iterator[Part]:
     """Convolutions are numbered as they were made; two norms without a convolution shift the numbers of those after."""
     yield from backbone_parts()
     fusion = _fusion()
-    for number, name in _numbered(fusion, NUM_BACKBONE + 1):
+    for number, name in _number(fusion, NUM_BACKBONE + 1):
         yield from _conv_norm(number, number if number <= 60 else number + 2, name)
     yield from _norm(61, "fusion.phrase_norm")
     yield from _norm(62, "fusion.product_norm")
     maps = NUM_BACKBONE + len(fusion) + 1
     yield from _biased(maps, "queries.maps")
     heads = _heads(config)
-    for number, name in _numbered(heads, maps + 1):
+    for number, name in _number(heads, maps + 1):
         yield from _conv_norm(number, number + 1, name)
     yield from _biased(maps + 1 + len(heads), "head.last")
 

@@ -165,14 +165,14 @@ class Vlt(ReferringModel):
         """Masks in the published order: scores first, then up to the canvas, cut the content, resize, threshold."""
         masks = []
         for logits, placement in zip(output.mask_logits[:, 0], placements, strict=True):
-            scores = finished_scores(logits, placement, at)
+            scores = finish_scores(logits, placement, at)
             masks.append(scores > self.config.threshold)
         return masks
 
     def soft_masks(self, output: Output, placements: Sequence[Placement]) -> list[Tensor]:
         """Scores at the source, which are thresholded last."""
         pairs = zip(output.mask_logits[:, 0], placements, strict=True)
-        return [finished_scores(logits, placement, "source") for logits, placement in pairs]
+        return [finish_scores(logits, placement, "source") for logits, placement in pairs]
 
     def recomputed_blocks(self) -> list[nn.Module]:
         """The layers of encoder and decoder; convolutions stay, whose norms would note a batch twice."""
@@ -250,7 +250,7 @@ class Vlt(ReferringModel):
             self.head.last.requires_grad_(True)
 
 
-def finished_scores(logits: Tensor, placement: Placement, at: Ruler) -> Tensor:
+def finish_scores(logits: Tensor, placement: Placement, at: Ruler) -> Tensor:
     """Scores [T', H, W] of logits [T', h, w] on the canvas or at the source.
 
     Published behaviour: scores are resized, not logits.

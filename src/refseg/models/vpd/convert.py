@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from refseg.models.base import ModelConfig, StateDict
-from refseg.models.renaming import Drop, Merge, Rename, Report, Rule, apply
+from refseg.models.renaming import ConversionReport, Drop, Merge, Rename, Rule, apply
 
 _UNET = r"(?:unet\.unet|model)\.diffusion_model\."
 _VAE = r"(?:encoder_vq|first_stage_model)\."
@@ -27,7 +27,7 @@ _RESNET = {
 }
 
 
-def convert(state: StateDict, config: ModelConfig) -> tuple[StateDict, Report]:
+def convert(state: StateDict, config: ModelConfig) -> tuple[StateDict, ConversionReport]:
     """The tensors of a published file under our names, and what was done."""
     return apply(state, rules())
 

@@ -37,7 +37,7 @@ class Head(nn.Module):
         hidden = coarsest
         for level, finer in zip(LEVELS, others, strict=True):
             size = (finer.shape[-2], finer.shape[-1])
-            hidden = self.level(level, torch.cat([resized(hidden, size), finer], dim=1))
+            hidden = self.level(level, torch.cat([resize_maps(hidden, size), finer], dim=1))
         return cast("Tensor", self.conv1_1(hidden))
 
     def level(self, number: int, joined: Tensor) -> Tensor:
@@ -48,7 +48,7 @@ class Head(nn.Module):
         return joined
 
 
-def resized(maps: Tensor, size: Size) -> Tensor:
+def resize_maps(maps: Tensor, size: Size) -> Tensor:
     """Bilinear, corner on corner: published behaviour, here and for the logits."""
     if (maps.shape[-2], maps.shape[-1]) == size:
         return maps

@@ -13,7 +13,7 @@ from torch.nn import functional
 from refseg.distributed import mean_over_ranks
 from refseg.models.base import Criterion
 from refseg.models.vpd.config import VPDLossConfig
-from refseg.models.vpd.head import resized
+from refseg.models.vpd.head import resize_maps
 from refseg.structures import Output, Targets
 
 
@@ -29,7 +29,7 @@ class VPDCriterion(Criterion):
         own: so the batch, and not how it is dealt out, decides what a pixel counts.
         """
         canvas = (targets.masks.shape[-2], targets.masks.shape[-1])
-        logits = resized(output.mask_logits.float().flatten(0, 2)[:, None], canvas)[:, 0]
+        logits = resize_maps(output.mask_logits.float().flatten(0, 2)[:, None], canvas)[:, 0]
         masks = targets.masks.flatten(0, 1)
         weights = torch.where(masks, self.config.object_weight, self.config.background_weight)
         terms = functional.binary_cross_entropy_with_logits(logits, masks.float(), weights, reduction="sum")

@@ -20,7 +20,7 @@ from refseg.errors import InvalidInput
 from refseg.framing import masks_to_source
 from refseg.models.base import ModelConfig, ReferringModel, Ruler, StateDict, Tower
 from refseg.models.vpd.config import STRIDE, VPDConfig
-from refseg.models.vpd.head import BACKGROUND, OBJECT, Head, resized
+from refseg.models.vpd.head import BACKGROUND, OBJECT, Head, resize_maps
 from refseg.models.vpd.offload import take_turns
 from refseg.models.vpd.unet import MAP_LAYERS, ImageEncoder, Unet
 from refseg.structures import (
@@ -215,7 +215,7 @@ def _placed(output: Output, placements: Sequence[Placement], at: Ruler) -> list[
     """Logits [T', H, W] of each phrase, at the source or on the canvas."""
     placed = []
     for row, placement in zip(output.mask_logits[:, 0], placements, strict=True):
-        logits = resized(row[None].float(), placement.canvas)[0]
+        logits = resize_maps(row[None].float(), placement.canvas)[0]
         placed.append(masks_to_source(logits, placement) if at == "source" else logits)
     return placed
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from refseg.data.scenes.layout import Thing
-from refseg.data.scenes.rng import Dice
+from refseg.data.scenes.rng import Rng
 from refseg.data.scenes.vocabulary import (
     COLOUR_SYNONYMS,
     COLOURS,
@@ -102,7 +102,7 @@ class Habits:
     size: float = 0.0
 
 
-def describe(dice: Dice, thing: Thing, habits: Habits) -> Description:
+def describe(dice: Rng, thing: Thing, habits: Habits) -> Description:
     """A description that is surely true of the thing."""
     size = ""
     if thing.side < SMALL_BELOW or thing.side > LARGE_ABOVE:
@@ -115,7 +115,7 @@ def describe(dice: Dice, thing: Thing, habits: Habits) -> Description:
     )
 
 
-def _draw_name(dice: Dice, thing: Thing, habits: Habits) -> Name:
+def _draw_name(dice: Rng, thing: Thing, habits: Habits) -> Name:
     kind = dice.roll()
     if kind < habits.anything:
         return dice.pick(names_of_anything())
@@ -125,13 +125,15 @@ def _draw_name(dice: Dice, thing: Thing, habits: Habits) -> Name:
     return noun_name(dice, thing.noun, habits.synonym)
 
 
-def noun_name(dice: Dice, noun: int, synonym: float = 0.25) -> Name:
+def noun_name(dice: Rng, noun: int, synonym: float = 0.25) -> Name:
     """The noun's own word, or now and then a synonym."""
     names = names_of_noun()[noun]
     return dice.pick(names[1:]) if len(names) > 1 and dice.chance(synonym) else names[0]
 
 
-def spoken(dice: Dice, described: Description, *, many: bool = False, with_colour: bool = True) -> str:
+def format_description(
+    dice: Rng, described: Description, *, many: bool = False, with_colour: bool = True
+) -> str:
     """The description in words, without an article: "small striped red star"."""
     words = []
     if described.size:
@@ -139,12 +141,12 @@ def spoken(dice: Dice, described: Description, *, many: bool = False, with_colou
     if described.texture > 0:
         words.append(dice.pick(SPOKEN_TEXTURES[TEXTURES[described.texture]]))
     if described.colour >= 0 and with_colour:
-        words.append(spoken_colour(dice, described.colour))
+        words.append(format_colour(dice, described.colour))
     words.append(described.name.many if many else described.name.one)
     return " ".join(words)
 
 
-def spoken_colour(dice: Dice, colour: int) -> str:
+def format_colour(dice: Rng, colour: int) -> str:
     """A colour's word, or now and then its synonym."""
     word = COLOURS[colour]
     return COLOUR_SYNONYMS[word] if word in COLOUR_SYNONYMS and dice.chance(0.3) else word

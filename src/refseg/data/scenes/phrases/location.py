@@ -12,10 +12,10 @@ from refseg.data.scenes.phrases.describe import (
     Meaning,
     View,
     describe,
-    spoken,
-    spoken_colour,
+    format_colour,
+    format_description,
 )
-from refseg.data.scenes.rng import Dice
+from refseg.data.scenes.rng import Rng
 
 _APP_HABITS = Habits(group=0.12, anything=0.15, colour=0.55, texture=0.35, size=0.3)
 _LOC_HABITS = Habits(group=0.2, anything=0.2)
@@ -54,17 +54,17 @@ _BIGGEST = (("biggest {}", "largest {}"), ("bigger {}", "larger {}"))
 _SMALLEST = (("smallest {}",), ("smaller {}",))
 
 
-def appearance(dice: Dice, view: View) -> Claim:
+def say_appearance(dice: Rng, view: View) -> Claim:
     """The striped red N; N that is red."""
     described = describe(dice, dice.pick(view), _APP_HABITS)
     if described.colour >= 0 and dice.chance(0.12):
-        text = f"{spoken(dice, described, with_colour=False)} that is {spoken_colour(dice, described.colour)}"
+        text = f"{format_description(dice, described, with_colour=False)} that is {format_colour(dice, described.colour)}"
     else:
-        text = spoken(dice, described)
+        text = format_description(dice, described)
     return Claim(_article(dice, text), "appearance", lambda now: _one(described.only(now)))
 
 
-def located(dice: Dice, view: View) -> Claim:
+def say_location(dice: Rng, view: View) -> Claim:
     """One of the location phrases."""
     described = describe(dice, dice.pick(view), _LOC_HABITS)
     maker = (_extreme, _corner, _ordinal, _middle, _by_size, _central)[dice.weighted((34, 12, 26, 8, 14, 6))]
@@ -76,7 +76,7 @@ def towards(thing: Thing, direction: str) -> float:
     return {"left": -thing.x, "right": thing.x, "top": -thing.y, "bottom": thing.y}[direction]
 
 
-def _article(dice: Dice, text: str) -> str:
+def _article(dice: Rng, text: str) -> str:
     return f"the {text}" if dice.chance(0.3) else text
 
 
@@ -84,7 +84,7 @@ def _one(found: int | None) -> Meaning | None:
     return None if found is None else (found,)
 
 
-def _extreme(dice: Dice, described: Description) -> Claim:
+def _extreme(dice: Rng, described: Description) -> Claim:
     direction = dice.pick(tuple(_EXTREMES))
     wording = dice.pick(_EXTREMES[direction])
     superlative = "most" in wording
@@ -102,12 +102,12 @@ def _extreme(dice: Dice, described: Description) -> Claim:
         placed = superlative or first - half >= 0.5 - _WRONG_HALF
         return (ranked[0],) if clear and placed else None
 
-    return Claim(_article(dice, wording.format(spoken(dice, described))), "extreme", meaning)
+    return Claim(_article(dice, wording.format(format_description(dice, described))), "extreme", meaning)
 
 
-def _corner(dice: Dice, described: Description) -> Claim:
+def _corner(dice: Rng, described: Description) -> Claim:
     across, down = dice.pick(("left", "right")), dice.pick(("top", "bottom"))
-    words = spoken(dice, described)
+    words = format_description(dice, described)
     forms = (
         f"{down} {across} {words}",
         f"{words} in the {down} {across} corner",
@@ -133,10 +133,10 @@ def _corner(dice: Dice, described: Description) -> Claim:
     return Claim(_article(dice, dice.pick(forms)), "corner", meaning)
 
 
-def _ordinal(dice: Dice, described: Description) -> Claim:
+def _ordinal(dice: Rng, described: Description) -> Claim:
     direction = dice.pick(("left", "right", "left", "right", "top", "bottom"))
     place = dice.weighted((75, 25)) + 1
-    text = _FROM[direction].format(_ORDINALS[place - 1], spoken(dice, described))
+    text = _FROM[direction].format(_ORDINALS[place - 1], format_description(dice, described))
 
     def meaning(view: View) -> Meaning | None:
         every = described.all_of(view)
@@ -154,7 +154,7 @@ def _is_spread(view: View, ranked: list[int], direction: str) -> bool:
     return all(a - b >= _ORDER_GAP for a, b in itertools.pairwise(places))
 
 
-def _middle(dice: Dice, described: Description) -> Claim:
+def _middle(dice: Rng, described: Description) -> Claim:
     def meaning(view: View) -> Meaning | None:
         every = described.all_of(view)
         if every is None or len(every) != 3:
@@ -171,10 +171,10 @@ def _middle(dice: Dice, described: Description) -> Claim:
         return (rows[longer][1],) if _is_spread(view, rows[longer][::-1], way) else None
 
     wording = dice.pick(("middle {}", "{} in the middle"))
-    return Claim(_article(dice, wording.format(spoken(dice, described))), "middle", meaning)
+    return Claim(_article(dice, wording.format(format_description(dice, described))), "middle", meaning)
 
 
-def _by_size(dice: Dice, described: Description) -> Claim:
+def _by_size(dice: Rng, described: Description) -> Claim:
     grows = dice.chance(0.5)
     compares = dice.chance(0.4)
     wording = dice.pick((_BIGGEST if grows else _SMALLEST)[int(compares)])
@@ -190,10 +190,10 @@ def _by_size(dice: Dice, described: Description) -> Claim:
         clear = min(sides**sign / _SIDE_RATIO, max(areas, 1e-6) ** sign / _AREA_RATIO) >= 1
         return (ranked[0],) if clear and ranked[0] in sure else None
 
-    return Claim(_article(dice, wording.format(spoken(dice, described))), "size", meaning)
+    return Claim(_article(dice, wording.format(format_description(dice, described))), "size", meaning)
 
 
-def _central(dice: Dice, described: Description) -> Claim:
+def _central(dice: Rng, described: Description) -> Claim:
     def meaning(view: View) -> Meaning | None:
         sure, possible = described.tested(view)
         away = {i: max(abs(view[i].x - 0.5), abs(view[i].y - 0.5)) for i in possible}
@@ -202,4 +202,4 @@ def _central(dice: Dice, described: Description) -> Claim:
         return (near[0],) if alone and near[0] in sure else None
 
     wording = dice.pick(("{} in the center", "center {}", "{} in the centre", "central {}"))
-    return Claim(_article(dice, wording.format(spoken(dice, described))), "center", meaning)
+    return Claim(_article(dice, wording.format(format_description(dice, described))), "center", meaning)

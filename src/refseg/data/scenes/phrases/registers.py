@@ -5,23 +5,23 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from refseg.data.scenes.motion import moving
+from refseg.data.scenes.motion import say_motion
 from refseg.data.scenes.phrases.describe import Claim, Meaning, View
-from refseg.data.scenes.phrases.location import appearance, located
-from refseg.data.scenes.phrases.relation import related
-from refseg.data.scenes.phrases.several import nothing, several
-from refseg.data.scenes.rng import Dice
+from refseg.data.scenes.phrases.location import say_appearance, say_location
+from refseg.data.scenes.phrases.relation import say_relation
+from refseg.data.scenes.phrases.several import say_nothing, say_several
+from refseg.data.scenes.rng import Rng
 
 Registers = tuple[tuple[str, float], ...]
 """Names of registers with their shares."""
 
-_MAKERS: dict[str, Callable[[Dice, View], Claim | None]] = {
-    "loc": located,
-    "app": appearance,
-    "rel": related,
-    "multi": several,
-    "none": nothing,
-    "mot": moving,
+_MAKERS: dict[str, Callable[[Rng, View], Claim | None]] = {
+    "loc": say_location,
+    "app": say_appearance,
+    "rel": say_relation,
+    "multi": say_several,
+    "none": say_nothing,
+    "mot": say_motion,
 }
 REGISTERS: tuple[str, ...] = tuple(_MAKERS)
 _TRIES = {"loc": 30, "app": 20, "rel": 40, "multi": 30, "none": 20, "mot": 20}
@@ -41,7 +41,7 @@ class Said:
     meaning: Meaning
 
 
-def say(dice: Dice, views: Sequence[View], registers: Registers, count: int) -> list[Said]:
+def say(dice: Rng, views: Sequence[View], registers: Registers, count: int) -> list[Said]:
     """So many phrases about a scene, all different where it has enough to say.
 
     A register that finds nothing true and unambiguous gives way to another one that was asked for, and at last to
@@ -61,12 +61,12 @@ def say(dice: Dice, views: Sequence[View], registers: Registers, count: int) -> 
     return said
 
 
-def _say_first(dice: Dice, views: Sequence[View], names: Sequence[str], known: set[str]) -> Said | None:
+def _say_first(dice: Rng, views: Sequence[View], names: Sequence[str], known: set[str]) -> Said | None:
     """A phrase of the first register that has one."""
     return next(filter(None, (_say_one(dice, views, name, known) for name in names)), None)
 
 
-def _say_one(dice: Dice, views: Sequence[View], register: str, known: set[str]) -> Said | None:
+def _say_one(dice: Rng, views: Sequence[View], register: str, known: set[str]) -> Said | None:
     """A phrase that means the same things in every frame."""
     make = _MAKERS[register]
     for _ in range(_TRIES[register]):
@@ -75,11 +75,11 @@ def _say_one(dice: Dice, views: Sequence[View], register: str, known: set[str]) 
             continue
         meaning = claim.meaning(views[0])
         if meaning is not None and all(claim.meaning(view) == meaning for view in views[1:]):
-            return Said(claim.text, _told(register, claim, views[0]), claim.template, meaning)
+            return Said(claim.text, _describe(register, claim, views[0]), claim.template, meaning)
     return None
 
 
-def _told(register: str, claim: Claim, view: View) -> str:
+def _describe(register: str, claim: Claim, view: View) -> str:
     if claim.name is None or sum(thing.noun in claim.name.possible for thing in view) < 2:
         return register
     return SECOND_NOUN.get(register, register)

@@ -5,8 +5,16 @@ from __future__ import annotations
 import math
 
 from refseg.data.scenes.layout import Thing
-from refseg.data.scenes.phrases.describe import Claim, Description, Habits, Meaning, View, describe, spoken
-from refseg.data.scenes.rng import Dice
+from refseg.data.scenes.phrases.describe import (
+    Claim,
+    Description,
+    Habits,
+    Meaning,
+    View,
+    describe,
+    format_description,
+)
+from refseg.data.scenes.rng import Rng
 
 _HABITS = Habits(group=0.12, anything=0.12, colour=0.35, texture=0.12, size=0.12)
 
@@ -36,7 +44,7 @@ _SUPERLATIVE = frozenset({"closest to", "nearest to"})
 _FARTHEST_WORDS = ("farthest from", "farthest away from", "furthest from")
 
 
-def related(dice: Dice, view: View) -> Claim | None:
+def say_relation(dice: Rng, view: View) -> Claim | None:
     """One of the relational phrases, about things that are there."""
     kind = dice.weighted((44, 20, 10, 16, 10))
     target, *others = _cast(dice, view, kind)
@@ -54,7 +62,7 @@ def related(dice: Dice, view: View) -> Claim | None:
     return _beside(dice, first, second, _side_of(view[target], view[others[0]]))
 
 
-def _cast(dice: Dice, view: View, kind: int) -> list[int]:
+def _cast(dice: Rng, view: View, kind: int) -> list[int]:
     """Things for the roles of a relation, the one that is meant first; alone when it is in no such relation."""
     target = dice.below(len(view))
     rest = [i for i in range(len(view)) if i != target]
@@ -85,9 +93,9 @@ def lies(thing: Thing, side: str, other: Thing, away: float, slope: float) -> bo
     return along >= away and abs(off) <= slope * along
 
 
-def _phrase(dice: Dice, first: Description, relation: str, rest: str) -> str:
+def _phrase(dice: Rng, first: Description, relation: str, rest: str) -> str:
     linked = f"that is {relation}" if dice.chance(0.35) else relation
-    return f"the {spoken(dice, first)} {linked} {rest}"
+    return f"the {format_description(dice, first)} {linked} {rest}"
 
 
 def _side_of(thing: Thing, other: Thing) -> str:
@@ -97,8 +105,8 @@ def _side_of(thing: Thing, other: Thing) -> str:
     return "below" if down > 0 else "above"
 
 
-def _beside(dice: Dice, first: Description, second: Description, side: str) -> Claim:
-    text = _phrase(dice, first, dice.pick(_SIDE_WORDS[side]), f"the {spoken(dice, second)}")
+def _beside(dice: Rng, first: Description, second: Description, side: str) -> Claim:
+    text = _phrase(dice, first, dice.pick(_SIDE_WORDS[side]), f"the {format_description(dice, second)}")
 
     def meaning(view: View) -> Meaning | None:
         anchor = second.only(view)
@@ -123,7 +131,7 @@ def _ranked_by_distance(view: View, described: Description, anchor: int) -> list
     )
 
 
-def _nearest(dice: Dice, first: Description, second: Description) -> Claim:
+def _nearest(dice: Rng, first: Description, second: Description) -> Claim:
     wording = dice.pick(_NEAREST_WORDS)
     superlative = wording in _SUPERLATIVE
 
@@ -138,11 +146,11 @@ def _nearest(dice: Dice, first: Description, second: Description) -> Claim:
         clear = len(ranked) == 1 or ranked[1][0] >= distance * _NEAR_RATIO + _NEAR_MARGIN
         return (found,) if clear else None
 
-    text = _phrase(dice, first, wording, f"the {spoken(dice, second)}")
+    text = _phrase(dice, first, wording, f"the {format_description(dice, second)}")
     return Claim(text, "nearest", meaning)
 
 
-def _farthest(dice: Dice, first: Description, second: Description) -> Claim:
+def _farthest(dice: Rng, first: Description, second: Description) -> Claim:
     def meaning(view: View) -> Meaning | None:
         anchor = second.only(view)
         ranked = [] if anchor is None else _ranked_by_distance(view, first, anchor)
@@ -151,7 +159,7 @@ def _farthest(dice: Dice, first: Description, second: Description) -> Claim:
         clear = ranked[-1][0] >= ranked[-2][0] * _NEAR_RATIO + _NEAR_MARGIN
         return (ranked[-1][1],) if clear else None
 
-    text = _phrase(dice, first, dice.pick(_FARTHEST_WORDS), f"the {spoken(dice, second)}")
+    text = _phrase(dice, first, dice.pick(_FARTHEST_WORDS), f"the {format_description(dice, second)}")
     return Claim(text, "farthest", meaning)
 
 
@@ -164,12 +172,12 @@ def is_between(thing: Thing, one: Thing, other: Thing, span: tuple[float, float]
     return span[0] <= along <= span[1] and across <= off
 
 
-def _between(dice: Dice, first: Description, second: Description, third: Description) -> Claim:
+def _between(dice: Rng, first: Description, second: Description, third: Description) -> Claim:
     is_pair = dice.chance(0.3)
     if is_pair:
-        rest = f"the two {spoken(dice, second, many=True)}"
+        rest = f"the two {format_description(dice, second, many=True)}"
     else:
-        rest = f"the {spoken(dice, second)} and the {spoken(dice, third)}"
+        rest = f"the {format_description(dice, second)} and the {format_description(dice, third)}"
 
     def ends(view: View) -> list[int] | None:
         if is_pair:
@@ -196,7 +204,7 @@ def _between(dice: Dice, first: Description, second: Description, third: Descrip
     return Claim(_phrase(dice, first, wording, rest), "between", meaning)
 
 
-def _overlapping(dice: Dice, first: Description, second: Description, *, is_front: bool) -> Claim:
+def _overlapping(dice: Rng, first: Description, second: Description, *, is_front: bool) -> Claim:
     relation = "in front of" if is_front else "behind"
 
     def meaning(view: View) -> Meaning | None:
@@ -218,4 +226,6 @@ def _overlapping(dice: Dice, first: Description, second: Description, *, is_fron
         lower = view[min(found[0], anchor)]
         return (found[0],) if lower.visible < _COVERED else None
 
-    return Claim(_phrase(dice, first, relation, f"the {spoken(dice, second)}"), "front or behind", meaning)
+    return Claim(
+        _phrase(dice, first, relation, f"the {format_description(dice, second)}"), "front or behind", meaning
+    )

@@ -10,10 +10,10 @@ from refseg.data.scenes.phrases.describe import (
     Meaning,
     View,
     describe,
+    format_description,
     noun_name,
-    spoken,
 )
-from refseg.data.scenes.rng import Dice
+from refseg.data.scenes.rng import Rng
 from refseg.data.scenes.vocabulary import COLOURS, NOUNS, SHAPES
 
 _HABITS = Habits(group=0.3, anything=0.1, colour=0.35, texture=0.15, size=0.1)
@@ -31,7 +31,7 @@ _PLACES = (
 )
 
 
-def several(dice: Dice, view: View) -> Claim | None:
+def say_several(dice: Rng, view: View) -> Claim | None:
     """Both Ns, the three Ns, all the red Ns, the A and the B."""
     if len(view) < 2:
         return None
@@ -44,8 +44,8 @@ def several(dice: Dice, view: View) -> Claim | None:
     return _one_kind(dice, first, len(every))
 
 
-def _one_kind(dice: Dice, described: Description, count: int) -> Claim:
-    words = spoken(dice, described, many=True)
+def _one_kind(dice: Rng, described: Description, count: int) -> Claim:
+    words = format_description(dice, described, many=True)
     forms = [f"all the {words}", f"all {words}", f"the {words}"]
     if count in _NUMBERS:
         forms += [f"the {_NUMBERS[count]} {words}"] * 2
@@ -59,20 +59,22 @@ def _one_kind(dice: Dice, described: Description, count: int) -> Claim:
     return Claim(dice.pick(forms), "plural", meaning)
 
 
-def _two_kinds(dice: Dice, first: Description, second: Description) -> Claim:
+def _two_kinds(dice: Rng, first: Description, second: Description) -> Claim:
     def meaning(view: View) -> Meaning | None:
         one, other = first.only(view), second.only(view)
         return None if one is None or other is None or one == other else tuple(sorted((one, other)))
 
-    return Claim(f"the {spoken(dice, first)} and the {spoken(dice, second)}", "pair", meaning)
+    return Claim(
+        f"the {format_description(dice, first)} and the {format_description(dice, second)}", "pair", meaning
+    )
 
 
-def nothing(dice: Dice, view: View) -> Claim | None:
+def say_nothing(dice: Rng, view: View) -> Claim | None:
     """A noun, or a colour of a noun that is there, that nothing here answers to."""
-    described = _absent(dice, view)
+    described = _say_absent(dice, view)
     if _is_held_out(described) or (described.colour >= 0 and described.name.sure <= people()):
         return None
-    words = spoken(dice, described)
+    words = format_description(dice, described)
     form = dice.weighted((40, 30, 30))
     if form == 0:
         text, anchor = (f"the {words}" if dice.chance(0.4) else words), None
@@ -80,7 +82,7 @@ def nothing(dice: Dice, view: View) -> Claim | None:
         text, anchor = dice.pick(_PLACES).format(words), None
     else:
         anchor = describe(dice, dice.pick(view), Habits(colour=0.35, anything=0.0))
-        text = f"the {words} {dice.pick(_RELATIONS)} the {spoken(dice, anchor)}"
+        text = f"the {words} {dice.pick(_RELATIONS)} the {format_description(dice, anchor)}"
 
     def meaning(now: View) -> Meaning | None:
         if anchor is not None and anchor.only(now) is None:
@@ -96,7 +98,7 @@ def _is_held_out(described: Description) -> bool:
     return len(pairs) == 1 and pairs <= held_out_pairs()
 
 
-def _absent(dice: Dice, view: View) -> Description:
+def _say_absent(dice: Rng, view: View) -> Description:
     """A description that is likely to fit nothing: a known noun in another colour, or any noun."""
     model = dice.pick(view)
     if dice.chance(0.45):
