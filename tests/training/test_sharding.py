@@ -8,6 +8,7 @@ import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from helpers.datasets import ListedExamples
 from refseg import distributed
 from refseg.errors import InvalidInput
 from refseg.framing import FrameSpec
@@ -19,7 +20,7 @@ from refseg.training.recipe import run_from_values
 FRAME = FrameSpec("letterbox", 8, mean=(0, 0, 0), std=(1 / 255,) * 3)
 
 
-class Numbered:
+class Numbered(ListedExamples):
     """Pictures that show their own number in the left half; every third one is tall."""
 
     vocabulary = ("left", "half")
@@ -33,7 +34,7 @@ class Numbered:
     def size(self, index):
         return (8, 4) if index % 3 == 0 else (4, 8)
 
-    def __getitem__(self, index):
+    def example(self, index, frames=None):
         height, width = self.size(index)
         pixels = torch.zeros(1, 3, height, width, dtype=torch.uint8)
         pixels[..., : width // 2] = self.first + index

@@ -8,6 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from helpers.datasets import ListedExamples
 from refseg.data.sampling import JointOrder, Order
 from refseg.errors import InvalidInput
 from refseg.framing import FrameSpec
@@ -20,7 +21,7 @@ from refseg.training.recipe import run_from_values
 FRAME = FrameSpec("letterbox", 8, mean=(0, 0, 0), std=(1 / 255,) * 3)
 
 
-class Made:
+class Made(ListedExamples):
     """Pictures that show their number; some cannot be read, some show no object."""
 
     vocabulary = ("left", "half")
@@ -32,12 +33,18 @@ class Made:
     def __len__(self):
         return self.count
 
-    def __getitem__(self, index):
+    def example(self, index, frames=None):
         if index in self.broken:
             raise InvalidInput(f"{self.name} {index} cannot be read")
         pixels = torch.full((1, 3, 8, 8), self.first + index, dtype=torch.uint8)
         masks = torch.ones(1, 1, 8, 8, dtype=torch.bool) & (index not in self.empty)
         return Example(f"{self.name} {index}", pixels, ("left half",), masks)
+
+
+class Endless(Made):
+    """Examples that are drawn, not stored."""
+
+    is_endless = True
 
 
 def run_of(sets=None, *, seed=0, ends="run_on", steps=6, **data):
@@ -157,7 +164,7 @@ def test_a_batch_holds_wide_pictures_or_tall_ones():
 
 def test_shapes_that_cannot_be_kept_apart_are_told():
     with pytest.raises(InvalidInput, match="made does not know the sizes of its pictures"):
-        positions([Made("made", 4)], run_of(same_shape=True))
+        positions([Endless("made", 4)], run_of(same_shape=True))
     with pytest.raises(InvalidInput, match="neither the wide nor the tall ones fill a batch"):
         positions([Shaped("shaped", 2)], run_of(same_shape=True))
     with pytest.raises(InvalidInput, match=r"leave out run.epoch_ends"):
