@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from refseg.cli._jobs import (
+from refseg.cli.predict.inputs import (
     looks_like_file,
     make_jobs,
     phrase_slugs,
@@ -135,8 +135,8 @@ def test_a_file_of_phrases_that_says_nothing_is_told(tmp_path, content, message)
 
 
 def test_the_limits_shown_in_help_are_those_of_the_readers():
-    from refseg.cli import predict
+    from refseg.cli.predict import run
     from refseg.media import images, video
 
-    assert predict._MAX_PIXELS == images.DEFAULT_MAX_PIXELS
-    assert predict._MAX_FRAMES == video.DEFAULT_MAX_FRAMES
+    assert run.MAX_PIXELS == images.DEFAULT_MAX_PIXELS
+    assert run.MAX_FRAMES == video.DEFAULT_MAX_FRAMES

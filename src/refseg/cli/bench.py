@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from refseg.cli import app
-from refseg.cli._progress import progress_bars
+from refseg.cli.progress import progress_bars
 from refseg.errors import InvalidInput
 
 

@@ -16,7 +16,7 @@ from refseg.errors import InvalidInput
 if TYPE_CHECKING:
     from PIL import Image
 
-    from refseg.cli._jobs import Job
+    from refseg.cli.predict.inputs import Job
     from refseg.predictor import Predictor
 
 EXAMPLES = Path(__file__).parents[1] / "assets" / "examples" / "examples.jsonl"
@@ -76,7 +76,7 @@ def read_examples(path: Path) -> list[Example]:
     Raises:
         InvalidInput: if the file is not there or holds none.
     """
-    from refseg.cli._jobs import Job, slug
+    from refseg.cli.predict.inputs import Job, slug
     from refseg.data.formats.phrase_line import parse_line
 
     if not path.exists():
@@ -102,10 +102,10 @@ def read_examples(path: Path) -> list[Example]:
 
 def _answer(predictor: Predictor, examples: Sequence[Example], out: Path) -> list[dict[str, Any]]:
     """The record of every answer, in order; their files are in `out`, in place of those of an earlier demo."""
-    from refseg.cli._answers import ResultsFile, answer_files
-    from refseg.cli._jobs import phrase_slugs
-    from refseg.cli._progress import progress_bars
-    from refseg.cli.predict import ReadLimits, Run
+    from refseg.cli.predict.inputs import phrase_slugs
+    from refseg.cli.predict.outputs import ResultsFile, answer_files
+    from refseg.cli.predict.run import ReadLimits, Run
+    from refseg.cli.progress import progress_bars
 
     records: list[dict[str, Any]] = []
     results = ResultsFile.open(out)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from refseg.cli import app
-from refseg.cli._world import WORLD_HELP, world_fields
+from refseg.cli.scenes_options import WORLD_HELP, world_fields
 
 if TYPE_CHECKING:
     from refseg.checkpoints.cards import Published

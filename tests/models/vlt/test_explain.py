@@ -153,7 +153,7 @@ def test_of_a_clip_the_frame_that_shows_most_is_told(tmp_path, command):
 
 
 def test_the_clearest_frame_is_the_one_with_the_largest_mask():
-    from refseg.cli._explanations import clearer
+    from refseg.cli.predict.explanations import clearer
     from refseg.prediction import Prediction
 
     frames, masks = torch.zeros(3, 3, 4, 4, dtype=torch.uint8), torch.zeros(3, 4, 4, dtype=torch.bool)

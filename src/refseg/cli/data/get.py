@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from refseg.cli.data import verbs
+from refseg.cli.data.group import verbs
 
 if TYPE_CHECKING:
     from refseg.data.download import Got

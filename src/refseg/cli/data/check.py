@@ -1,4 +1,4 @@
-"""`refseg data`: draw scenes, check a phrase file, look at a data set."""
+"""`refseg data check`: every line of a phrase file, its images and masks."""
 
 from __future__ import annotations
 
@@ -10,57 +10,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from refseg.cli import app
-from refseg.cli._progress import progress_bars
-from refseg.cli._world import WORLD_HELP, world_fields
+from refseg.cli.data.group import verbs
+from refseg.cli.progress import progress_bars
 
 if TYPE_CHECKING:
-    from refseg.cli._progress import Bars
+    from refseg.cli.progress import Bars
     from refseg.data.doctor.phrase_file import PhraseFileReport
 
-verbs = typer.Typer(help="Draw scenes, check a phrase file, look at a data set.", no_args_is_help=True)
-app.add_typer(verbs, name="data")
 
 _MOST_FINDINGS = 20
-
-
-@verbs.command()
-def scenes(
-    *,
-    out: Annotated[Path, typer.Option("--out", "-o", help="The folder to write; it must not exist.")],
-    split: Annotated[str, typer.Option(help="train, val or new.")] = "val",
-    count: Annotated[int, typer.Option(help="How many scenes.", min=1)] = 100,
-    size: Annotated[int, typer.Option(help="Side of the picture in pixels.")] = 128,
-    frames: Annotated[int, typer.Option(help="Frames of a clip; 1 is an image.")] = 1,
-    phrases: Annotated[int, typer.Option(help="Phrases of every scene.", min=1)] = 3,
-    seed: Annotated[int, typer.Option(help="Another seed draws other scenes.")] = 0,
-    sprites: Annotated[
-        str, typer.Option(help="auto (the system's emoji font), none (shapes only), or a sprite file.")
-    ] = "auto",
-    world: Annotated[list[str] | None, typer.Option(help=WORLD_HELP)] = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace a folder of scenes.")] = False,
-) -> None:
-    """Draw scenes with exact masks into a folder, in the open form.
-
-    refseg data scenes --split val --count 100 --out my-scenes
-    """
-    from refseg.data.scenes.dataset import ScenesSpec
-    from refseg.data.scenes.export import write_scenes
-
-    values: dict[str, Any] = {
-        "size": size,
-        "frames": frames,
-        "phrases": phrases,
-        "split": split,
-        "count": count,
-    }
-    values |= {"seed": seed, "sprites": sprites} | world_fields(world or ())
-    spec = ScenesSpec.of(values)
-    with progress_bars() as bars:
-        path = write_scenes(
-            out, spec=spec, count=count, force=force, on_scene=_stepper(bars, "scenes", count)
-        )
-    print(path)
 
 
 @verbs.command()
@@ -85,14 +43,14 @@ def check(
     path = find_phrase_file(file)
     with progress_bars() as bars:
         report = check_phrase_file(
-            path, root=root, on_clips=lambda total: _stepper(bars, "pictures and clips", total)
+            path, root=root, on_clips=lambda total: count_steps(bars, "pictures and clips", total)
         )
     print(json.dumps(_record(report), ensure_ascii=False) if as_json else _text(path, report, show_all))
     if report.errors:
         raise typer.Exit(1)
 
 
-def _stepper(bars: Bars, what: str, total: int) -> Callable[[int], None]:
+def count_steps(bars: Bars, what: str, total: int) -> Callable[[int], None]:
     """A function that moves a bar on by one, whatever number it is told."""
     steps = bars.track(range(total), what, total)
 

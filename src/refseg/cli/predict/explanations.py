@@ -13,14 +13,14 @@ from refseg.media.drawing import save_picture
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from refseg.cli._answers import AnswerFiles
+    from refseg.cli.predict.outputs import AnswerFiles
     from refseg.prediction import Prediction
     from refseg.predictor import EncodedClip, Predictor
     from refseg.structures import Explanation
 
 
 @dataclass(frozen=True)
-class Shown:
+class Explained:
     """The frame that an explanation speaks of."""
 
     frames: Tensor  # [T, 3, H, W] uint8, encoded together
@@ -28,19 +28,19 @@ class Shown:
     mask: np.ndarray  # [H, W] bool
 
 
-def clearer(earlier: Shown | None, frames: Tensor, answer: Prediction) -> Shown:
+def clearer(earlier: Explained | None, frames: Tensor, answer: Prediction) -> Explained:
     """Of an earlier frame and those of a part, the one that shows most of the object."""
     areas = answer.masks.flatten(1).sum(1)
     best = int(areas.argmax())
     if earlier is not None and int(earlier.mask.sum()) >= int(areas[best]):
         return earlier
-    return Shown(frames, best, answer.masks[best].numpy())
+    return Explained(frames, best, answer.masks[best].numpy())
 
 
 def write_explanations(
     predictor: Predictor,
     phrases: Sequence[str],
-    shown: Sequence[Shown | None],
+    shown: Sequence[Explained | None],
     files: Sequence[AnswerFiles],
 ) -> list[dict[str, Any]]:
     """A sheet for each phrase, and what its JSON line tells of it; nothing for a phrase of which no frame was shown."""

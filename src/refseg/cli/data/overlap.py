@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from refseg.cli.data import verbs
+from refseg.cli.data.group import verbs
 
 
 @verbs.command()

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from refseg.cli._progress import progress_bars
-from refseg.cli.data import verbs
+from refseg.cli.data.group import verbs
+from refseg.cli.progress import progress_bars
 
 if TYPE_CHECKING:
-    from refseg.cli._progress import Bars
+    from refseg.cli.progress import Bars
     from refseg.data.doctor.findings import DoctorReport, Progress, Step
 
 

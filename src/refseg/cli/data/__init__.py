@@ -1,0 +1,1 @@
+"""`refseg data`: one file per verb of the group."""

@@ -1,0 +1,1 @@
+"""`refseg predict`: masks for phrases, in images, folders and videos."""
