@@ -186,10 +186,10 @@ class _recorded:
 
     def __init__(self, draws: list[dict[str, Any]]) -> None:
         self.draws = iter(draws[1:])  # the first is the choice of the frame, of which there is one
-        self.before = {name: getattr(steps, name) for name in ("between", "whole")}
+        self.before = {name: getattr(steps, name) for name in ("draw_between", "draw_whole")}
 
     def __enter__(self) -> None:
-        steps.between, steps.whole = self._between, self._whole
+        steps.draw_between, steps.draw_whole = self._between, self._whole
 
     def __exit__(self, *_: object) -> None:
         for name, function in self.before.items():

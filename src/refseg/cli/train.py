@@ -114,7 +114,11 @@ def _train(
         found = distributed.start(find_device(device))
         distributed.on_first(lambda: check_possible(run, found))
         distributed.on_first(prepare)
-    except distributed.PeerFailed as refusal:
+    except (distributed.PeerFailed, InvalidInput) as refusal:
+        # Before the others are gone: a group that ends by itself may abort at that, and hide the exit code.
+        distributed.stop()
+        if isinstance(refusal, InvalidInput):
+            raise
         raise typer.Exit(2) from refusal
     try:
         with watch_peers(folder):

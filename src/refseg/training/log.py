@@ -319,7 +319,11 @@ class Board:
                 "run.tensorboard needs tensorboardX, which is not installed: pip install 'refseg[train]', or set "
                 "run.tensorboard = false"
             ) from error
-        self._writer = SummaryWriter(str(folder), purge_step=step + 1, flush_secs=10)
+        # The name of an event file ends with the second it was begun in; two of one second are told apart by their number.
+        number = len(list(folder.glob("events.out.tfevents.*")))
+        self._writer = SummaryWriter(
+            str(folder), purge_step=step + 1, flush_secs=10, filename_suffix=f".{number}"
+        )
 
     def write(self, line: Mapping[str, Any]) -> None:
         """Adds one line of the log: losses, facts about the step, or scores of a measurement."""
