@@ -39,7 +39,7 @@ def test_two_processes_agree_on_mean_and_values(tmp_path):
         )
         for number in (0, 1)
     ]
-    told = [process.communicate(timeout=120)[0].strip() for process in both]
+    told = [process.communicate(timeout=600)[0].strip() for process in both]
     assert told == ["0 2 True 5.0 ['r0', 'r1']", "1 2 False 5.0 ['r0', 'r1']"]
 
 
@@ -85,7 +85,7 @@ def told_by_two(code, **places_of_second):
         )
         for n in (0, 1)
     ]
-    return [process.communicate(timeout=120)[0].strip() for process in both]
+    return [process.communicate(timeout=600)[0].strip() for process in both]
 
 
 def test_two_processes_agree_on_claims_and_counts():

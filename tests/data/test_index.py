@@ -135,7 +135,7 @@ def test_several_processes_may_build_at_once(source):
     for worker in workers:
         worker.start()
     start.set()
-    answers = [results.get(timeout=60) for _ in workers]
+    answers = [results.get(timeout=300) for _ in workers]
     for worker in workers:
         worker.join()
     assert {answer[:2] for answer in answers} == {("three", 499_500)}

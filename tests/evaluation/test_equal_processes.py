@@ -111,7 +111,7 @@ def told(folder):
     ends = {}
     for size in (1, 2, 3):
         processes = start(folder, size)
-        said = [process.communicate(timeout=300) for process in processes]
+        said = [process.communicate(timeout=900) for process in processes]
         ends[size] = [(p.returncode, *words) for p, words in zip(processes, said, strict=True)]
     return ends
 
@@ -180,7 +180,7 @@ def test_a_killed_process_ends_all_and_the_evaluation_goes_on_where_it_stopped(f
     words = [*jobs["3"]["killed"], "--resume"]
     (folder / "jobs.json").write_text(json.dumps({"1": {"resumed": words}, "2": {"again": []}}))
     (ended,) = start(folder, 1)
-    ended.communicate(timeout=300)
+    ended.communicate(timeout=900)
     after = rows.read_text().splitlines()
     assert ended.returncode == 0
     assert after[: len(before)] == before

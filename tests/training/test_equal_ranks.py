@@ -130,7 +130,7 @@ def launch(folder, size):
         )
         for rank in range(size)
     ]
-    told = [process.communicate(timeout=600)[1] for process in processes]
+    told = [process.communicate(timeout=1200)[1] for process in processes]
     assert [process.returncode for process in processes] == [0] * size, "\n".join(told)
 
 

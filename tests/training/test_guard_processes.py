@@ -63,7 +63,7 @@ def test_both_stop_and_the_one_that_had_the_batch_keeps_it(tmp_path):
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
     processes = [started(tmp_path / "run", rank, port) for rank in (0, 1)]
-    told = [process.communicate(timeout=300) for process in processes]
+    told = [process.communicate(timeout=900) for process in processes]
     assert [process.returncode for process in processes] == [2, 2], told
     folder = tmp_path / "run" / "bad-step-000003"
     assert f"dice became nan at step 3; another process keeps its inputs in {folder};" in told[0][1]
