@@ -127,5 +127,6 @@ next(feed)
 def test_a_feed_that_is_still_there_lets_the_interpreter_end():
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2] / "src")}
     assert (
-        subprocess.run([sys.executable, "-c", KEPT], env=environment, timeout=300, check=False).returncode == 0
+        subprocess.run([sys.executable, "-c", KEPT], env=environment, timeout=300, check=False).returncode
+        == 0
     )
